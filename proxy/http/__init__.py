@@ -1,0 +1,1 @@
+"""HTTP as functions: a `Handler` takes a `Request` and returns a `Response`, wherever it runs."""

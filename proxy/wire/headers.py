@@ -1,0 +1,94 @@
+"""Header fields: an immutable list of (name, value) in bytes, names in lower case (RFC 9110 section 5).
+
+Owns validation and the HTTP/1.1 encoding. A list built by `plus` keeps its parent, so what repeats from
+request to request is validated and encoded once.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+
+__all__ = ["Field", "Headers"]
+
+Field = tuple[bytes, bytes]
+
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+
+
+class Headers:
+    """Fields in the order given, repeated ones kept. Raises ValueError on a name or value not allowed on the wire.
+
+    The repr shows names only: values may be credentials.
+    """
+
+    __slots__ = ("_encoded", "_items", "_parent")
+
+    _encoded: bytes | None
+    _parent: "Headers | None"
+
+    def __init__(self, items: Iterable[Field] = ()) -> None:
+        fields = [(name.lower(), value) for name, value in items]
+        for name, value in fields:
+            if not _NAME.fullmatch(name):
+                raise ValueError("not a header name")
+            if not _VALUE.fullmatch(value):
+                raise ValueError(f"not a header value: {name.decode()}")
+        self._items = fields
+        self._parent = None
+        self._encoded = None
+
+    @classmethod
+    def trusted(cls, items: list[Field], parent: "Headers | None" = None) -> "Headers":
+        """Fields that are known to be valid and lower-case (a parser's, or literals): taken as they are."""
+        self = cls.__new__(cls)
+        self._items = items
+        self._parent = parent
+        self._encoded = None
+        return self
+
+    def __iter__(self) -> Iterator[Field]:
+        if self._parent is not None:
+            yield from self._parent
+        yield from self._items
+
+    def __len__(self) -> int:
+        return len(self._items) + (len(self._parent) if self._parent is not None else 0)
+
+    def __contains__(self, name: bytes) -> bool:
+        return self.get(name) is not None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # a list of fields, compared by value
+
+    def __repr__(self) -> str:
+        return f"<Headers {', '.join(name.decode('latin-1') for name, _ in self)}>"
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of `name` (lower case), or None."""
+        if self._parent is not None and (value := self._parent.get(name)) is not None:
+            return value
+        for field, value in self._items:
+            if field == name:
+                return value
+        return None
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """Every value of `name` (lower case), in order."""
+        return [value for field, value in self if field == name]
+
+    def plus(self, *items: Field) -> "Headers":
+        """These fields after mine; valid and lower-case already, and my own encoding is shared."""
+        return Headers.trusted(list(items), self)
+
+    def without(self, names: Collection[bytes]) -> "Headers":
+        """A copy that lacks every field whose name is in `names` (lower case)."""
+        return Headers.trusted([field for field in self if field[0] not in names])
+
+    def encode(self) -> bytes:
+        """The field lines of HTTP/1.1, each with its CRLF (RFC 9112 section 5)."""
+        if self._encoded is None:
+            own = b"".join([b"%b: %b\r\n" % field for field in self._items])
+            self._encoded = own if self._parent is None else self._parent.encode() + own
+        return self._encoded
