@@ -1,0 +1,130 @@
+"""`python -m proxy` as a real process: secrets by environment, start-up line awaited, output collected."""
+
+import atexit
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["ProxyProcess", "run_proxy"]
+
+_ROOT = Path(__file__).resolve().parent.parent.parent
+_RUNNING = re.compile(r"Proxy running at (\S+)")
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Ours without any setting of the proxy that the developer's shell may hold, and `extra`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROXY_", "DURABLE_STREAMS_"))}
+    return kept | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(_ROOT)} | dict(extra)
+
+
+def run_proxy(
+    args: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 20
+) -> subprocess.CompletedProcess[str]:
+    """Run it to its own end (`--help`, a bad setting); stdout and stderr apart, as text."""
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", *args],
+        env=_environment(env or {}),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+class ProxyProcess:
+    """`with ProxyProcess(["--allow", …], env={"PROXY_JWT_SECRET": …}) as proxy:` and `proxy.url` answers.
+
+    The port is free (`--port 0`) unless `args` name one. `output` is stdout and stderr as they came.
+    """
+
+    def __init__(
+        self, args: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 20
+    ) -> None:
+        port = [] if "--port" in args else ["--port", "0"]
+        self._lines: list[str] = []
+        self._running = threading.Event()
+        self.url = ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "proxy", *port, *args],
+            env=_environment(env or {}),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        atexit.register(self.kill)
+        self._collector = threading.Thread(target=self._collect, name="proxy output", daemon=True)
+        self._collector.start()
+        if not self._running.wait(timeout) or not self.url:
+            self.kill()
+            raise RuntimeError(f"the proxy did not start:\n{self.output}")
+
+    def _collect(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line)
+            if not self._running.is_set() and (match := _RUNNING.search(line)):
+                self.url = match[1]
+                self._running.set()
+        self._running.set()  # it ended: nobody waits for a line that will not come
+
+    @property
+    def pid(self) -> int:
+        """The process, for `/proc` and for signals."""
+        return self._process.pid
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def output(self) -> str:
+        """Everything it has written so far, both streams."""
+        return "".join(self._lines)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = 20) -> int:
+        """Wait for its end: the exit code, negative for a signal. Its output is whole afterwards."""
+        code = self._process.wait(timeout)
+        self._collector.join(timeout)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        atexit.unregister(self.kill)
+        return code
+
+    def stop(self, timeout: float = 40) -> int:
+        """SIGTERM, and wait for its end; killed if that takes longer than `timeout` seconds."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            return self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL, and wait. Harmless after the end."""
+        self._process.kill()
+        self.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
