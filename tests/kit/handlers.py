@@ -1,0 +1,132 @@
+"""Wrappers of a `Handler`, for tests that run storage or an upstream in-process: record, fail, hold back.
+
+Each is itself a `Handler`; wrap one in the other.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from proxy.http.message import BodyError, Exchange, ExchangeError, Handler, Headers, Parts, Request, Response, read_all
+
+__all__ = ["Failing", "Recorded", "Recording", "Slow", "answer", "lost"]
+
+Fault = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A request that went through, its body whole (b"" when it was cut), and the status it got (None: no answer)."""
+
+    method: str
+    target: str
+    headers: Headers
+    body: bytes
+    status: int | None
+
+
+class Recording:
+    """Keeps what goes through in `seen`, in the order of the answers. Bodies are read whole before `inner` runs."""
+
+    def __init__(self, inner: Handler, *, max_bytes: int = 1 << 28) -> None:
+        self._inner = inner
+        self._max_bytes = max_bytes
+        self.seen: list[Recorded] = []
+
+    async def __call__(self, request: Request) -> Response:
+        try:
+            body = await read_all(request.body, self._max_bytes)
+        except BodyError:
+            body = b""
+        status = None
+        try:
+            response = await self._inner(
+                Request(request.method, request.target, request.headers, Parts([body]), request.timeout)
+            )
+            status = response.status
+            return response
+        finally:
+            target = request.target.decode("latin-1")
+            self.seen.append(Recorded(request.method.decode(), target, request.headers, body, status))
+
+
+def answer(status: int, *fields: tuple[bytes, bytes], body: bytes = b"") -> Fault:
+    """A fault that answers in the inner handler's place."""
+
+    async def fault(_: Request) -> Response:
+        return Response(status, Headers(fields), Parts([body]))
+
+    return fault
+
+
+def lost(exchange: Exchange = Exchange.RESET, *, sent: bool = True) -> Fault:
+    """A fault that raises ExchangeError: there was no answer."""
+
+    async def fault(_: Request) -> Response:
+        raise ExchangeError(exchange, sent=sent)
+
+    return fault
+
+
+class Failing:
+    """Meets the requests that `when` accepts with the queued faults, one each; passes on what is left.
+
+    With `after=True` the inner handler has handled the request before its answer is replaced: a lost answer.
+    """
+
+    def __init__(self, inner: Handler, *, when: Callable[[Request], bool] = lambda _: True) -> None:
+        self._inner = inner
+        self._when = when
+        self._faults: list[tuple[Fault, bool]] = []
+        self.always: Fault | None = None  # when the queue is empty
+        self.met = 0
+
+    def then(self, fault: Fault, *, times: int = 1, after: bool = False) -> "Failing":
+        """Queue `fault` for the next `times` requests."""
+        self._faults += [(fault, after)] * times
+        return self
+
+    async def __call__(self, request: Request) -> Response:
+        if not self._when(request):
+            return await self._inner(request)
+        if not self._faults and self.always is None:
+            return await self._inner(request)
+        fault, after = self._faults.pop(0) if self._faults else (self.always, False)
+        assert fault is not None
+        self.met += 1
+        if after:
+            response = await self._inner(request)
+            await read_all(response.body, 1 << 28)
+        return await fault(request)
+
+
+class Slow:
+    """Holds the requests that `when` accepts until `release`; `waiting` counts them, `arrived` is set by the first."""
+
+    def __init__(self, inner: Handler, *, when: Callable[[Request], bool] = lambda _: True) -> None:
+        self._inner = inner
+        self._when = when
+        self._gate = asyncio.Semaphore(0)
+        self._open = False
+        self.arrived = asyncio.Event()
+        self.waiting = 0
+
+    def release(self, count: int = 1) -> None:
+        """Let `count` requests pass, those that wait now or later ones."""
+        for _ in range(count):
+            self._gate.release()
+
+    def open(self) -> None:
+        """Let everything pass from now on."""
+        self._open = True
+        self.release(self.waiting)
+
+    async def __call__(self, request: Request) -> Response:
+        if self._when(request) and not self._open:
+            self.waiting += 1
+            self.arrived.set()
+            try:
+                await self._gate.acquire()
+            finally:
+                self.waiting -= 1
+        return await self._inner(request)
