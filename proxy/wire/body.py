@@ -29,7 +29,7 @@ _BROKEN_LINE = re.compile(rb"(?<!\r)\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 
 
 class BodyDecoder(Protocol):
-    """Takes what was received, gives the payload. `receive` and `receive_eof` are not called after the end or a failure."""
+    """Takes what was received, gives the payload. Neither method is called after the end or a failure."""
 
     done: bool
     """The body has ended as its framing promised."""

@@ -1,0 +1,334 @@
+"""HTTP/1.1 on one connection, both sides (RFC 9112): bytes to events and heads to bytes. No I/O, no clock.
+
+Owns the order of things: head, body, end, next head. What heads mean is in `proxy.wire.head`, bodies are in
+`proxy.wire.body`. Times, draining and what to answer are the shell's.
+
+A codec whose `receive` finds a fault after good events returns those events, and its `failed` says what came after
+them; every later `receive`, `receive_eof` or `next_request` raises it. A fault with no good event before it is
+raised at once. Either way nothing that a peer sends makes a codec raise anything but PeerError.
+"""
+
+from collections.abc import Iterable
+from enum import Enum
+from http import HTTPStatus
+
+from proxy.base.errors import Code
+from proxy.wire.body import BodyDecoder, ChunkedDecoder, LengthDecoder, UntilCloseDecoder
+from proxy.wire.events import Buffer, Data, End, Event, HeadLimits, PeerError, RequestHead, ResponseHead
+from proxy.wire.head import HeadReader, ResponseLines, request_head, response_framing, response_lines
+from proxy.wire.headers import Headers
+from proxy.wire.plain import plain_request_head, plain_response_head
+
+__all__ = ["CONTINUE", "LAST_CHUNK", "ClientCodec", "ServerCodec", "encode_chunk"]
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+_INFORMATIONAL = 16
+"""Informational responses that are passed over before a final one."""
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+_WITHOUT_LENGTH = (b"GET", b"HEAD", b"DELETE", b"OPTIONS")
+
+
+class _State(Enum):
+    HEAD = "a head is awaited or has begun"
+    BODY = "a body is being received"
+    WAIT = "the message has ended, the next one is not asked for yet"
+    CLOSED = "nothing more is read"
+
+
+def encode_chunk(parts: Iterable[Buffer]) -> list[Buffer]:
+    """One chunk (RFC 9112 section 7.1) that holds `parts`, which are passed on as they are. Nothing for no bytes."""
+    payload = list(parts)
+    size = sum(map(len, payload))
+    return [b"%x\r\n" % size, *payload, b"\r\n"] if size else []
+
+
+class ServerCodec:
+    """The server's side of a connection: requests in order, each parsed when the one before has been answered."""
+
+    def __init__(self, limits: HeadLimits, max_body: int) -> None:
+        self.failed: PeerError | None = None
+        self._limits = limits
+        self._max_body = max_body
+        self._reader = HeadReader(limits, is_request=True)
+        self._decoder: BodyDecoder = LengthDecoder(0)
+        self._state = _State.HEAD
+        self._body_left = 0
+        self._waiting = bytearray()
+        self._is_old = False
+        self._keep_alive = True
+        self._eof = False
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait for `next_request`. Nothing here bounds them: who feeds stops reading."""
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Between requests, and no byte of the next one has been received."""
+        return self._state is _State.HEAD and self._reader.empty
+
+    @property
+    def keep_alive(self) -> bool:
+        """Another request may follow the present one: neither its head nor the response's head said otherwise."""
+        return self._keep_alive
+
+    def receive(self, data: bytes) -> list[Event]:
+        """RequestHead, Data and End of the present request; bytes after its end wait for `next_request`.
+
+        Raises PeerError, or sets `failed` when events came before the fault.
+        """
+        if self.failed is not None:
+            raise self.failed
+        events: list[Event] = []
+        try:
+            if self._state is _State.HEAD:
+                self._receive_head(data, events)
+            elif self._state is _State.BODY:
+                self._receive_body(data, 0, events)
+            elif self._state is _State.WAIT and self._keep_alive:
+                self._waiting += data
+        except PeerError as error:
+            self.failed = error
+            if not events:
+                raise
+        return events
+
+    def receive_eof(self) -> list[Event]:
+        """The peer sends no more. Raises PeerError when that cuts a request short."""
+        if self.failed is not None:
+            raise self.failed
+        self._eof = True
+        if self._is_within_request():
+            self.failed = _cut_short()
+            raise self.failed
+        return []
+
+    def next_request(self) -> list[Event]:
+        """The response to the present request has been sent: parse what waits. Raises as `receive`.
+
+        Called before the request's End it raises RuntimeError: drain the body, or close the connection.
+        """
+        if self.failed is not None:
+            raise self.failed
+        if self._state in (_State.HEAD, _State.BODY):
+            raise RuntimeError("the request has not ended")
+        waiting = bytes(self._waiting)
+        self._waiting.clear()
+        if not self._keep_alive:
+            self._state = _State.CLOSED
+            return []
+        self._state = _State.HEAD
+        events = self.receive(waiting) if waiting else []
+        if self._eof and self.failed is None and self._is_within_request():
+            self.failed = _cut_short()
+            if not events:
+                raise self.failed
+        return events
+
+    def send_head(
+        self, status: int, headers: Headers, length: int | None, *, request: RequestHead | None, keep_alive: bool
+    ) -> tuple[bytes, bool]:
+        """A response's head, and whether its body is to be sent in chunks (`encode_chunk`, then `LAST_CHUNK`).
+
+        `length` is the body's bytes, None when unknown. `request` is what is answered, None when it could not be
+        read. `headers` hold no framing field, but for HEAD the content-length that GET would have. To HTTP/1.0 a
+        body of unknown length ends where the connection does: afterwards `keep_alive` of this codec is false.
+        """
+        is_head = request is not None and request.method == b"HEAD"
+        chunked = False
+        framing = b""
+        if status >= 200 and status not in (204, 304):
+            if is_head:
+                if length and b"content-length" not in headers:
+                    framing = b"content-length: %d\r\n" % length
+            elif length is not None:
+                framing = b"content-length: %d\r\n" % length
+            elif self._is_old:
+                keep_alive = False
+            else:
+                chunked = True
+                framing = b"transfer-encoding: chunked\r\n"
+        self._keep_alive = self._keep_alive and keep_alive
+        if not self._keep_alive:
+            framing += b"connection: close\r\n"
+        elif self._is_old:
+            framing += b"connection: keep-alive\r\n"
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        return b"%b%b%b\r\n" % (line, headers.encode(), framing), chunked
+
+    def _is_within_request(self) -> bool:
+        return self._state is _State.BODY or (self._state is _State.HEAD and not self._reader.empty)
+
+    def _receive_head(self, data: bytes, events: list[Event]) -> None:
+        found = plain_request_head(data, 0, self._limits) if self._reader.empty else None
+        if found is not None:
+            head, end = found
+            self._is_old = False
+        else:
+            whole = self._reader.receive(data)
+            if whole is None:
+                return
+            raw, end = whole
+            head, self._is_old = request_head(raw, self._limits)
+        if head.length is not None and head.length > self._max_body:
+            raise PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
+        self._keep_alive = head.keep_alive
+        self._decoder = ChunkedDecoder(self._limits) if head.length is None else LengthDecoder(head.length)
+        self._body_left = self._max_body
+        self._state = _State.BODY
+        events.append(head)
+        self._receive_body(data, end, events)
+
+    def _receive_body(self, data: bytes, start: int, events: list[Event]) -> None:
+        parts = self._decoder.receive(data, start)
+        size = sum(map(len, parts))
+        if size > self._body_left:
+            parts = _first_bytes(parts, self._body_left)
+        if parts:
+            events.append(Data(parts))
+        if size > self._body_left:
+            raise PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
+        self._body_left -= size
+        if self._decoder.failed is not None:
+            raise self._decoder.failed
+        if self._decoder.done:
+            events.append(End())
+            self._state = _State.WAIT
+            if self._keep_alive:
+                self._waiting += self._decoder.rest
+
+
+class ClientCodec:
+    """The client's side of a connection: one exchange at a time, begun by `send_head`."""
+
+    def __init__(self, limits: HeadLimits) -> None:
+        self.failed: PeerError | None = None
+        self._limits = limits
+        self._reader = HeadReader(limits, is_request=False)
+        self._decoder: BodyDecoder = LengthDecoder(0)
+        self._state = _State.WAIT
+        self._method = b""
+        self._informational = 0
+        self._reusable = True
+
+    @property
+    def reusable(self) -> bool:
+        """An exchange may begin: none is under way, the last one ended cleanly, and no byte came after it.
+
+        Whether the last request was sent to its end is for its sender to know.
+        """
+        return self._state is _State.WAIT and self._reusable
+
+    def send_head(self, method: bytes, target: bytes, headers: Headers, length: int | None) -> bytes:
+        """The head of a request, which begins an exchange. RuntimeError when the connection is not `reusable`.
+
+        `length` is the body's bytes, None: it is sent in chunks. `headers` hold Host and no framing field.
+        """
+        if not self.reusable:
+            raise RuntimeError("the connection is not free for another exchange")
+        self._state = _State.HEAD
+        self._method = method
+        self._informational = 0
+        if length is None:
+            framing = b"transfer-encoding: chunked\r\n"
+        elif length == 0 and method in _WITHOUT_LENGTH:
+            framing = b""
+        else:
+            framing = b"content-length: %d\r\n" % length
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, headers.encode(), framing)
+
+    def receive(self, data: bytes) -> list[Event]:
+        """ResponseHead, Data and End of the exchange under way; informational responses are passed over.
+
+        Bytes that belong to no exchange are dropped, and the connection is not `reusable`.
+        Raises PeerError, or sets `failed` when events came before the fault.
+        """
+        if self.failed is not None:
+            raise self.failed
+        events: list[Event] = []
+        try:
+            if self._state is _State.HEAD:
+                self._receive_head(data, events)
+            elif self._state is _State.BODY:
+                self._receive_body(data, 0, events)
+            elif data:
+                self._reusable = False
+        except PeerError as error:
+            self.failed = error
+            self._state = _State.CLOSED
+            if not events:
+                raise
+        return events
+
+    def receive_eof(self) -> list[Event]:
+        """The peer sends no more: End of a body that ends so. Raises PeerError when the response was cut short."""
+        if self.failed is not None:
+            raise self.failed
+        self._reusable = False
+        if self._state is _State.WAIT:
+            return []
+        if self._state is _State.HEAD:
+            self.failed = PeerError(Code.UPSTREAM_ERROR, "the connection ended before the response")
+        else:
+            self._decoder.receive_eof()
+            self.failed = self._decoder.failed
+        self._state = _State.CLOSED
+        if self.failed is not None:
+            raise self.failed
+        return [End()]
+
+    def _receive_head(self, data: bytes, events: list[Event]) -> None:
+        position = 0
+        response: ResponseLines | None = None
+        while response is None or response.status < 200:
+            found = plain_response_head(data, position, self._limits) if self._reader.empty else None
+            if found is not None:
+                response, position = found
+                break
+            whole = self._reader.receive(data, position)
+            if whole is None:
+                return
+            raw, position = whole
+            response = response_lines(raw, self._limits)
+            self._informational += response.status < 200
+            if self._informational > _INFORMATIONAL:
+                raise PeerError(Code.UPSTREAM_ERROR, "too many informational responses")
+        length, chunked, self._reusable = response_framing(response, self._method)
+        if chunked:
+            self._decoder = ChunkedDecoder(self._limits, Code.UPSTREAM_ERROR)
+        elif length is None:
+            self._decoder = UntilCloseDecoder()
+        else:
+            self._decoder = LengthDecoder(length, Code.UPSTREAM_ERROR)
+        self._state = _State.BODY
+        events.append(ResponseHead(response.status, Headers.trusted(response.fields), length))
+        self._receive_body(data, position, events)
+
+    def _receive_body(self, data: bytes, start: int, events: list[Event]) -> None:
+        if parts := self._decoder.receive(data, start):
+            events.append(Data(parts))
+        if self._decoder.failed is not None:
+            raise self._decoder.failed
+        if self._decoder.done:
+            events.append(End())
+            self._state = _State.WAIT
+            if self._decoder.rest:
+                self._reusable = False
+
+
+def _cut_short() -> PeerError:
+    return PeerError(Code.BAD_REQUEST, "the connection ended within a request")
+
+
+def _first_bytes(parts: list[Buffer], count: int) -> list[Buffer]:
+    """The buffers that hold the first `count` bytes of `parts`."""
+    first: list[Buffer] = []
+    for part in parts:
+        if count <= 0:
+            break
+        first.append(part if len(part) <= count else memoryview(part)[:count])
+        count -= len(part)
+    return first

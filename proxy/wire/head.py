@@ -1,0 +1,278 @@
+"""Message heads of HTTP/1.1, received (RFC 9112 sections 2 to 6): where a head ends, what is refused, what it says.
+
+Owns the checks on raw bytes that must come before a parser that joins or normalises, and the meaning of the framing
+fields. h11 parses what passed; `proxy.wire.plain` does the same for heads in which nothing unusual occurs.
+"""
+
+import re
+from typing import NamedTuple
+
+import h11
+
+from proxy.base.errors import Code
+from proxy.wire.events import HeadLimits, PeerError, RequestHead
+from proxy.wire.headers import Field, Headers
+
+__all__ = ["HeadReader", "ResponseFraming", "ResponseLines", "request_head", "response_framing", "response_lines"]
+
+_BROKEN_LINE = rb"(?<!\r)\n|\r[^\n]"
+_REQUEST_FORBIDS = re.compile(_BROKEN_LINE + rb"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_RESPONSE_FORBIDS = re.compile(_BROKEN_LINE + rb"|\x00")
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VERSION = re.compile(rb"HTTP/[0-9]+(?:\.[0-9]+)?")
+_TARGET = re.compile(rb"/(?!/)[!-~]*")
+_NOT_IN_TARGET = re.compile(rb"[#\\]")
+_TARGET_END = re.compile(rb"[ \r]")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::([0-9]{1,5}))?")
+_LENGTH = re.compile(rb"0|[1-9][0-9]*")
+_LENGTH_DIGITS = 19
+"""More digits than this are more bytes than any limit allows, and are never converted to a number."""
+
+_BLANK_LINES = 2
+"""Empty lines that are passed over before a request line (RFC 9112 section 2.2 asks for at least one)."""
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([0-9]{3})(?: [^\r\n]*)?\r\n")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+class HeadReader:
+    """Finds the end of a head in what is received, however it is split, and refuses one as soon as it must be.
+
+    Whatever is wrong is reported at the first byte that shows it, so that no split of the same bytes changes the
+    verdict. `target_bytes` of the limits is held for requests only (status lines have no target).
+    """
+
+    __slots__ = ("_blank_lines", "_buffer", "_checked", "_code", "_forbidden", "_is_request", "_limits")
+
+    def __init__(self, limits: HeadLimits, *, is_request: bool) -> None:
+        self._limits = limits
+        self._blank_lines = 0
+        self._is_request = is_request
+        self._forbidden = _REQUEST_FORBIDS if is_request else _RESPONSE_FORBIDS
+        self._code = Code.BAD_REQUEST if is_request else Code.UPSTREAM_ERROR
+        self._buffer = b""
+        self._checked = 0
+
+    @property
+    def empty(self) -> bool:
+        """Nothing of a head has been received."""
+        return not self._buffer
+
+    def receive(self, data: bytes, start: int = 0) -> tuple[bytes, int] | None:
+        """The head with its empty line and where in `data` it ends; None while it is not whole. Raises PeerError."""
+        begun = len(self._buffer)
+        room = self._limits.head_bytes + 1 + 2 * _BLANK_LINES - begun
+        head = self._buffer + data[start : start + room]
+        while self._is_request and self._blank_lines < _BLANK_LINES and head.startswith(b"\r\n"):
+            self._blank_lines += 1
+            self._checked = 0
+            head = head[2:]
+            begun -= 2
+        end = head.find(b"\r\n\r\n", max(begun - 3, 0))
+        if end < 0:
+            self._check(head)
+            self._buffer = head
+            return None
+        head = head[: end + 4]
+        self._check(head)
+        self._buffer = b""
+        self._blank_lines = self._checked = 0
+        return head, start + len(head) - begun
+
+    def _check(self, head: bytes) -> None:
+        """Raise for the first byte that shows a fault, by its place."""
+        faults = []
+        if match := self._forbidden.search(head, max(self._checked - 1, 0)):
+            faults.append((match.end(), 0, self._code, "a control character or a line not ended by CRLF"))
+        if self._is_request:
+            if head.startswith(b"\r\n"):
+                faults.append((2, 0, Code.BAD_REQUEST, "no request line"))
+            target = head.find(b" ") + 1
+            last = target + self._limits.target_bytes + 1
+            if target and len(head) >= last and not _TARGET_END.search(head, target, last):
+                faults.append((last, 1, Code.URI_TOO_LONG, "the request target is too long"))
+        if len(head) > self._limits.head_bytes:
+            code = Code.HEAD_TOO_LARGE if self._is_request else Code.UPSTREAM_ERROR
+            faults.append((self._limits.head_bytes + 1, 2, code, "the head is too large"))
+        if faults:
+            _, _, code, message = min(faults, key=lambda fault: fault[:2])
+            raise PeerError(code, message)
+        self._checked = len(head)
+
+
+def request_head(head: bytes, limits: HeadLimits) -> tuple[RequestHead, bool]:
+    """A whole request head, read; and whether it is of HTTP/1.0. Raises PeerError with the code to answer.
+
+    `head` has passed a HeadReader. The raw checks come first, then h11, whose word is taken for names and values.
+    """
+    lines = head[:-4].split(b"\r\n")
+    is_old = _check_request_line(lines[0], limits)
+    fields = _raw_fields(lines[1:], limits)
+    _check_host(fields, is_old)
+    length = _request_length(fields, is_old)
+    expects = _values(fields, b"expect")
+    if any(value.lower() != b"100-continue" for value in expects):
+        raise PeerError(Code.EXPECTATION_FAILED, "the expectation is not known")
+
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head))
+    parser.receive_data(head)
+    try:
+        event = parser.next_event()
+    except h11.RemoteProtocolError as error:
+        raise PeerError(Code.BAD_REQUEST, "the head is not valid HTTP/1.1") from error
+    if not isinstance(event, h11.Request):
+        raise PeerError(Code.BAD_REQUEST, "the head is not valid HTTP/1.1")
+    request = RequestHead(
+        method=bytes(event.method),
+        target=bytes(event.target),
+        headers=Headers.trusted([(bytes(name), bytes(value)) for name, value in event.headers]),
+        length=length,
+        keep_alive=_keeps_alive(fields, is_old) and not _values(fields, b"upgrade"),
+        expect_continue=bool(expects) and length != 0 and not is_old,
+    )
+    return request, is_old
+
+
+class ResponseLines(NamedTuple):
+    """A response's head as it was written; names in lower case, equal repeated content-lengths made one."""
+
+    is_old: bool
+    """Of HTTP/1.0."""
+    status: int
+    fields: list[Field]
+
+
+class ResponseFraming(NamedTuple):
+    """What a response's head says of its body and of the connection after it."""
+
+    length: int | None
+    """Bytes, None: chunked or until the connection closes."""
+    chunked: bool
+    keep_alive: bool
+
+
+def response_lines(head: bytes, limits: HeadLimits) -> ResponseLines:
+    """A whole response head (final or informational), read by h11. Raises PeerError.
+
+    Fields whose value may not be passed on (control characters) are left out, framing fields among them refused.
+    """
+    match = _STATUS_LINE.match(head)
+    if match is None:
+        raise PeerError(Code.UPSTREAM_ERROR, "a bad status line")
+    if head.count(b"\r\n") - 2 > limits.fields:
+        raise PeerError(Code.UPSTREAM_ERROR, "too many header fields")
+    status = int(match[2])
+    if status == 101 or not 100 <= status < 600:
+        raise PeerError(Code.UPSTREAM_ERROR, "a status that was not asked for or does not exist")
+
+    parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=len(head))
+    parser.send(h11.Request(method="GET", target="/", headers=[("host", "h")]))
+    parser.receive_data(head)
+    try:
+        event = parser.next_event()
+    except h11.RemoteProtocolError as error:
+        raise PeerError(Code.UPSTREAM_ERROR, "the head is not valid HTTP/1.1") from error
+    if not isinstance(event, h11.Response | h11.InformationalResponse):
+        raise PeerError(Code.UPSTREAM_ERROR, "the head is not valid HTTP/1.1")
+    fields = []
+    for name, value in event.headers:
+        if _VALUE.fullmatch(value):
+            fields.append((bytes(name), bytes(value)))
+        elif name in (b"connection", b"transfer-encoding", b"content-length"):
+            raise PeerError(Code.UPSTREAM_ERROR, "a control character in a framing field")
+    return ResponseLines(match[1] == b"0", status, fields)
+
+
+def response_framing(response: ResponseLines, method: bytes) -> ResponseFraming:
+    """The framing of a final response to `method` (RFC 9112 section 6.3). Raises PeerError where it is ambiguous."""
+    fields = response.fields
+    lengths = _values(fields, b"content-length")
+    codings = _values(fields, b"transfer-encoding")
+    if codings and (lengths or response.is_old or len(codings) > 1 or codings[0].lower() != b"chunked"):
+        raise PeerError(Code.UPSTREAM_ERROR, "a transfer-encoding that cannot be trusted")
+    if len(lengths) > 1 or (lengths and not lengths[0].isdigit()) or (lengths and len(lengths[0]) > _LENGTH_DIGITS):
+        raise PeerError(Code.UPSTREAM_ERROR, "a bad content-length")
+    keep_alive = _keeps_alive(fields, response.is_old)
+    length = int(lengths[0]) if lengths else None
+    if method == b"HEAD" or response.status in (204, 304):
+        return ResponseFraming(0, chunked=False, keep_alive=keep_alive)
+    if response.status == 205:
+        # RFC 9110 section 15.3.6: no content. Whatever is framed after it would be the next response's bytes.
+        return ResponseFraming(0, chunked=False, keep_alive=keep_alive and length == 0)
+    if length is None and not codings:
+        return ResponseFraming(None, chunked=False, keep_alive=False)
+    return ResponseFraming(length, chunked=bool(codings), keep_alive=keep_alive)
+
+
+def _check_request_line(line: bytes, limits: HeadLimits) -> bool:
+    """Whether it is of HTTP/1.0. Raises PeerError (RFC 9112 section 3)."""
+    words = line.split(b" ")
+    if len(words) != 3 or not _TOKEN.fullmatch(words[0]):
+        raise PeerError(Code.BAD_REQUEST, "a bad request line")
+    method, target, version = words
+    if len(target) > limits.target_bytes:
+        raise PeerError(Code.URI_TOO_LONG, "the request target is too long")
+    if not _VERSION.fullmatch(version):
+        raise PeerError(Code.BAD_REQUEST, "a bad request line")
+    if version not in (b"HTTP/1.0", b"HTTP/1.1"):
+        raise PeerError(Code.VERSION_NOT_SUPPORTED, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    is_asterisk = target == b"*" and method == b"OPTIONS"
+    if not is_asterisk and (not _TARGET.fullmatch(target) or _NOT_IN_TARGET.search(target)):
+        raise PeerError(Code.BAD_REQUEST, "the request target is not a path")
+    return version == b"HTTP/1.0"
+
+
+def _raw_fields(lines: list[bytes], limits: HeadLimits) -> list[Field]:
+    """The field lines as they were written, names in lower case. Raises PeerError (RFC 9112 section 5)."""
+    if len(lines) > limits.fields:
+        raise PeerError(Code.HEAD_TOO_LARGE, "too many header fields")
+    fields = []
+    for line in lines:
+        raw_name, colon, value = line.partition(b":")
+        name = raw_name.lower()
+        if not colon or not _TOKEN.fullmatch(name):
+            raise PeerError(Code.BAD_REQUEST, "a bad header line")
+        if name in (b"transfer_encoding", b"content_length"):
+            raise PeerError(Code.BAD_REQUEST, "a header that others may read as framing")
+        fields.append((name, value.strip(b" \t")))
+    return fields
+
+
+def _check_host(fields: list[Field], is_old: bool) -> None:
+    """RFC 9112 section 3.2: one Host, which HTTP/1.0 may leave out."""
+    hosts = _values(fields, b"host")
+    if is_old and not hosts:
+        return
+    match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if match is None or (match[1] is not None and not 0 < int(match[1]) < 65536):
+        raise PeerError(Code.BAD_REQUEST, "a missing, repeated or bad host")
+
+
+def _request_length(fields: list[Field], is_old: bool) -> int | None:
+    """Bytes of the body, None when it is chunked (RFC 9112 section 6.3). Raises PeerError."""
+    codings = _values(fields, b"transfer-encoding")
+    lengths = _values(fields, b"content-length")
+    if codings:
+        if lengths or is_old:
+            raise PeerError(Code.BAD_REQUEST, "a transfer-encoding that cannot be trusted")
+        if len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise PeerError(Code.NOT_IMPLEMENTED, "the only transfer-encoding spoken here is chunked")
+        return None
+    if not lengths:
+        return 0
+    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
+        raise PeerError(Code.BAD_REQUEST, "a bad content-length")
+    if len(lengths[0]) > _LENGTH_DIGITS:
+        raise PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
+    return int(lengths[0])
+
+
+def _keeps_alive(fields: list[Field], is_old: bool) -> bool:
+    """RFC 9112 section 9.3."""
+    options = {option.strip(b" \t").lower() for value in _values(fields, b"connection") for option in value.split(b",")}
+    return b"close" not in options and (not is_old or b"keep-alive" in options)
+
+
+def _values(fields: list[Field], name: bytes) -> list[bytes]:
+    return [value for field, value in fields if field == name]
