@@ -134,8 +134,8 @@ def _compile_authority(
         raise PatternError(pattern, "an address cannot hold a wildcard")
     labels = host.split(".")
     try:
-        # With a letter for each wildcard it must be a host: no empty label, no trailing dot, no hyphen at an end.
-        canonical_host(host.replace("*", "x").encode())
+        # With a letter for each wildcard it must be a name: no empty label, no trailing dot, no hyphen at an end.
+        canonical_host(host.replace("*", "y").encode())
     except UrlError as error:
         raise PatternError(pattern, error.reason) from None
     deep = labels[0] == "*" and len(labels) > 1

@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import TypeGuard
 
 from proxy.base.errors import Code, Refusal
+from proxy.wire.url import query_values
 
 __all__ = ["Keyring", "mint"]
 
@@ -26,14 +27,14 @@ _DIGITS = re.compile(rb"[0-9]+")
 
 
 class Keyring:
-    """Several secrets: the first signs, all verify. Raises ValueError when there is none or one is empty."""
+    """Several secrets: the first signs, all verify. Raises ValueError when there is none, or one is unusable."""
 
     __slots__ = ("_digests", "_secrets", "_url_keys")
 
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets or not all(secrets):
             raise ValueError("at least one secret is needed, and none may be empty")
-        self._secrets = [secret.encode() for secret in secrets]
+        self._secrets = [_secret_bytes(secret) for secret in secrets]
         self._digests = [sha256(secret).digest() for secret in self._secrets]
         self._url_keys = [_mac(secret, _URL_KEY_LABEL) for secret in self._secrets]
 
@@ -77,9 +78,9 @@ class Keyring:
 
         Raises Refusal as the two do; half a pre-signed URL is SIGNATURE_INVALID.
         """
-        expires, signature = values(query, b"expires"), values(query, b"signature")
+        expires, signature = query_values(query, b"expires"), query_values(query, b"signature")
         if not expires and not signature:
-            self.check_service(query=values(query, b"secret"), authorization=authorization, now=now)
+            self.check_service(query=query_values(query, b"secret"), authorization=authorization, now=now)
         else:
             self.check_signature(stream_id, expires or [b""], signature or [b""], now)
 
@@ -114,16 +115,19 @@ def mint(secret: str, now: float, lifetime: float) -> str:
     header = _base64url(b'{"alg":"HS256","typ":"JWT"}')
     claims = {"iat": math.floor(now), "exp": math.ceil(now + lifetime)}
     signed = header + b"." + _base64url(json.dumps(claims, separators=(",", ":")).encode())
-    return (signed + b"." + _base64url(_mac(secret.encode(), signed))).decode()
-
-
-def values(query: Sequence[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """Every value that a parsed query gives `name`."""
-    return [value for key, value in query if key == name]
+    return (signed + b"." + _base64url(_mac(_secret_bytes(secret), signed))).decode()
 
 
 def _bearer_tokens(authorization: Sequence[bytes]) -> list[bytes]:
     return [match[1] or b"" for value in authorization if (match := _BEARER.fullmatch(value))]
+
+
+def _secret_bytes(secret: str) -> bytes:
+    """The very bytes that the environment or a file held."""
+    try:
+        return secret.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError("a secret is not text") from None  # the original error would quote it
 
 
 def _mac(key: bytes, message: bytes) -> bytes:

@@ -11,18 +11,32 @@ from proxy.wire.headers import Field, Headers
 
 __all__ = ["Cors"]
 
-_METHODS = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS" _REQUEST_HEADERS = ( b"upstream-url", b"upstream-authorization",
-b"upstream-method", b"content-type", b"authorization", b"idempotency-key", b"if-none-match", )  # fmt: skip _EXPOSED =
-( b"Location", b"Upstream-Content-Type", b"Upstream-Content-Encoding", b"Upstream-Status", b"Upstream-Outcome",
-b"Idempotent-Replay", b"ETag", b"Retry-After", b"Retry-After-Ms", b"X-Should-Retry", b"Request-Id", b"X-Request-Id",
-b"Stream-Next-Offset", b"Stream-Cursor", b"Stream-Up-To-Date", b"Stream-Closed", b"Stream-TTL", b"Stream-Expires-At",
-b"Stream-SSE-Data-Encoding", )  # fmt: skip # Readable without being exposed (CORS-safelisted), or not for scripts at
-all. _NOT_EXPOSED = frozenset( { b"cache-control", b"content-language", b"content-length", b"content-type",
-b"expires", b"last-modified", b"pragma", b"connection", b"keep-alive", b"transfer-encoding", b"trailer", b"upgrade",
-b"vary", b"date", b"server", b"set-cookie", b"x-content-type-options", b"cross-origin-resource-policy",
-b"content-security-policy", } )  # fmt: skip _ALWAYS_SEEN = _NOT_EXPOSED | {name.lower() for name in _EXPOSED}
-_HARDENING: tuple[Field, ...] = ( (b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy",
-b"cross-origin"), ) _EXPOSE: Field = (b"access-control-expose-headers", b", ".join(_EXPOSED))
+_METHODS = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
+_REQUEST_HEADERS = (
+    b"upstream-url", b"upstream-authorization", b"upstream-method", b"content-type", b"authorization",
+    b"idempotency-key", b"if-none-match",
+)  # fmt: skip
+_EXPOSED = (
+    b"Location", b"Upstream-Content-Type", b"Upstream-Content-Encoding", b"Upstream-Status", b"Upstream-Outcome",
+    b"Idempotent-Replay", b"ETag", b"Retry-After", b"Retry-After-Ms", b"X-Should-Retry", b"Request-Id", b"X-Request-Id",
+    b"Stream-Next-Offset", b"Stream-Cursor", b"Stream-Up-To-Date", b"Stream-Closed", b"Stream-TTL",
+    b"Stream-Expires-At", b"Stream-SSE-Data-Encoding",
+)  # fmt: skip
+# Readable without being exposed (CORS-safelisted), or not for scripts at all.
+_NOT_EXPOSED = frozenset(
+    {
+        b"cache-control", b"content-language", b"content-length", b"content-type", b"expires", b"last-modified",
+        b"pragma", b"connection", b"keep-alive", b"transfer-encoding", b"trailer", b"upgrade", b"vary", b"date",
+        b"server", b"set-cookie", b"x-content-type-options", b"cross-origin-resource-policy",
+        b"content-security-policy",
+    }
+)  # fmt: skip
+_ALWAYS_SEEN = _NOT_EXPOSED | {name.lower() for name in _EXPOSED}
+_HARDENING: tuple[Field, ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+)
+_EXPOSE: Field = (b"access-control-expose-headers", b", ".join(_EXPOSED))
 
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([1-9][0-9]{0,4}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}

@@ -10,24 +10,12 @@ from proxy.wire.headers import Field, Headers
 from proxy.wire.url import Url
 
 __all__ = [
-    "PASSED_BY_DEFAULT",
     "PassedHeaders",
     "content_encoding",
     "content_type",
     "passed_headers",
     "upstream_headers",
 ]
-
-PASSED_BY_DEFAULT = (
-    "Retry-After",
-    "Retry-After-Ms",
-    "X-Should-Retry",
-    "Request-Id",
-    "X-Request-Id",
-    "X-RateLimit-*",
-    "Anthropic-RateLimit-*",
-    "OpenAI-*",
-)
 
 _HOP_BY_HOP = frozenset(
     {
@@ -36,18 +24,18 @@ _HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 # Ours to set, or the proxy's own origin's: never the caller's to send on.
-_REPLACED = frozenset({b"host", b"authorization", b"accept-encoding", b"expect", b"content-length", b"cookie"})
+_STOPS_HERE = _HOP_BY_HOP | {
+    b"host", b"authorization", b"accept-encoding", b"expect", b"content-length", b"cookie",
+}  # fmt: skip
 _OUR_PREFIX = b"upstream-"
 
 # What an upstream never says on our responses, whatever the setting: it would speak for the proxy's origin or protocol.
 _NEVER_BACK = _HOP_BY_HOP | {
     b"set-cookie", b"set-cookie2", b"strict-transport-security", b"public-key-pins", b"expect-ct", b"clear-site-data",
-    b"alt-svc", b"www-authenticate", b"authorization", b"location", b"refresh", b"link", b"content-type",
-    b"content-length", b"content-encoding", b"content-location", b"content-range", b"content-disposition",
-    b"cache-control", b"etag", b"vary", b"age", b"allow", b"date", b"server", b"via", b"nel", b"report-to",
-    b"reporting-endpoints", b"sourcemap", b"x-sourcemap", b"service-worker-allowed", b"idempotent-replay",
-    b"timing-allow-origin", b"x-content-type-options", b"x-frame-options", b"referrer-policy", b"permissions-policy",
-    b"origin-agent-cluster",
+    b"alt-svc", b"www-authenticate", b"location", b"refresh", b"content-type", b"content-length", b"content-encoding",
+    b"content-location", b"content-range", b"content-disposition", b"cache-control", b"etag", b"vary", b"date",
+    b"nel", b"report-to", b"reporting-endpoints", b"service-worker-allowed", b"timing-allow-origin",
+    b"x-content-type-options", b"x-frame-options", b"referrer-policy", b"permissions-policy", b"idempotent-replay",
 }  # fmt: skip
 _NEVER_BACK_PREFIXES = (
     b"access-control-", b"content-security-policy", b"cross-origin-", b"sec-", b"proxy-", b"stream-", _OUR_PREFIX,
@@ -59,7 +47,7 @@ _CODINGS = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-
 
 
 class PassedHeaders:
-    """The setting: names and `prefix*` patterns, in any case. Raises ValueError for one that is malformed or never passes."""
+    """The setting: names and `prefix*` patterns, any case. Raises ValueError for what is malformed or never passes."""
 
     __slots__ = ("_names", "_prefixes")
 
@@ -91,7 +79,7 @@ def upstream_headers(headers: Headers, url: Url) -> Headers:
 
     Upstream-Authorization becomes Authorization in its own place; the caller's Authorization is ours and goes nowhere.
     """
-    dropped = _HOP_BY_HOP | _REPLACED | _named_by_connection(headers)
+    dropped = _STOPS_HERE | _named_by_connection(headers)
     fields: list[Field] = [(b"host", url.authority)]
     for name, value in headers:
         if name == b"upstream-authorization":
@@ -110,14 +98,14 @@ def passed_headers(headers: Headers, passed: PassedHeaders) -> list[Field]:
 
 
 def content_type(headers: Headers) -> bytes:
-    """The upstream's media type as it spelled it; `application/octet-stream` when absent, malformed or contradictory."""
+    """The upstream's media type as spelled; `application/octet-stream` when absent, malformed or contradictory."""
     values = set(headers.get_all(b"content-type"))
     value = values.pop() if len(values) == 1 else b""
     return value if _MEDIA_TYPE.fullmatch(value) else b"application/octet-stream"
 
 
 def content_encoding(headers: Headers) -> bytes | None:
-    """The codings that the upstream applied although identity was asked for, or None (also for `identity` and nonsense)."""
+    """The codings applied although identity was asked for; None when there are none, or nonsense."""
     value = b", ".join(value for value in headers.get_all(b"content-encoding") if value)
     return value if _CODINGS.fullmatch(value) and value.lower() != b"identity" else None
 

@@ -6,11 +6,12 @@ and a `?` or `#` that touches the authority. What depends on a pattern (`%2f`, `
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["DEFAULT_PORTS", "Url", "UrlError", "canonical_host", "parse_query", "parse_url"]
+__all__ = ["DEFAULT_PORTS", "Url", "UrlError", "canonical_host", "parse_query", "parse_url", "query_values"]
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -36,7 +37,7 @@ _FRAGMENT = re.compile(rb"#[^#@]*")
 
 
 class UrlError(ValueError):
-    """The text is not a URL this proxy connects to. `reason` is a phrase for the caller and repeats none of the text."""
+    """The text is not a URL this proxy connects to. `reason` is a phrase for the caller and repeats none of it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -114,10 +115,12 @@ def canonical_host(text: bytes) -> str:
     if _IPV4.fullmatch(host):
         return host.decode()
     if not host:
-        raise UrlError("the URL has no host")
+        raise UrlError("there is no host")
+    if len(host) > _NAME_BYTES:
+        raise UrlError("the host is longer than a name may be")
     if _NUMERIC.fullmatch(host):
         raise UrlError("the host is a number but not a canonical IPv4 address")
-    if len(host) > _NAME_BYTES or not _NAME.fullmatch(host):
+    if not _NAME.fullmatch(host):
         raise UrlError("the host is neither a plain name nor an IP address")
     return host.decode()
 
@@ -134,6 +137,11 @@ def parse_query(query: bytes) -> list[tuple[bytes, bytes]]:
             name, _, value = pair.replace(b"+", b" ").partition(b"=")
             pairs.append((unquote_to_bytes(name), unquote_to_bytes(value)))
     return pairs
+
+
+def query_values(query: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """Every value that a parsed query gives `name`, in order."""
+    return [value for key, value in query if key == name]
 
 
 def _split_authority(authority: bytes) -> tuple[str, int | None]:
