@@ -1,0 +1,125 @@
+"""Ways to feed a codec the same bytes, and what came of it in a form that does not depend on the split."""
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from hypothesis import strategies as st
+
+from proxy.wire.body import BodyDecoder
+from proxy.wire.events import Data, End, Event, HeadLimits, PeerError
+from proxy.wire.h1 import ClientCodec, ServerCodec
+
+LIMITS = HeadLimits(head_bytes=32 * 1024, fields=100, target_bytes=8 * 1024)
+SMALL_LIMITS = HeadLimits(head_bytes=200, fields=5, target_bytes=40)
+MAX_BODY = 1000
+
+Seen = list[Event | bytes | str]
+"""Heads and ends as they came, payload joined, and the code of the fault at last."""
+
+
+def whole(data: bytes) -> Iterator[bytes]:
+    yield data
+
+
+def byte_by_byte(data: bytes) -> Iterator[bytes]:
+    for index in range(len(data)):
+        yield data[index : index + 1]
+
+
+def cut_at(data: bytes, cuts: Iterable[int]) -> list[bytes]:
+    """`data` in pieces, cut at the given places."""
+    places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[start:end] for start, end in pairwise(places) if end > start]
+
+
+cuts = st.lists(st.integers(0, 4000), max_size=8)
+
+
+def mutations(valid: list[bytes]) -> st.SearchStrategy[bytes]:
+    """A valid message with a few bytes removed, changed or put in."""
+    splice = st.tuples(
+        st.integers(0, 2000),
+        st.integers(0, 3),
+        st.one_of(
+            st.binary(max_size=3),
+            st.sampled_from(
+                [b"\r\n", b"\n", b"\r", b" ", b"\t", b"\x00", b"\x01", b":", b",", b";", b"_", b"0", b"\xe9"]
+            ),
+        ),
+    )
+
+    def apply(message: bytes, splices: list[tuple[int, int, bytes]]) -> bytes:
+        for place, removed, inserted in splices:
+            at = place % (len(message) + 1)
+            message = message[:at] + inserted + message[at + removed :]
+        return message
+
+    return st.builds(apply, st.sampled_from(valid), st.lists(splice, max_size=3))
+
+
+def decode(decoder: BodyDecoder, pieces: Iterable[bytes]) -> tuple[bytes, bytes]:
+    """The payload, and what came after the body's end."""
+    payload = bytearray()
+    rest = bytearray()
+    for piece in pieces:
+        if decoder.failed is not None:
+            break
+        if decoder.done:
+            rest += piece
+            continue
+        for part in decoder.receive(piece):
+            assert len(part)
+            payload += part
+        if decoder.done:
+            rest += decoder.rest
+    return bytes(payload), bytes(rest)
+
+
+def serve(codec: ServerCodec, pieces: Iterable[bytes], *, eof: bool = False) -> Seen:
+    """Everything a server sees that answers each request at its end."""
+    seen: Seen = []
+    try:
+        for piece in pieces:
+            _note(seen, codec.receive(piece))
+            while codec.failed is None and seen and seen[-1] == End() and not codec.idle:
+                events = codec.next_request()
+                _note(seen, events)
+                if not events:
+                    break
+        if eof:
+            _note(seen, codec.receive_eof())
+        if codec.failed is not None:
+            raise codec.failed
+    except PeerError as error:
+        seen.append(error.code.value)
+    return seen
+
+
+def ask(codec: ClientCodec, pieces: Iterable[bytes], *, eof: bool = False) -> Seen:
+    """Everything a client sees that has sent its request."""
+    seen: Seen = []
+    try:
+        for piece in pieces:
+            _note(seen, codec.receive(piece))
+        if eof:
+            _note(seen, codec.receive_eof())
+        if codec.failed is not None:
+            raise codec.failed
+    except PeerError as error:
+        seen.append(error.code.value)
+    return seen
+
+
+def _note(seen: Seen, events: list[Event]) -> None:
+    for event in events:
+        if not isinstance(event, Data):
+            seen.append(event)
+            continue
+        assert event.parts
+        assert all(map(len, event.parts))
+        payload = b"".join(event.parts)
+        before = seen[-1] if seen else None
+        if isinstance(before, bytes):
+            seen[-1] = before + payload
+        else:
+            seen.append(payload)
