@@ -1,6 +1,5 @@
 """The scripted upstream and the npm storage do what other tests rely on."""
 
-import itertools
 import socket
 from collections.abc import Iterator
 
@@ -14,11 +13,11 @@ from tests.kit.upstream import (
     GATE,
     HANG,
     RESET,
-    Seen,
     Upstream,
     chunk,
     chunked,
     echo,
+    endless,
     fixed,
     head,
     sse,
@@ -68,10 +67,7 @@ def test_a_peer_that_closes_in_mid_script_is_reported_as_a_cut(upstream: Upstrea
 
 
 def test_an_endless_script_is_held_back_by_a_reader_that_does_not_read(upstream: Upstream) -> None:
-    def endless(_: Seen) -> itertools.chain[bytes]:
-        return itertools.chain([head(200)], itertools.repeat(bytes(65536)))
-
-    route = upstream.serve(endless)
+    route = upstream.serve(endless(bytes(65536)))
     with httpx.stream("GET", route.url) as answer:
         next(answer.iter_raw())
     route.wait_cut()

@@ -26,7 +26,7 @@ from tests.kit.loops import LoopThread
 
 __all__ = [
     "FIN", "GATE", "HANG", "LAST_CHUNK", "RESET", "Route", "Script", "Seen", "Step", "Upstream", "chunk", "chunked",
-    "echo", "fixed", "head", "sse", "sse_event", "until_close",
+    "echo", "endless", "fixed", "head", "sse", "sse_event", "until_close",
 ]  # fmt: skip
 
 
@@ -103,6 +103,11 @@ def until_close(
 ) -> list[bytes | Step]:
     """A response that ends with the connection."""
     return [head(200, ("Content-Type", content_type), ("Connection", "close"), *fields), *parts, FIN]
+
+
+def endless(piece: bytes) -> Script:
+    """A response that ends with the connection, and never ends: `piece` again and again."""
+    return lambda _: itertools.chain(until_close()[:1], itertools.repeat(piece))
 
 
 def sse_event(token: str) -> bytes:
