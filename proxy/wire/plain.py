@@ -18,6 +18,7 @@ _REQUEST = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) (/(?!/)[!\"$-\[\]-~]*+)
 _RESPONSE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [ -~]*+)?\r\n" + _LINES)
 _HOST = re.compile(rb"[A-Za-z0-9.\-]+(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 _UNUSUAL = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"content_length", b"transfer_encoding"))
 
 
@@ -52,7 +53,10 @@ def plain_response_head(data: bytes, start: int, limits: HeadLimits) -> tuple[Re
     if b" \r" in lines:
         return None
     fields = [(name.lower(), value) for name, value in _FIELD.findall(lines)]
-    names = [name for name, _ in fields]
-    if len(fields) > limits.fields or names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
+    framing = [field for field in fields if field[0] in _FRAMING]
+    if len(fields) > limits.fields or len(framing) > 1:
         return None
+    for name, value in framing:
+        if value != b"chunked" if name == b"transfer-encoding" else not _LENGTH.fullmatch(value):
+            return None
     return ResponseLines(False, int(status), fields), match.end()
