@@ -48,7 +48,7 @@ class _Pair:
         for writer in (self.client, self.server):
             if how == "rst":
                 sock = writer.get_extra_info("socket")
-                if sock is not None:
+                if sock is not None and sock.fileno() >= 0:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
             else:

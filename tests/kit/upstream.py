@@ -99,15 +99,15 @@ def chunked(
 
 
 def until_close(
-    *parts: bytes | Step, fields: Iterable[Field] = (), content_type: str = "text/plain"
+    *parts: bytes | Step, fields: Iterable[Field] = (), status: int = 200, content_type: str = "text/plain"
 ) -> list[bytes | Step]:
     """A response that ends with the connection."""
-    return [head(200, ("Content-Type", content_type), ("Connection", "close"), *fields), *parts, FIN]
+    return [head(status, ("Content-Type", content_type), ("Connection", "close"), *fields), *parts, FIN]
 
 
-def endless(piece: bytes) -> Script:
+def endless(piece: bytes, *, status: int = 200) -> Script:
     """A response that ends with the connection, and never ends: `piece` again and again."""
-    return lambda _: itertools.chain(until_close()[:1], itertools.repeat(piece))
+    return lambda _: itertools.chain(until_close(status=status)[:1], itertools.repeat(piece))
 
 
 def sse_event(token: str) -> bytes:
@@ -333,7 +333,7 @@ class _Connection(asyncio.Protocol):
     def reset(self) -> None:
         self._gone = True
         sock = self._transport.get_extra_info("socket")
-        if sock is not None:
+        if sock is not None and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
