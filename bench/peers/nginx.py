@@ -1,0 +1,44 @@
+"""nginx as a plain relay: the limit in C, which stores nothing. Owns its configuration and its installation."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from bench.process import PROXY_CORE, Child, free_port
+
+__all__ = ["Missing", "start_nginx"]
+
+_CONFIG = Path(__file__).with_name("nginx.conf")
+
+
+class Missing(Exception):
+    """A peer is not on this machine, and what would bring it."""
+
+
+def find_nginx() -> str:
+    """The path of nginx, installed from Debian when this is root. Raises Missing."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin"
+    found = shutil.which("nginx", path=path)
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get") is not None:
+        print("nginx is not here: installing Debian's nginx-light for the comparison", flush=True)
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # 1: no service is started
+        for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "nginx-light"]):
+            subprocess.run(["apt-get", *command], env=environment, check=False, capture_output=True)
+        found = shutil.which("nginx", path=path)
+    if found is None:
+        raise Missing("nginx is not installed: `apt-get install nginx-light` (as root) brings it")
+    return found
+
+
+def start_nginx(upstream_port: int) -> tuple[Child, int]:
+    """One worker that relays to 127.0.0.1:`upstream_port`; the process and its port."""
+    nginx = find_nginx()
+    port = free_port()
+    directory = Path(tempfile.mkdtemp(prefix="bench-nginx-"))
+    config = _CONFIG.read_text().replace("LISTEN", str(port)).replace("UPSTREAM", str(upstream_port))
+    (directory / "nginx.conf").write_text(config)
+    child = Child([nginx, "-p", f"{directory}/", "-e", "stderr", "-c", "nginx.conf"], directory, {}, PROXY_CORE)
+    child.wait_for_port(port)
+    return child, port
