@@ -24,6 +24,8 @@ _EXTENSION = rb";[\x20-\x7e\x80-\xff]{0,255}"
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:%b)?" % _EXTENSION)
 _SIZE_LINE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:%b)?\r?)?" % _EXTENSION)
 _SIZE_LINE_BYTES = _MAX_DIGITS + 256 + len(_CRLF)
+_SIZES = {form % size: size for size in range(1, 1024) for form in (b"%x", b"%X")}
+"""The size lines that tokens have: one look-up in place of a check and a conversion."""
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+")
 _BROKEN_LINE = re.compile(rb"(?<!\r)\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
@@ -127,23 +129,21 @@ class ChunkedDecoder:
             return self._read_split_size(data, position)
         size = len(data)
         find = data.find
+        append = parts.append
         while True:
             end_of_line = find(_CRLF, position, position + _SIZE_LINE_BYTES)
             if end_of_line < 0:
                 return self._keep_size_line(data[position : position + _SIZE_LINE_BYTES], size)
             line = data[position:end_of_line]
-            if line.strip(_HEX_DIGITS) or not line or len(line) > _MAX_DIGITS:
-                match = _SIZE_LINE.fullmatch(line)
-                if match is None:
-                    return self._fail("a bad chunk-size line", size)
-                line = match[1]
-            count = int(line, 16)
+            count = _SIZES.get(line) or _chunk_size(line)
+            if count is None:
+                return self._fail("a bad chunk-size line", size)
             begin = end_of_line + 2
             end = begin + count
             if not count or end + 2 > size:
                 self._begin_chunk(count)
                 return begin
-            parts.append(data[begin:end] if count < _SMALL else memoryview(data)[begin:end])
+            append(data[begin:end] if count < _SMALL else memoryview(data)[begin:end])
             position = end + 2
             if data[end:position] != _CRLF:
                 return self._fail("a chunk is longer than its size", size)
@@ -157,11 +157,11 @@ class ChunkedDecoder:
         end_of_line = joined.find(_CRLF)
         if end_of_line < 0:
             return self._keep_size_line(joined, len(data))
-        match = _SIZE_LINE.fullmatch(joined, 0, end_of_line)
-        if match is None:
+        count = _chunk_size(joined[:end_of_line])
+        if count is None:
             return self._fail("a bad chunk-size line", len(data))
         self._tail = b""
-        self._begin_chunk(int(match[1], 16))
+        self._begin_chunk(count)
         return position + end_of_line + 2 - begun
 
     def _keep_size_line(self, begun: bytes, end: int) -> int:
@@ -218,6 +218,14 @@ class ChunkedDecoder:
     def _fail(self, message: str, position: int = 0) -> int:
         self.failed = PeerError(self._code, message)
         return position
+
+
+def _chunk_size(line: bytes) -> int | None:
+    """What a size line says, None when it is not one."""
+    if not line.strip(_HEX_DIGITS) and 0 < len(line) <= _MAX_DIGITS:
+        return int(line, 16)
+    match = _SIZE_LINE.fullmatch(line)
+    return None if match is None else int(match[1], 16)
 
 
 def _slice(data: bytes, start: int, end: int) -> Buffer:

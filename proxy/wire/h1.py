@@ -44,16 +44,61 @@ def encode_chunk(parts: Iterable[Buffer]) -> list[Buffer]:
     return [b"%x\r\n" % size, *payload, b"\r\n"] if size else []
 
 
-class ServerCodec:
+class _Codec:
+    """What both sides share: a head, then its body, then whatever comes before the next head is asked for."""
+
+    def __init__(self, limits: HeadLimits, *, is_server: bool) -> None:
+        self.failed: PeerError | None = None
+        self._limits = limits
+        self._reader = HeadReader(limits, is_request=is_server)
+        self._decoder: BodyDecoder = LengthDecoder(0)
+        self._state = _State.HEAD if is_server else _State.WAIT
+
+    def receive(self, data: bytes) -> list[Event]:
+        """The events in `data`. Raises PeerError, or sets `failed` when events came before the fault."""
+        if self.failed is not None:
+            raise self.failed
+        events: list[Event] = []
+        try:
+            if self._state is _State.HEAD:
+                self._receive_head(data, events)
+            elif self._state is _State.BODY:
+                self._receive_body(data, 0, events)
+            elif self._state is _State.WAIT and data:
+                self._receive_after_end(data)
+        except PeerError as error:
+            self.failed = error
+            if not events:
+                raise
+        return events
+
+    def _receive_head(self, data: bytes, events: list[Event]) -> None:
+        raise NotImplementedError
+
+    def _receive_after_end(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _receive_body(self, data: bytes, start: int, events: list[Event]) -> None:
+        if parts := self._decoder.receive(data, start):
+            self._add_data(parts, events)
+        if self._decoder.failed is not None:
+            raise self._decoder.failed
+        if self._decoder.done:
+            events.append(End())
+            self._state = _State.WAIT
+            if self._decoder.rest:
+                self._receive_after_end(self._decoder.rest)
+
+    def _add_data(self, parts: list[Buffer], events: list[Event]) -> None:
+        events.append(Data(parts))
+
+
+class ServerCodec(_Codec):
     """The server's side of a connection: requests in order, each parsed when the one before has been answered."""
 
     def __init__(self, limits: HeadLimits, max_body: int) -> None:
-        self.failed: PeerError | None = None
-        self._limits = limits
+        super().__init__(limits, is_server=True)
         self._max_body = max_body
-        self._reader = HeadReader(limits, is_request=True)
-        self._decoder: BodyDecoder = LengthDecoder(0)
-        self._state = _State.HEAD
         self._body_left = 0
         self._waiting = bytearray()
         self._is_old = False
@@ -80,21 +125,7 @@ class ServerCodec:
 
         Raises PeerError, or sets `failed` when events came before the fault.
         """
-        if self.failed is not None:
-            raise self.failed
-        events: list[Event] = []
-        try:
-            if self._state is _State.HEAD:
-                self._receive_head(data, events)
-            elif self._state is _State.BODY:
-                self._receive_body(data, 0, events)
-            elif self._state is _State.WAIT and self._keep_alive:
-                self._waiting += data
-        except PeerError as error:
-            self.failed = error
-            if not events:
-                raise
-        return events
+        return super().receive(data)
 
     def receive_eof(self) -> list[Event]:
         """The peer sends no more. Raises PeerError when that cuts a request short."""
@@ -182,34 +213,26 @@ class ServerCodec:
         events.append(head)
         self._receive_body(data, end, events)
 
-    def _receive_body(self, data: bytes, start: int, events: list[Event]) -> None:
-        parts = self._decoder.receive(data, start)
-        size = sum(map(len, parts))
-        if size > self._body_left:
-            parts = _first_bytes(parts, self._body_left)
-        if parts:
+    def _receive_after_end(self, data: bytes) -> None:
+        if self._keep_alive:
+            self._waiting += data
+
+    def _add_data(self, parts: list[Buffer], events: list[Event]) -> None:
+        left = self._body_left
+        self._body_left -= sum(map(len, parts))
+        if self._body_left >= 0:
             events.append(Data(parts))
-        if size > self._body_left:
-            raise PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
-        self._body_left -= size
-        if self._decoder.failed is not None:
-            raise self._decoder.failed
-        if self._decoder.done:
-            events.append(End())
-            self._state = _State.WAIT
-            if self._keep_alive:
-                self._waiting += self._decoder.rest
+            return
+        if left:
+            events.append(Data(_first_bytes(parts, left)))
+        raise PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
 
 
-class ClientCodec:
+class ClientCodec(_Codec):
     """The client's side of a connection: one exchange at a time, begun by `send_head`."""
 
     def __init__(self, limits: HeadLimits) -> None:
-        self.failed: PeerError | None = None
-        self._limits = limits
-        self._reader = HeadReader(limits, is_request=False)
-        self._decoder: BodyDecoder = LengthDecoder(0)
-        self._state = _State.WAIT
+        super().__init__(limits, is_server=False)
         self._method = b""
         self._informational = 0
         self._reusable = True
@@ -246,22 +269,7 @@ class ClientCodec:
         Bytes that belong to no exchange are dropped, and the connection is not `reusable`.
         Raises PeerError, or sets `failed` when events came before the fault.
         """
-        if self.failed is not None:
-            raise self.failed
-        events: list[Event] = []
-        try:
-            if self._state is _State.HEAD:
-                self._receive_head(data, events)
-            elif self._state is _State.BODY:
-                self._receive_body(data, 0, events)
-            elif data:
-                self._reusable = False
-        except PeerError as error:
-            self.failed = error
-            self._state = _State.CLOSED
-            if not events:
-                raise
-        return events
+        return super().receive(data)
 
     def receive_eof(self) -> list[Event]:
         """The peer sends no more: End of a body that ends so. Raises PeerError when the response was cut short."""
@@ -307,16 +315,8 @@ class ClientCodec:
         events.append(ResponseHead(response.status, Headers.trusted(response.fields), length))
         self._receive_body(data, position, events)
 
-    def _receive_body(self, data: bytes, start: int, events: list[Event]) -> None:
-        if parts := self._decoder.receive(data, start):
-            events.append(Data(parts))
-        if self._decoder.failed is not None:
-            raise self._decoder.failed
-        if self._decoder.done:
-            events.append(End())
-            self._state = _State.WAIT
-            if self._decoder.rest:
-                self._reusable = False
+    def _receive_after_end(self, data: bytes) -> None:
+        self._reusable = False
 
 
 def _cut_short() -> PeerError:

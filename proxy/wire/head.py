@@ -135,7 +135,7 @@ def request_head(head: bytes, limits: HeadLimits) -> tuple[RequestHead, bool]:
 
 
 class ResponseLines(NamedTuple):
-    """A response's head as it was written; names in lower case, equal repeated content-lengths made one."""
+    """A response's head as it was written; names in lower case, each framing field at most once."""
 
     is_old: bool
     """Of HTTP/1.0."""
@@ -186,23 +186,23 @@ def response_lines(head: bytes, limits: HeadLimits) -> ResponseLines:
 
 def response_framing(response: ResponseLines, method: bytes) -> ResponseFraming:
     """The framing of a final response to `method` (RFC 9112 section 6.3). Raises PeerError where it is ambiguous."""
-    fields = response.fields
-    lengths = _values(fields, b"content-length")
-    codings = _values(fields, b"transfer-encoding")
-    if codings and (lengths or response.is_old or len(codings) > 1 or codings[0].lower() != b"chunked"):
+    values = dict(response.fields)
+    coding = values.get(b"transfer-encoding")
+    declared = values.get(b"content-length")
+    if coding is not None and (declared is not None or response.is_old or coding.lower() != b"chunked"):
         raise PeerError(Code.UPSTREAM_ERROR, "a transfer-encoding that cannot be trusted")
-    if len(lengths) > 1 or (lengths and not lengths[0].isdigit()) or (lengths and len(lengths[0]) > _LENGTH_DIGITS):
+    if declared is not None and (not declared.isdigit() or len(declared) > _LENGTH_DIGITS):
         raise PeerError(Code.UPSTREAM_ERROR, "a bad content-length")
-    keep_alive = _keeps_alive(fields, response.is_old)
-    length = int(lengths[0]) if lengths else None
+    length = None if declared is None else int(declared)
+    keep_alive = _keeps_alive(response.fields, response.is_old) if b"connection" in values else not response.is_old
     if method == b"HEAD" or response.status in (204, 304):
         return ResponseFraming(0, chunked=False, keep_alive=keep_alive)
     if response.status == 205:
         # RFC 9110 section 15.3.6: no content. Whatever is framed after it would be the next response's bytes.
         return ResponseFraming(0, chunked=False, keep_alive=keep_alive and length == 0)
-    if length is None and not codings:
+    if length is None and coding is None:
         return ResponseFraming(None, chunked=False, keep_alive=False)
-    return ResponseFraming(length, chunked=bool(codings), keep_alive=keep_alive)
+    return ResponseFraming(length, chunked=coding is not None, keep_alive=keep_alive)
 
 
 def _check_request_line(line: bytes, limits: HeadLimits) -> bool:
