@@ -21,7 +21,7 @@ from proxy.wire.url import DEFAULT_PORTS, Url, UrlError, canonical_host
 __all__ = ["Allowlist", "Match", "PatternError"]
 
 _PATTERN = re.compile(r"(?:([^/:]*)://)?([^/]*)(/.*)?")
-_AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
+_AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _LAST_PORT = 65535
 _HOST = re.compile(r"[a-z0-9_.*-]+")
@@ -115,7 +115,7 @@ def _compile_authority(
         raise PatternError(pattern, "it holds userinfo")
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
-        raise PatternError(pattern, "its host is malformed")
+        raise PatternError(pattern, "its host or port is malformed (an IPv6 address stands in brackets)")
     host, port = parts[1].lower(), _compile_port(pattern, parts[2], default_port)
     if not host:
         raise PatternError(pattern, "it has no host")
