@@ -1,0 +1,39 @@
+"""How an upstream call is stopped: one PATCH on the stream's signed URL, repeatable without harm. Only decides."""
+
+from proxy.client.access import abort_url
+from proxy.client.errors import Fault, NetworkError
+from proxy.client.messages import Fields, Send, proxy_error
+from proxy.client.options import Backoff, Retry, Timeouts
+
+__all__ = ["Aborting"]
+
+
+class Aborting:
+    """One abort, with its retries; a `Plan` whose result is whether the stream was still there.
+
+    Raises ValueError when the URL is not absolute.
+    """
+
+    def __init__(self, stream_url: str, retry: Retry) -> None:
+        self._send = Send("PATCH", abort_url(stream_url), (), Timeouts().for_abort())
+        self._backoff = Backoff(retry, retry.creates)
+        self.delay = 0.0
+
+    def request(self) -> Send:
+        """The PATCH."""
+        return self._send
+
+    def replied(self, status: int, headers: Fields, body: bytes) -> bool | None:
+        """True: it is aborted, or had ended. False: there is no such stream. Raises ProxyError for anything else."""
+        if status in (404, 410):
+            return False
+        if status >= 300:
+            raise proxy_error(status, headers, body)
+        return True
+
+    def failed(self, error: NetworkError) -> None:
+        """No answer. Raises `error` when there is no attempt left."""
+        delay = self._backoff.failed() if error.fault is not Fault.REQUEST else None
+        if delay is None:
+            raise error
+        self.delay = delay

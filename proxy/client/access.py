@@ -1,0 +1,83 @@
+"""Where the proxy is and what opens it: the service secret, and for one stream its signed URL. Owns every URL we make.
+
+No repr or error shows a URL of a stream, nor the secret; the secret stands in a header and nowhere else.
+"""
+
+from collections.abc import Callable
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+
+__all__ = ["Access", "Authorization", "Place", "abort_url"]
+
+Authorization = str | Callable[[], str]
+
+
+class Place:
+    """A proxy: its create URL (`/v1/proxy` when the URL given has no path) and who we are to it.
+
+    `authorization` is the service secret or a JWT, or a function that returns one when it is needed.
+    Raises ValueError when the URL is not an absolute http or https one, or holds credentials or a query.
+    """
+
+    def __init__(self, proxy_url: str, authorization: Authorization) -> None:
+        parts = urlsplit(proxy_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("proxy_url must be an absolute http or https URL")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("proxy_url must hold neither credentials nor a query")
+        self.url = urlunsplit((parts.scheme, parts.netloc.lower(), parts.path.rstrip("/") or "/v1/proxy", "", ""))
+        self._authorization = authorization
+
+    def __repr__(self) -> str:
+        return f"<Place {self.url}>"
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What tells the proxy who we are."""
+        token = self._authorization if isinstance(self._authorization, str) else self._authorization()
+        return (("Authorization", token if token[:7].lower() == "bearer " else f"Bearer {token}"),)
+
+    def stream_url(self, location: str) -> str:
+        """The absolute form of a `Location`, which may be relative to the proxy."""
+        return urljoin(self.url, location)
+
+
+class Access:
+    """How one stream is read: by its signed URL, and when that has expired by the service secret."""
+
+    def __init__(self, place: Place, stream_url: str) -> None:
+        self._place = place
+        self._signed = stream_url
+        self._fallen_back = False
+        self.stream_id = urlsplit(stream_url).path.rpartition("/")[2]
+
+    def __repr__(self) -> str:
+        return f"<Access {self.stream_id}>"
+
+    def url(self, query: list[tuple[str, str]]) -> str:
+        """The URL of a read with these parameters."""
+        return _with_query(f"{self._place.url}/{self.stream_id}" if self._fallen_back else self._signed, query)
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """The header fields of a read."""
+        own = self._place.headers() if self._fallen_back else ()
+        return (*own, ("Accept-Encoding", "identity"))
+
+    def fall_back(self) -> bool:
+        """The signed URL was refused: use the secret from now on. False when that has happened before."""
+        fallen, self._fallen_back = self._fallen_back, True
+        return not fallen
+
+
+def abort_url(stream_url: str) -> str:
+    """The URL that aborts the stream of this signed URL. Raises ValueError when it is not absolute http or https."""
+    parts = urlsplit(stream_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("a stream's URL must be absolute")
+    return _with_query(stream_url, [("action", "abort")])
+
+
+def _with_query(url: str, query: list[tuple[str, str]]) -> str:
+    """`url` with these parameters in place of its own of the same names."""
+    parts = urlsplit(url)
+    names = {name for name, _ in query}
+    kept = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in names]
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode([*kept, *query]), ""))

@@ -1,0 +1,174 @@
+"""A request to an upstream, and how the proxy is asked to make it. Decides; a driver sends and waits.
+
+Owns which header fields go along, the request's fingerprint, what each answer to the create means, and which failures
+may be tried again: a lost answer may, because the `Idempotency-Key` makes the proxy give the same stream again.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from proxy.client.access import Place
+from proxy.client.errors import Fault, NetworkError, ProxyError
+from proxy.client.messages import Fields, Send, proxy_error
+from proxy.client.options import Backoff, Retry, Timeouts
+
+__all__ = ["Answered", "Asked", "Created", "Creating", "UpstreamRequest"]
+
+_METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_STATUS = re.compile(r"[2-5][0-9]{2}")
+_BOUNDARY = re.compile(r'multipart/.*;\s*boundary="?([^";]+)"?', re.IGNORECASE | re.DOTALL)
+
+# Ours to set, or of one connection only (RFC 9110 section 7.6.1): they never go along.
+_NOT_FORWARDED = frozenset({
+    "accept-encoding", "connection", "content-length", "expect", "host", "keep-alive", "proxy-authorization",
+    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "upstream-method", "upstream-url",
+})  # fmt: skip
+
+# On the proxy's answer, but about the proxy's own HTTP: they are not the upstream's and never reach the caller.
+_NOT_PASSED = frozenset({
+    "alt-svc", "cache-control", "connection", "content-encoding", "content-length", "content-type",
+    "cross-origin-resource-policy", "date", "etag", "idempotent-replay", "keep-alive", "location", "server",
+    "set-cookie", "strict-transport-security", "trailer", "transfer-encoding", "vary", "via", "x-content-type-options",
+})  # fmt: skip
+_NOT_PASSED_PREFIXES = ("access-control-", "stream-", "upstream-")
+
+_NOTHING_STARTED = frozenset({"OVERLOADED", "DRAINING", "HTTP_502", "HTTP_503", "HTTP_504"})
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """A request as the upstream is to see it; `url` is ASCII and absolute, without credentials or fragment."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    content: bytes
+
+    def __post_init__(self) -> None:
+        if not _METHOD.fullmatch(self.method):
+            raise ValueError("not a method")
+
+    def __repr__(self) -> str:
+        return f"<UpstreamRequest {self.method}>"
+
+    @property
+    def fingerprint(self) -> str:
+        """What makes two requests the same question: method, URL, body. A multipart boundary is chance, not content."""
+        content = self.content
+        for name, value in self.headers:
+            if name.lower() == "content-type" and (boundary := _BOUNDARY.match(value)):
+                content = content.replace(boundary[1].encode(), b"")
+        head = f"{self.method.upper()}\n{self.url}\n".encode()
+        return hashlib.sha256(head + content).hexdigest()
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """The caller's own, if he gave one."""
+        return next((value for name, value in self.headers if name.lower() == "idempotency-key"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The stream is there: its absolute signed URL, and the head of the upstream's answer.
+
+    `replayed`: it was there before, from an earlier request with the same key.
+    """
+
+    stream_url: str
+    status: int
+    headers: Fields
+    replayed: bool
+
+    def __repr__(self) -> str:
+        return f"<Created {self.status}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The upstream answered with an error of its own; there is no stream."""
+
+    status: int
+    headers: Fields
+    content: bytes
+
+
+Asked = Created | Answered
+
+
+class Creating:
+    """One create, with its retries: a `Plan`."""
+
+    def __init__(self, place: Place, upstream: UpstreamRequest, key: str, retry: Retry, timeouts: Timeouts) -> None:
+        self._place = place
+        self._backoff = Backoff(retry, retry.creates)
+        headers = [
+            ("Upstream-URL", upstream.url),
+            ("Upstream-Method", upstream.method.upper()),
+            ("Idempotency-Key", key),
+        ]
+        for name, value in upstream.headers:
+            if name.lower() == "authorization":
+                headers.append(("Upstream-Authorization", value))
+            elif name.lower() not in _NOT_FORWARDED and name.lower() != "idempotency-key":
+                headers.append((name, value))
+        self._headers = tuple(headers)
+        self._content = upstream.content
+        self._timeouts = timeouts
+        self.delay = 0.0
+
+    def request(self) -> Send:
+        """The create request; the same each time but for a token that may have been renewed."""
+        headers = (*self._place.headers(), *self._headers)
+        return Send("POST", self._place.url, headers, self._timeouts, self._content)
+
+    def replied(self, status: int, headers: Fields, body: bytes) -> Asked | None:
+        """What the answer means; None: wait `delay` and send again. Raises ProxyError when the proxy refused."""
+        upstream_status = _upstream_status(headers)
+        if status in (200, 201):
+            location = headers.get("location")
+            if location is None:
+                raise ProxyError("INVALID_RESPONSE", "a create was answered without a Location", status=status)
+            seen = upstream_status if upstream_status is not None and upstream_status < 300 else 200
+            replayed = headers.get("idempotent-replay") == "true"
+            return Created(self._place.stream_url(location), seen, _passed(headers), replayed)
+        if status == 502 and upstream_status is not None and upstream_status >= 400:
+            return Answered(upstream_status, _passed(headers), body)
+        error = proxy_error(status, headers, body)
+        if error.code not in _NOTHING_STARTED:
+            raise error
+        self._failed(error, error.retry_after)
+        return None
+
+    def failed(self, error: NetworkError) -> None:
+        """No answer. Raises `error` when trying again is not the client's to decide: time is up, or attempts are."""
+        if error.fault in (Fault.READ_TIMEOUT, Fault.REQUEST):
+            raise error
+        self._failed(error, None)
+
+    def _failed(self, error: NetworkError | ProxyError, retry_after: float | None) -> None:
+        delay = self._backoff.failed(retry_after)
+        if delay is None:
+            raise error
+        self.delay = delay
+
+
+def _upstream_status(headers: Fields) -> int | None:
+    value = headers.get("upstream-status", "")
+    return int(value) if _STATUS.fullmatch(value) else None
+
+
+def _passed(headers: Fields) -> Fields:
+    """The fields of the upstream's answer that the proxy passed on, under the names that they had there."""
+    kept = [
+        (name, value)
+        for name, value in headers.pairs
+        if name.lower() not in _NOT_PASSED and not name.lower().startswith(_NOT_PASSED_PREFIXES)
+    ]
+    for name in ("content-type", "content-encoding"):
+        value = headers.get(f"upstream-{name}")
+        if value is None and "location" not in headers:
+            value = headers.get(name)
+        if value is not None:
+            kept.append((name.title(), value))
+    return Fields(kept)

@@ -1,0 +1,289 @@
+"""The synchronous driver: sends, waits and hands out bytes as `session`, `creating` and `reading` decide.
+
+`proxy.client.aio` is its twin. A response is used by one thread at a time; a fetch by any number.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType, TracebackType
+from typing import Self
+
+from proxy.client.aborting import Aborting
+from proxy.client.creating import Answered, Asked, UpstreamRequest
+from proxy.client.errors import DurableError, NetworkError, ProxyError
+from proxy.client.messages import Plan
+from proxy.client.options import Retry, Timeouts
+from proxy.client.reading import Reading
+from proxy.client.responses import ResponseHead
+from proxy.client.session import Call, Delivery, Session, Settings
+from proxy.client.upstream import Content, HeaderInput, Json, upstream_request
+from proxy.client.wire import Reply, Wire, installed_library, library_of, translated
+
+__all__ = ["DurableFetch", "DurableResponse", "create_abort", "in_thread"]
+
+logger = logging.getLogger(__name__)
+
+
+class DurableResponse(ResponseHead):
+    """An upstream's answer, to be read once. Close it, or use it as a context manager, or read it to its end."""
+
+    def __init__(self, fetch: "DurableFetch", source: Delivery | Answered) -> None:
+        super().__init__(source)
+        self._fetch = fetch
+        self._reply: Reply | None = None
+        self._pieces: Iterator[bytes] | None = None
+        self._whole: bytes | None = None
+
+    def iter_bytes(self) -> Iterator[bytes]:
+        """The body as it comes, any `Content-Encoding` undone. A second call goes on where the first one stopped.
+
+        A piece counts as consumed when the next one is asked for. Raises IncompleteStream after the last byte of a
+        stream that is not whole, NetworkError when the proxy stays out of reach, ProxyError when it refuses to go on.
+        """
+        if self._pieces is None:
+            self._pieces = self._decoded() if self._encoded else self.iter_raw()
+        return self._pieces
+
+    def read(self) -> bytes:
+        """The whole body; the same again when called again. Raises as `iter_bytes`."""
+        if self._whole is None:
+            self._whole = b"".join(self.iter_bytes())
+        return self._whole
+
+    def abort(self) -> None:
+        """Stop the upstream call; what it sent until now can still be read, and ends with IncompleteStream.
+
+        Harmless when repeated, or when the stream has ended. Raises ProxyError or NetworkError.
+        """
+        if self.stream_url is not None:
+            self._fetch.send_abort(self.stream_url)
+
+    def close(self) -> None:
+        """Read no more. Whether that aborts the upstream call is told by `on_close`; it never blocks to do so."""
+        self._close_reply()
+        if self._aborts_on_close() and self.stream_url is not None:
+            self._fetch.abort_later(self.stream_url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> bool:
+        """Have the first read answered, for whoever resumes; False when the stream is there no more."""
+        if self._delivery is None or self._reading is None:
+            return False
+        try:
+            self._reply = self._next_reply(self._reading)
+        except DurableError as error:
+            self._delivery.failed(error)
+            if isinstance(error, ProxyError) and error.gone:
+                return False
+            raise
+        return True
+
+    def iter_raw(self) -> Iterator[bytes]:
+        """The bytes as the upstream sent them. Raises as `iter_bytes`."""
+        if self._delivery is None or self._reading is None:
+            yield self._answer
+            return
+        try:
+            yield from self._stream(self._delivery, self._reading)
+            self._delivery.finished()
+        except DurableError as error:
+            self._delivery.failed(error)
+            raise
+
+    def _decoded(self) -> Iterator[bytes]:
+        library = self._fetch.wire.library
+        fields = [("Content-Encoding", self.headers["content-encoding"])]
+        with translated(library):
+            yield from library.Response(200, headers=fields, content=self.iter_raw()).iter_bytes()
+
+    def _stream(self, delivery: Delivery, reading: Reading) -> Iterator[bytes]:
+        while reading.outcome is None:
+            if self._reply is None:
+                self._reply = self._next_reply(reading)
+            try:
+                for data in self._reply.pieces():
+                    if piece := reading.receive(data, time.monotonic()):
+                        delivery.took(piece)
+                        yield piece
+                        reading.consumed(time.monotonic())
+                    delivery.consumed(reading.position)
+                    if reading.satisfied:
+                        break
+                reading.ended(time.monotonic())
+            except NetworkError as error:
+                reading.lost(error, time.monotonic())
+            finally:
+                self._close_reply()
+
+    def _next_reply(self, reading: Reading) -> Reply:
+        """Ask until a read is answered with the stream's bytes. Raises ProxyError or NetworkError when that is vain."""
+        while True:
+            time.sleep(reading.delay)
+            try:
+                reply = self._fetch.wire.send(reading.request(time.monotonic()))
+                if reading.head(reply.status, reply.headers, framed=reply.framed):
+                    return reply
+                with reply:
+                    body = reply.body() if reply.status >= 400 else b""
+                reading.refused(reply.status, reply.headers, body, time.monotonic())
+            except NetworkError as error:
+                reading.lost(error, time.monotonic())
+
+    def _close_reply(self) -> None:
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply.close()
+
+
+class DurableFetch:
+    """Requests to upstreams through one proxy; call it. Made by `create_durable_fetch`, which tells of the options."""
+
+    def __init__(self, settings: Settings, library: ModuleType | None = None, transport: object = None) -> None:
+        self._session = Session(settings)
+        self._library = library if transport is None else library_of(transport)
+        self._transport = transport
+        self._wire: Wire | None = None
+        self._lock = threading.Lock()
+        self._aborts: list[threading.Thread] = []
+
+    def __repr__(self) -> str:
+        return f"<DurableFetch through {self._session.settings.place.url}>"
+
+    def __call__(
+        self,
+        url: str,
+        *,
+        method: str = "POST",
+        headers: HeaderInput = None,
+        content: Content = None,
+        json: Json = None,
+        request_id: str | None = None,
+    ) -> DurableResponse:
+        """Send this request to `url` through the proxy and answer with what the upstream answers.
+
+        Everything given is aimed at the upstream: its `Authorization` travels as `Upstream-Authorization`. With a
+        `request_id`, the same request under the same id is never sent twice while its answer has not been read to
+        the end: it is resumed, also by another process that shares the storage. Another request under that id takes
+        its place. Raises ProxyError, NetworkError, or ValueError for arguments that cannot be sent.
+        """
+        upstream = upstream_request(self.wire.library, url, method, headers, content, json)
+        return self.perform(upstream, request_id, self._session.settings.timeouts)
+
+    def perform(
+        self, upstream: UpstreamRequest, request_id: str | None, timeouts: Timeouts, *, again: bool = False
+    ) -> DurableResponse:
+        """The same for a request that is ready. `again`: it failed before on the network, and is a retry."""
+        call = self._session.call(upstream, request_id, timeouts=timeouts, again=again)
+        if (delivery := call.resumption()) is not None:
+            response = DurableResponse(self, delivery)
+            if response.open():
+                return response
+        asked = self._ask(call)
+        return DurableResponse(self, asked if isinstance(asked, Answered) else call.created(asked))
+
+    def resume(self, request_id: str) -> DurableResponse | None:
+        """The answer that is remembered under the id; None when none is, or its stream is gone. Asks no upstream."""
+        delivery = self._session.kept(request_id)
+        if delivery is None:
+            return None
+        response = DurableResponse(self, delivery)
+        return response if response.open() else None
+
+    def abort(self, request_id: str) -> bool:
+        """Stop the upstream call of the id and forget it; False when nothing is remembered under it."""
+        delivery = self._session.kept(request_id)
+        if delivery is None:
+            return False
+        self.send_abort(delivery.created.stream_url)
+        delivery.finished()
+        return True
+
+    def forget(self, request_id: str) -> None:
+        """Remember nothing under the id; the upstream call goes on."""
+        self._session.ledger.forget(request_id)
+
+    def close(self) -> None:
+        """Close the connections. Waits for aborts that are on their way, each bounded by its time-outs."""
+        for thread in self._aborts:
+            thread.join()
+        if self._wire is not None:
+            self._wire.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def wire(self) -> Wire:
+        """The connections, made when first needed."""
+        with self._lock:
+            if self._wire is None:
+                self._wire = Wire(self._library or installed_library(), self._transport)
+            return self._wire
+
+    def send_abort(self, stream_url: str) -> None:
+        """Abort the stream of this signed URL. Raises ProxyError or NetworkError."""
+        self.wire.settle(Aborting(stream_url, self._session.settings.retry))
+
+    def abort_later(self, stream_url: str) -> None:
+        """The same without waiting, and whatever comes of it: for a close, which may run in a finaliser."""
+        self._aborts = [thread for thread in self._aborts if thread.is_alive()]
+        self._aborts += in_thread(lambda: self.send_abort(stream_url))
+
+    def _ask(self, call: Call) -> Asked:
+        try:
+            plan: Plan[Asked] = call.creating()
+            asked = self.wire.settle(plan)
+        except DurableError as error:
+            call.failed(error)
+            raise
+        if isinstance(asked, Answered):
+            call.failed(None)
+        return asked
+
+
+def in_thread(abort: Callable[[], None]) -> list[threading.Thread]:
+    """Have a thread do it, quietly; the thread, or none when the interpreter is ending."""
+
+    def work() -> None:
+        try:
+            abort()
+        except DurableError as error:
+            logger.info("a response that was closed could not be aborted: %s", error)
+
+    thread = threading.Thread(target=work, name="durable-abort")
+    try:
+        thread.start()
+    except RuntimeError:
+        return []
+    return [thread]
+
+
+def create_abort(stream_url: str) -> Callable[[], None]:
+    """A function that stops the upstream call behind `response.stream_url`; a stream that is gone is no error.
+
+    Raises ValueError for a URL that is not absolute; the function raises ProxyError or NetworkError.
+    """
+    plan = Aborting(stream_url, Retry())
+
+    def abort() -> None:
+        wire = Wire(installed_library())
+        try:
+            wire.settle(plan)
+        finally:
+            wire.close()
+
+    return abort

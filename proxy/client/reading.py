@@ -1,0 +1,281 @@
+"""The read loop without its I/O: which request to send next, which bytes of the answer are new, when and how it ends.
+
+An offset is an opaque token, and stands only between two appends: when a connection is cut in between, nobody can
+name the place. So a position is an offset and how many bytes beyond it have been delivered; the next read starts at
+the offset, and that many bytes of it are dropped.
+
+A driver sends `request`, gives the answer's head to `head`, its body to `receive`, its end to `ended`, its loss to
+`lost`, waits `delay` seconds, and begins again until `outcome` stands. No clock here: `now` is any monotonic one's.
+"""
+
+import binascii
+import json
+from base64 import b64decode
+from dataclasses import dataclass
+
+from proxy.client.access import Access
+from proxy.client.errors import Fault, IncompleteStream, NetworkError, ProxyError
+from proxy.client.events import Event, EventDecoder, EventTooLarge
+from proxy.client.messages import Fields, Send, proxy_error
+from proxy.client.options import EVENT_BYTES, Backoff, Live, Retry, Timeouts
+from proxy.streams.names import Outcome
+
+__all__ = ["START", "Position", "Reading"]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a stream: `ahead` bytes beyond an offset token of the server's."""
+
+    offset: str
+    ahead: int
+
+
+START = Position("-1", 0)
+
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_GONE = frozenset({404, 410})
+
+
+class _Broken(Exception):
+    """The server's bytes are not what the protocol says; the message tells in what."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """What the head of a catch-up or long-poll answer promises for its end."""
+
+    offset: str
+    up_to_date: bool
+    closed: bool
+    outcome: str | None
+
+
+class Reading:
+    """One reader's way through one stream, from a position to the end.
+
+    With `catch_up`, what is already there is read plainly first; a stream that was just created is followed live at
+    once. `timeouts.data` is the longest wait for a new byte: after it NetworkError (READ_TIMEOUT) is raised.
+    """
+
+    def __init__(
+        self, access: Access, position: Position, *, retry: Retry, timeouts: Timeouts, catch_up: bool, now: float
+    ) -> None:
+        self._access = access
+        self._offset = position.offset
+        self._ahead = position.ahead
+        self._backoff = Backoff(retry, retry.reads)
+        self._patience = timeouts.data
+        self._timeouts = timeouts
+        self._live = retry.live
+        self._catch_up = catch_up
+        self._cursor: str | None = None
+        self._since = now  # when waiting for the next byte began
+        self._seen = 0  # bytes of this answer behind the offset
+        self._spoke = False  # this answer held an event
+        self._brought = False  # this answer held a new byte
+        self._plain: _Plain | None = None
+        self._events: EventDecoder | None = None
+        self._closed_without_outcome = False
+        self.delay = 0.0
+        self.bytes_read = 0
+        self.outcome: Outcome | None = None
+
+    @property
+    def position(self) -> Position:
+        """Where the next byte to be delivered stands."""
+        return Position(self._offset, self._ahead)
+
+    def request(self, now: float) -> Send:
+        """The next read. Forgets what was left of the one before."""
+        self._seen = 0
+        self._spoke = self._brought = False
+        self._plain = self._events = None
+        self.delay = 0.0
+        query = [("offset", self._offset)]
+        if not self._catch_up:
+            query.append(("live", self._live.value))
+            if self._cursor is not None:
+                query.append(("cursor", self._cursor))
+        return Send(
+            "GET", self._access.url(query), self._access.headers(), self._timeouts.for_reading(now - self._since)
+        )
+
+    def head(self, status: int, headers: Fields, *, framed: bool) -> bool:
+        """Whether the body is the stream's; if not, an error's body is to be read and given to `refused`.
+
+        `framed`: the end of the body can be told from a cut.
+        """
+        if status == 200 and self._live is Live.SSE and not self._catch_up:
+            if headers.get("stream-sse-data-encoding") != "base64":
+                return False  # text events do not carry every byte as it was
+            self._events = EventDecoder(EVENT_BYTES)
+        elif status in (200, 204):
+            offset = headers.get("stream-next-offset")
+            if offset is None or not framed:
+                return False
+            closed = headers.get("stream-closed") == "true"
+            up_to_date = closed or headers.get("stream-up-to-date") == "true"
+            self._plain = _Plain(offset, up_to_date, closed, headers.get("upstream-outcome"))
+            self._cursor = headers.get("stream-cursor", self._cursor)
+        else:
+            return False
+        return True
+
+    @property
+    def satisfied(self) -> bool:
+        """Nothing more is wanted of this body, though its end has not come: go on to `ended`."""
+        return self._events is not None and (self.outcome is not None or self._closed_without_outcome)
+
+    def refused(self, status: int, headers: Fields, body: bytes, now: float) -> None:
+        """An answer that is not the stream. Raises ProxyError when trying again cannot help."""
+        if status in (200, 204):
+            self._unusable(now)
+            return
+        error = proxy_error(status, headers, body)
+        if status == 401 and self._access.fall_back():
+            return
+        if status == 400 and self._live is Live.SSE and not self._catch_up:
+            self._live = Live.LONG_POLL
+            return
+        if status not in _TRANSIENT:
+            raise error
+        self._failed(error, now, error.retry_after)
+
+    def receive(self, data: bytes, now: float) -> bytes:
+        """The bytes of the stream that `data` brings and that were not delivered yet; often none."""
+        if self._events is None:
+            fresh = self._fresh(data)
+        else:
+            try:
+                fresh = b"".join([self._event(event) for event in self._events.feed(data)])
+            except EventTooLarge:
+                self._live = Live.LONG_POLL
+                raise NetworkError(Fault.PROTOCOL, "an event was too large") from None
+            except _Broken as error:
+                raise NetworkError(Fault.PROTOCOL, str(error)) from None
+        if fresh:
+            self._since = now
+            self._brought = True
+            self.bytes_read += len(fresh)
+            self._backoff.progressed()
+        else:
+            self._check(now)
+        return fresh
+
+    def consumed(self, now: float) -> None:
+        """The caller wants more: the wait for the next byte begins now, however long he kept the last ones."""
+        self._since = now
+
+    def ended(self, now: float) -> None:
+        """The body ended as its framing promised. Raises IncompleteStream when that was the end, but not of a whole."""
+        if self._plain is not None:
+            self._end_plain(self._plain)
+        elif not self.satisfied and not self._spoke:
+            self._failed(NetworkError(Fault.PROTOCOL, "a live read ended without an event"), now)
+        elif not self.satisfied and not self._brought:
+            self.delay = self._backoff.pause()
+        if self.outcome not in (None, Outcome.COMPLETE):
+            raise IncompleteStream(self.outcome, self.bytes_read)
+        if self.outcome is None:
+            self._check(now)
+
+    def lost(self, error: NetworkError, now: float) -> None:
+        """No answer, or it was cut. Raises `error` when there is no attempt left, or the caller's time is up.
+
+        After the closing event there is nothing left to lose: that is the end, as `ended`.
+        """
+        if self.outcome is not None:
+            self.ended(now)
+            return
+        if error.fault is Fault.READ_TIMEOUT:
+            self._check(now)
+        self._failed(error, now)
+
+    def _fresh(self, payload: bytes) -> bytes:
+        """The part of `payload`, which follows what this answer has brought so far, that was not delivered before."""
+        self._seen += len(payload)
+        new = self._seen - self._ahead
+        if new <= 0:
+            return b""
+        self._ahead = self._seen
+        return payload if new == len(payload) else payload[-new:]
+
+    def _advance(self, offset: str) -> None:
+        """Everything that this answer has brought so far lies before `offset`."""
+        self._ahead -= min(self._ahead, self._seen)
+        self._seen = 0
+        if offset != self._offset:
+            self._offset = offset
+            self._backoff.progressed()
+
+    def _event(self, event: Event) -> bytes:
+        if event.name == b"data":
+            self._spoke = True
+            try:
+                return self._fresh(b64decode(event.data.replace(b"\n", b""), validate=True))
+            except binascii.Error:
+                raise _Broken("a data event was not base64") from None
+        if event.name == b"control":
+            self._spoke = True
+            self._control(event.data)
+        return b""
+
+    def _control(self, data: bytes) -> None:
+        try:
+            told = json.loads(data)
+            offset = told["streamNextOffset"]
+        except (ValueError, LookupError, TypeError):
+            raise _Broken("a control event was not understood") from None
+        if not isinstance(offset, str):
+            raise _Broken("an offset was not a string")
+        self._advance(offset)
+        self._backoff.progressed()  # the stream is there, and says that nothing is new
+        cursor = told.get("streamCursor")
+        self._cursor = cursor if isinstance(cursor, str) else self._cursor
+        if told.get("streamClosed") is True:
+            self._close(told.get("upstreamOutcome"))
+
+    def _end_plain(self, plain: _Plain) -> None:
+        moved = plain.offset != self._offset
+        self._advance(plain.offset)
+        if plain.closed:
+            self._close(plain.outcome)
+        elif self._catch_up:
+            self._catch_up = moved and not plain.up_to_date
+        else:
+            self._backoff.progressed()
+            self.delay = 0.0 if moved else self._backoff.pause()
+
+    def _close(self, outcome: object) -> None:
+        if self._ahead:
+            raise ProxyError("INVALID_RESPONSE", "the stream is shorter than it was", status=200)
+        if outcome is None and self._plain is None and not self._closed_without_outcome:
+            # A closing event need not tell the outcome: the head of a plain read at the end does, if anything does.
+            self._closed_without_outcome = self._catch_up = True
+            return
+        try:
+            self.outcome = Outcome.COMPLETE if outcome is None else Outcome(outcome)
+        except ValueError:
+            raise ProxyError("INVALID_RESPONSE", "the stream's outcome is not one we know", status=200) from None
+
+    def _unusable(self, now: float) -> None:
+        """A success that cannot be used as it is: another way of reading may be."""
+        if self._live is Live.SSE and not self._catch_up:
+            self._live = Live.LONG_POLL
+        elif self._live is Live.SSE:
+            self._catch_up = False  # events carry their own ends, so that a body need not
+        else:
+            error = ProxyError("INVALID_RESPONSE", "the answer to a read was not a stream's", status=200)
+            self._failed(error, now)
+
+    def _failed(self, error: NetworkError | ProxyError, now: float, retry_after: float | None = None) -> None:
+        delay = self._backoff.failed(retry_after)
+        if delay is None:
+            raise error
+        self._check(now)
+        self.delay = delay
+
+    def _check(self, now: float) -> None:
+        if self._patience is not None and now - self._since >= self._patience:
+            raise NetworkError(Fault.READ_TIMEOUT, "no new byte of the answer came in time")

@@ -1,0 +1,61 @@
+"""What a durable response is before anything is read: its head, its stream, how far it was consumed. No I/O."""
+
+import time
+
+from proxy.client.creating import Answered
+from proxy.client.messages import Fields
+from proxy.client.reading import Reading
+from proxy.client.session import Delivery
+from proxy.streams.names import Outcome
+
+__all__ = ["ResponseHead"]
+
+
+class ResponseHead:
+    """An upstream's answer, by way of a durable stream.
+
+    An upstream's error is one too: it has no stream (`stream_id` is None), its body came with it. `stream_url` is a
+    credential: who has it can read and abort the stream. `was_resumed`: the stream was there before this request.
+    """
+
+    def __init__(self, source: Delivery | Answered) -> None:
+        self.status_code: int
+        self.headers: Fields
+        self.stream_id: str | None = None
+        self.stream_url: str | None = None
+        self.was_resumed = False
+        self._delivery: Delivery | None = None
+        self._reading: Reading | None = None
+        self._answer = b""
+        if isinstance(source, Answered):
+            self.status_code = source.status
+            self.headers = source.headers
+            self._answer = source.content
+            return
+        self.status_code = source.created.status
+        self.headers = source.created.headers
+        self.stream_id = source.access.stream_id
+        self.stream_url = source.created.stream_url
+        self.was_resumed = source.created.replayed
+        self._delivery = source
+        self._reading = source.reading(time.monotonic())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.status_code} stream={self.stream_id} outcome={self.outcome}>"
+
+    @property
+    def offset(self) -> str | None:
+        """A token of the stream's: every byte before it has been consumed. None without a stream."""
+        return self._delivery.position.offset if self._delivery is not None else None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the stream ended; None while that is not known."""
+        return self._reading.outcome if self._reading is not None else None
+
+    @property
+    def _encoded(self) -> bool:
+        return "content-encoding" in self.headers
+
+    def _aborts_on_close(self) -> bool:
+        return self._delivery is not None and self._delivery.aborts_on_close()

@@ -1,0 +1,93 @@
+"""Where credentials are kept between calls, or between processes: any object with get, set and delete will do."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Protocol
+
+from proxy.client.options import MEMORY_ENTRIES
+
+__all__ = ["FileStorage", "MemoryStorage", "Storage"]
+
+
+class Storage(Protocol):
+    """Texts by key. What it keeps opens streams: keep it as private as what they answer."""
+
+    def get(self, key: str) -> str | None:
+        """The value, None when there is none."""
+
+    def set(self, key: str, value: str) -> None:
+        """Keep `value` in place of what was there."""
+
+    def delete(self, key: str) -> None:
+        """Forget it; no error when there is nothing."""
+
+
+class MemoryStorage:
+    """In this process only; the oldest entries go when there are too many."""
+
+    def __init__(self, max_entries: int = MEMORY_ENTRIES) -> None:
+        self._max_entries = max_entries
+        self._values: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> str | None:
+        """The value, None when there is none."""
+        with self._lock:
+            return self._values.get(key)
+
+    def set(self, key: str, value: str) -> None:
+        """Keep `value`; what was set longest ago is dropped past the limit."""
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._max_entries:
+                self._values.popitem(last=False)
+
+    def delete(self, key: str) -> None:
+        """Forget it."""
+        with self._lock:
+            self._values.pop(key, None)
+
+
+class FileStorage:
+    """A file for each key, readable by its owner only (0600, the folder 0700 when it is made here).
+
+    Names are hashes of the keys. A file is replaced whole or not at all, so that several processes may share a folder.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self._directory = Path(directory)
+
+    def _path(self, key: str) -> Path:
+        return self._directory / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+    def get(self, key: str) -> str | None:
+        """The value, None when there is none. Raises OSError when it cannot be read."""
+        try:
+            return self._path(key).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def set(self, key: str, value: str) -> None:
+        """Keep `value`. Raises OSError when it cannot be written; what was there before stays then."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._path(key)
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(value)
+            fresh.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise
+
+    def delete(self, key: str) -> None:
+        """Forget it. Raises OSError when it cannot be removed."""
+        self._path(key).unlink(missing_ok=True)
