@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 __all__ = [
-    "FIN", "GATE", "HANG", "LAST_CHUNK", "RESET", "Script", "Seen", "Step", "chunk", "chunked", "echo", "endless",
-    "fixed", "head", "sse", "sse_event", "until_close",
+    "FIN", "GATE", "HANG", "LAST_CHUNK", "RESET", "Part", "Script", "Seen", "Step", "chunk", "chunked", "echo",
+    "endless", "fixed", "head", "sse", "sse_event", "until_close",
 ]  # fmt: skip
 
 
@@ -49,7 +49,9 @@ class Seen:
         return values[0] if values else None
 
 
-Script = Iterable[bytes | Step] | Callable[[Seen], Iterable[bytes | Step]]
+# Bytes are sent as they are, numbers are seconds to wait.
+Part = bytes | float | Step
+Script = Iterable[Part] | Callable[[Seen], Iterable[Part]]
 
 
 def head(status: int = 200, *fields: Field, reason: str = "Whatever") -> bytes:
@@ -73,16 +75,16 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def chunked(
-    *parts: bytes | Step, fields: Iterable[Field] = (), status: int = 200, content_type: str = "text/event-stream"
-) -> list[bytes | Step]:
-    """A chunked response: a chunk for each part, a step where a step stands."""
+    *parts: Part, fields: Iterable[Field] = (), status: int = 200, content_type: str = "text/event-stream"
+) -> list[Part]:
+    """A chunked response: a chunk for each part that is bytes, steps where they stand."""
     start = head(status, ("Content-Type", content_type), ("Transfer-Encoding", "chunked"), *fields)
-    return [start, *(part if isinstance(part, Step) else chunk(part) for part in parts), LAST_CHUNK]
+    return [start, *(chunk(part) if isinstance(part, bytes) else part for part in parts), LAST_CHUNK]
 
 
 def until_close(
-    *parts: bytes | Step, fields: Iterable[Field] = (), status: int = 200, content_type: str = "text/plain"
-) -> list[bytes | Step]:
+    *parts: Part, fields: Iterable[Field] = (), status: int = 200, content_type: str = "text/plain"
+) -> list[Part]:
     """A response that ends with the connection."""
     return [head(status, ("Content-Type", content_type), ("Connection", "close"), *fields), *parts, FIN]
 
@@ -97,7 +99,7 @@ def sse_event(token: str) -> bytes:
     return f"data: {json.dumps({'token': token})}\n\n".encode()
 
 
-def sse(*tokens: str | Step) -> list[bytes | Step]:
+def sse(*tokens: str | Step) -> list[Part]:
     """A chunked event stream of tokens, with steps between them."""
     return chunked(*(token if isinstance(token, Step) else sse_event(token) for token in tokens))
 

@@ -5,8 +5,9 @@
     route.release()         # opens the gate
     route.wait_cut()        # or: the proxy has closed the connection before the script was over
 
-A script is a sequence of bytes, sent as they are, and steps; or a function from the request to one, which may be a
-generator without end. `serve` takes several scripts for the first, second, … request; the last one repeats.
+A script is a sequence of bytes, sent as they are, seconds to wait, and steps; or a function from the request to one,
+which may be a generator without end. `serve` takes several scripts for the first, second, … request; the last one
+repeats.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from tests.kit.scripts import (
     HANG,
     LAST_CHUNK,
     RESET,
+    Part,
     Script,
     Seen,
     Step,
@@ -41,8 +43,8 @@ from tests.kit.scripts import (
 )
 
 __all__ = [
-    "FIN", "GATE", "HANG", "LAST_CHUNK", "RESET", "Route", "Script", "Seen", "Step", "Upstream", "chunk", "chunked",
-    "echo", "endless", "fixed", "head", "sse", "sse_event", "until_close",
+    "FIN", "GATE", "HANG", "LAST_CHUNK", "RESET", "Part", "Route", "Script", "Seen", "Step", "Upstream", "chunk",
+    "chunked", "echo", "endless", "fixed", "head", "sse", "sse_event", "until_close",
 ]  # fmt: skip
 
 
@@ -66,7 +68,7 @@ class Route:
         """How many requests have come."""
         return len(self.requests)
 
-    def script(self, seen: Seen) -> Iterable[bytes | Step]:
+    def script(self, seen: Seen) -> Iterable[Part]:
         """The steps for this request, which has just been recorded."""
         script = self._scripts[min(len(self.requests), len(self._scripts)) - 1]
         return script(seen) if callable(script) else script
@@ -287,12 +289,14 @@ class _Connection(asyncio.Protocol):
             self._route = None
             route.changed()
 
-    async def _play(self, route: Route, step: bytes | Step) -> None:
+    async def _play(self, route: Route, step: Part) -> None:
         if isinstance(step, bytes):
             self._transport.write(step)
             route.sent += len(step)
             await self._writable.wait()
             await asyncio.sleep(0)  # an endless script must let the loop see that the peer has gone
+        elif isinstance(step, float):
+            await asyncio.sleep(step)
         elif step is Step.GATE:
             await route.gate.acquire()
         elif step is Step.HANG:

@@ -1,0 +1,330 @@
+"""`python -m proxy` as a process: start-up line, settings, signals, where the secret is kept, and that none leaks."""
+
+import re
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from proxy.version import __version__
+from tests.conformance.caller import Caller, code
+from tests.kit.npm_storage import NpmStorage
+from tests.kit.proxy_process import ProxyProcess, run_proxy
+from tests.kit.upstream import GATE, HANG, RESET, Script, Upstream, chunked, fixed
+
+SECRET = "a service secret, with a comma"
+ENV = {"PROXY_JWT_SECRET": SECRET}
+ALLOW = ["--allow", "http://localhost:*/**"]
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[NpmStorage]:
+    with NpmStorage() as storage:
+        yield storage
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def args(storage: NpmStorage, tmp_path: Path) -> list[str]:
+    """Arguments of a proxy on the npm storage that keeps its files in the test's own directory."""
+    return [*ALLOW, "--durable-streams-url", storage.url, "--data-dir", str(tmp_path / "data")]
+
+
+def one_line(text: str) -> str:
+    """`text` without its newline; AssertionError when it is not exactly one line."""
+    assert text.count("\n") == 1, text
+    assert text.endswith("\n"), text
+    return text.strip()
+
+
+# What it says
+
+
+def test_help_names_the_settings_and_no_flag_for_the_secret() -> None:
+    done = run_proxy(["--help"])
+    assert (done.returncode, done.stderr) == (0, "")
+    for flag in (
+        "--port", "--host", "--durable-streams-url", "--allow", "--stream-ttl-seconds", "--url-expiration-seconds",
+        "--max-response-bytes", "--public-url", "--data-dir", "--cors-origin", "--jwt-secret-file", "PROXY_JWT_SECRET",
+    ):  # fmt: skip
+        assert flag in done.stdout
+    assert not re.search(r"--jwt-secret(?!-file)", done.stdout)
+
+
+def test_version_is_one_line() -> None:
+    done = run_proxy(["--version"])
+    assert done.returncode == 0
+    assert __version__ in one_line(done.stdout)
+
+
+def test_the_start_up_line_says_where_and_localhost_is_both_families(args: list[str]) -> None:
+    with ProxyProcess(args, env=ENV) as proxy:
+        assert f"Proxy running at http://localhost:{proxy.port}\n" in proxy.output
+        assert httpx.get(f"http://127.0.0.1:{proxy.port}/health").json() == {"status": "ok"}
+        if socket.has_ipv6:
+            assert httpx.get(f"http://[::1]:{proxy.port}/health").json() == {"status": "ok"}
+
+
+def test_a_setting_comes_from_the_flag_before_the_environment(storage: NpmStorage, upstream: Upstream) -> None:
+    env = ENV | {
+        "DURABLE_STREAMS_URL": storage.url,
+        "PROXY_ALLOWLIST": "https://api.example.com/**, http://localhost:*/**",
+        "PROXY_PUBLIC_URL": "https://env.example.com",
+        "PROXY_PORT": "1",
+    }
+    with ProxyProcess(["--public-url", "https://flag.example.com"], env=env) as proxy:
+        caller = Caller(proxy.url, SECRET)
+        answer = caller.post(upstream.serve(fixed(b"x")).url)
+        assert answer.status_code == 201
+        assert answer.headers["location"].startswith("https://flag.example.com/v1/proxy/")
+        caller.http.close()
+
+
+# Bad settings
+
+
+@pytest.mark.parametrize(
+    ("bad", "names"),
+    [
+        (["--port", "many"], "port"),
+        (["--port", "70000"], "port"),
+        (["--port", "-1"], "port"),
+        (["--nonsense"], "nonsense"),
+        (["surplus"], "surplus"),
+        (["--allow", "http://localhost:*/**", "--allow", "http://bad host/"], "bad host"),
+        (["--allow", "ftp://x/**"], "ftp://x/**"),
+        (["--allow", "https://a..b/**"], "https://a..b/**"),
+        (["--durable-streams-url", "ftp://localhost"], "durable-streams-url"),
+        (["--durable-streams-url", "localhost"], "durable-streams-url"),
+        (["--public-url", "app.example.com"], "public-url"),
+        (["--stream-ttl-seconds", "0"], "stream-ttl-seconds"),
+        (["--stream-ttl-seconds", "60"], "stream-ttl-seconds"),
+        (["--stream-ttl-seconds", "1e3"], "stream-ttl-seconds"),
+        (["--max-response-bytes", "-1"], "max-response-bytes"),
+        (["--upstream-timeout-seconds", "0"], "upstream-timeout-seconds"),
+        (["--upstream-timeout-seconds", "nan"], "upstream-timeout-seconds"),
+        (["--upstream-timeout-seconds", "inf"], "upstream-timeout-seconds"),
+        (["--cors-origin", "nonsense"], "cors-origin"),
+        (["--pass-header", "bad header"], "pass-header"),
+        (["--jwt-secret-file", "/nonexistent/secret"], "/nonexistent/secret"),
+        (["--ca-file", "/nonexistent/ca.pem"], "/nonexistent/ca.pem"),
+    ],
+)
+def test_a_bad_setting_stops_the_start_with_one_line_that_says_which(
+    args: list[str], bad: list[str], names: str
+) -> None:
+    done = run_proxy(["--port", "0", *args, *bad], env=ENV)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert names in one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PROXY_PORT", "many"),
+        ("PROXY_ALLOWLIST", "http://localhost:*/**,http://bad host/"),
+        ("PROXY_MAX_RESPONSE_BYTES", "1 MB"),
+        ("DURABLE_STREAMS_URL", "nonsense"),
+        ("PROXY_JWT_SECRET", "\t "),
+    ],
+)
+def test_a_bad_variable_stops_the_start_and_is_named(tmp_path: Path, name: str, value: str) -> None:
+    env = ENV | {"DURABLE_STREAMS_URL": "http://localhost:1", "PROXY_DATA_DIR": str(tmp_path)} | {name: value}
+    done = run_proxy([] if name == "PROXY_PORT" else ["--port", "0"], env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    line = one_line(done.stderr)
+    assert name in line or name.removeprefix("PROXY_").lower().replace("_", "-")[:5] in line.lower()
+
+
+def test_a_port_in_use_stops_the_start_with_one_line(args: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_proxy(["--port", str(port), *args], env=ENV)
+    assert done.returncode == 2
+    assert str(port) in one_line(done.stderr)
+
+
+# The secret
+
+
+def test_a_secret_on_the_command_line_is_refused_and_not_repeated(args: list[str]) -> None:
+    for spelled in (["--jwt-secret", "hunter2-canary"], ["--jwt-secret=hunter2-canary"]):
+        done = run_proxy(["--port", "0", *args, *spelled], env=ENV)
+        assert done.returncode == 2
+        assert "hunter2-canary" not in done.stdout + done.stderr
+
+
+def test_a_comma_is_part_of_the_secret(args: list[str]) -> None:
+    with ProxyProcess(args, env=ENV) as proxy:
+        assert _status(proxy, SECRET) == 400
+        for part in SECRET.split(","):
+            assert _status(proxy, part.strip()) == 401
+
+
+def _status(proxy: ProxyProcess, secret: str) -> int:
+    """400 for who may create (nothing is asked for), 401 for who may not."""
+    return httpx.post(f"{proxy.url}/v1/proxy", headers={"Authorization": f"Bearer {secret}"}).status_code
+
+
+def test_without_a_secret_one_is_made_and_kept_for_its_owner_alone(args: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "data" / "secret"
+    secrets = set()
+    for _ in range(2):
+        with ProxyProcess(args) as proxy:
+            secret = path.read_text().strip()
+            secrets.add(secret)
+            assert _status(proxy, secret) == 400
+            assert str(path) in proxy.output
+            proxy.stop()
+            assert secret not in proxy.output
+    assert len(secrets) == 1
+    assert len(secrets.pop()) >= 32
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_the_first_secret_of_a_file_signs_and_all_verify(args: list[str], tmp_path: Path, upstream: Upstream) -> None:
+    file = tmp_path / "secrets"
+    urls = []
+    for lines in ("old\n", "new\nold\n", "new\n"):
+        file.write_text(lines)
+        with ProxyProcess([*args, "--jwt-secret-file", str(file)]) as proxy:
+            for secret in ("old", "new"):
+                assert _status(proxy, secret) == (400 if f"{secret}\n" in lines else 401)
+            caller = Caller(proxy.url, lines.partition("\n")[0])
+            urls.append(caller.create(upstream.serve(fixed(b"x")).url).url)
+            statuses = [caller.http.get(url).status_code for url in urls]
+            caller.http.close()
+    assert statuses == [401, 200, 200]
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_an_idle_proxy_at_once_and_in_order(args: list[str], number: signal.Signals) -> None:
+    with ProxyProcess(args, env=ENV) as proxy, httpx.Client() as client:
+        assert client.get(f"{proxy.url}/health").status_code == 200  # a connection is kept alive
+        proxy.signal(number)
+        assert proxy.wait(10) == 0
+        assert "Traceback" not in proxy.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_does_not_end_within_the_drain_time_is_interrupted(
+    args: list[str], upstream: Upstream, number: signal.Signals
+) -> None:
+    route = upstream.serve(chunked(b"so far", HANG))
+    with ProxyProcess([*args, "--drain-timeout-seconds", "0.2"], env=ENV) as proxy:
+        caller = Caller(proxy.url, SECRET)
+        stream = caller.create(route.url)
+        with stream.live() as live:
+            live.until(b"so far")
+            proxy.signal(number)
+            live.to_end()
+        assert live.controls[-1]["upstreamOutcome"] == "interrupted"
+        assert proxy.wait(10) == 0
+        caller.http.close()
+        route.wait_cut()
+        assert "Traceback" not in proxy.output
+    with ProxyProcess(args, env=ENV) as proxy:
+        caller = Caller(proxy.url, SECRET)
+        again = caller.stream(httpx.Response(200, headers={"location": stream.url}))
+        data, outcome, last = again.whole()
+        assert (data, outcome) == (b"so far", "interrupted")
+        assert last.headers["upstream-content-type"] == "text/event-stream"
+        assert again.head().headers["upstream-outcome"] == "interrupted"
+        caller.http.close()
+
+
+def test_what_ends_within_the_drain_time_is_complete_and_nothing_new_begins(
+    args: list[str], upstream: Upstream
+) -> None:
+    route, other = upstream.serve(chunked(b"so far", GATE, b", and on")), upstream.serve(fixed())
+    with ProxyProcess(args, env=ENV) as proxy:
+        caller = Caller(proxy.url, SECRET)
+        stream = caller.create(route.url)
+        stream.until(b"so far")
+        with stream.live() as live:
+            live.until(b"so far")
+            proxy.signal(signal.SIGTERM)
+            health = caller.http.get("/health")
+            while health.status_code == 200:  # the signal is on its way
+                health = caller.http.get("/health")
+            assert health.status_code == 503
+            assert "draining" in health.text.lower()
+            assert code(caller.post(other.url)) == (503, "DRAINING")
+            route.release()
+            assert live.to_end() == b"so far, and on"
+        assert live.controls[-1]["upstreamOutcome"] == "complete"
+        caller.http.close()
+        assert proxy.wait(20) == 0
+    assert other.count == 0
+
+
+def test_a_second_signal_does_not_make_it_fail(args: list[str], upstream: Upstream) -> None:
+    route = upstream.serve(chunked(b"so far", HANG))
+    with ProxyProcess([*args, "--drain-timeout-seconds", "2"], env=ENV) as proxy:
+        caller = Caller(proxy.url, SECRET)
+        caller.create(route.url).until(b"so far")
+        caller.http.close()
+        proxy.signal(signal.SIGTERM)
+        proxy.signal(signal.SIGTERM)
+        assert proxy.wait(20) == 0
+        assert "Traceback" not in proxy.output
+
+
+# Nothing tells a secret
+
+
+def test_no_secret_is_in_any_output_or_argument(args: list[str], upstream: Upstream) -> None:
+    canaries = {
+        "service secret": SECRET,
+        "upstream key": "Bearer sk-canary-5391",
+        "query": "canary-query-7412",
+        "body": "canary-body-9921",
+        "storage token": "canary-token-3377",
+        "idempotency key": "canary-idempotency-1186",
+        "custom header": "canary-header-8844",
+    }
+    private = [("Upstream-Authorization", canaries["upstream key"]), ("X-Api-Key", canaries["custom header"])]
+    once = {"Idempotency-Key": canaries["idempotency key"]}
+    env = ENV | {"DURABLE_STREAMS_TOKEN": canaries["storage token"]}
+    with ProxyProcess([*args, "--drain-timeout-seconds", "0.1"], env=env) as proxy:
+        caller = Caller(proxy.url, SECRET)
+        body, query = canaries["body"].encode(), f"/x?key={canaries['query']}"
+        scripts: list[Script] = [fixed(body), fixed(body, status=500), fixed(body, status=302), chunked(b"a", HANG)]
+        scripts += [[RESET], [b"garbage\r\n\r\n"]]
+        signatures = []
+        for script in scripts:
+            answer = caller.post(upstream.serve(script, path=query).url, headers=private, content=body)
+            if answer.status_code == 201:
+                stream = caller.stream(answer)
+                signatures.append(stream.signed["signature"])
+                stream.get()
+                stream.get(signature="A" * 43)
+                stream.head()
+        caller.post(upstream.serve(fixed(body)).url, headers=once)
+        caller.post(upstream.serve(fixed(body)).url, headers=once)
+        caller.http.get("/nothing", params={"secret": SECRET})
+        with caller.raw() as peer:
+            peer.send(f"GET /v1/proxy?secret={SECRET} HTTP/9\r\nAuthorization: Bearer {SECRET}\r\n\r\n".encode())
+            peer.rest()
+        cmdline = Path(f"/proc/{proxy.pid}/cmdline").read_bytes().decode()
+        caller.http.close()
+        assert proxy.stop() == 0
+        told = proxy.output + cmdline
+    assert signatures
+    leaked = [name for name, canary in canaries.items() if canary in told]
+    assert not leaked, told
+    assert not [signature for signature in signatures if signature in told], told
+    assert "Traceback" not in told
