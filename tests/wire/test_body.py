@@ -303,6 +303,7 @@ STREAMS = st.one_of(
 @given(STREAMS, cuts)
 @example(b"5\r\nhello\r\n0\r\nx\r\n\r\n", [])
 @example(b"zz", [1])
+@example(b"0 ", [])
 def test_any_chunked_bytes_in_any_split_give_what_h11_gives(stream: bytes, places: list[int]) -> None:
     decoder = chunked()
     payload, rest = decode(decoder, cut_at(stream, places))
@@ -313,9 +314,10 @@ def test_any_chunked_bytes_in_any_split_give_what_h11_gives(stream: bytes, place
         assert not decoder.done or rest == (oracle.connection.trailing_data[0] or b"")
         return
     assert oracle.payload.startswith(payload)
-    oracle.feed([b"\r\n\r\n"])  # h11 looks at a line when it is whole, we while it grows
+    line_ends = b"\r\n\r\n"  # h11 looks at a line when it is whole, we while it grows
+    oracle.feed([line_ends])
     if not oracle.failed or payload != oracle.payload:
-        assert any(pattern.search(stream) for pattern in STRICTER)
+        assert any(pattern.search(stream + line_ends) for pattern in STRICTER)
 
 
 @settings(max_examples=300, deadline=None)
