@@ -11,7 +11,20 @@ from tests.conformance.caller import Caller, Stream, code
 from tests.kit.npm_storage import NpmStorage
 from tests.kit.proxy_process import ProxyProcess
 from tests.kit.relay import Cut, Relay, Way
-from tests.kit.upstream import FIN, GATE, HANG, Script, Upstream, chunked, endless, fixed, head, sse_event, until_close
+from tests.kit.upstream import (
+    FIN,
+    GATE,
+    HANG,
+    Part,
+    Script,
+    Upstream,
+    chunked,
+    endless,
+    fixed,
+    head,
+    sse_event,
+    until_close,
+)
 
 SECRET = "the service secret"
 LIMIT = 1000
@@ -126,7 +139,7 @@ def test_an_upstream_without_a_head_in_time_is_a_timeout(strict: Caller, upstrea
 
 
 def test_a_head_that_drips_is_a_timeout_too(strict: Caller, upstream: Upstream) -> None:
-    drip = itertools.cycle([b"X-Slow: 1\r\n", 0.05])
+    drip: Iterator[Part] = itertools.cycle([b"X-Slow: 1\r\n", 0.05])
     route = upstream.serve(lambda _: itertools.chain([b"HTTP/1.1 200 OK\r\n"], drip))
     assert code(strict.post(route.url)) == (504, "UPSTREAM_TIMEOUT")
     route.wait_cut()
