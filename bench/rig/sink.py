@@ -24,7 +24,7 @@ _LONG_POLL_SECONDS = 30.0
 class Stored:
     """What is left of a stream."""
 
-    __slots__ = ("appends", "check", "closed", "content_type", "ended", "epoch", "kept", "length", "parked", "seq")
+    __slots__ = ("appends", "check", "closed", "content_type", "epoch", "kept", "length", "parked", "seq")
 
     def __init__(self, content_type: bytes, check: Check | None) -> None:
         self.content_type = content_type
@@ -33,7 +33,6 @@ class Stored:
         self.length = 0
         self.appends = 0
         self.closed = False
-        self.ended: asyncio.Future[None] | None = None
         self.epoch = -1
         self.seq = -1
         self.parked: list[Callable[[], None]] = []
@@ -81,15 +80,9 @@ class Sink:
             link.transport.abort()
 
     async def closed(self, stream_id: bytes) -> Stored:
-        """Waits until the data stream of this id is closed. It need not exist yet."""
-        stored = self.streams.get(stream_id)
-        if stored is None or not stored.closed:
-            end = self._ends.get(stream_id)
-            if end is None:
-                end = self._ends[stream_id] = asyncio.get_running_loop().create_future()
-            await end
-            stored = self.streams[stream_id]
-        return stored
+        """Waits until the closing of this data stream has been acknowledged. It need not exist yet."""
+        await self._end(stream_id)
+        return self.streams[stream_id]
 
     def forget(self, stream_id: bytes) -> None:
         """Drops a finished data stream and its record, so that a long run does not grow."""
@@ -103,10 +96,14 @@ class Sink:
         return path[match.start(1) :] if match else path
 
     def ended(self, name: bytes) -> None:
-        """The stream has been closed."""
-        end = self._ends.pop(name, None)
-        if end is not None and not end.done():
-            end.set_result(None)
+        """The stream has been closed, and its closing has been acknowledged."""
+        _resolve(self._end(name))
+
+    def _end(self, name: bytes) -> "asyncio.Future[None]":
+        end = self._ends.get(name)
+        if end is None:
+            end = self._ends[name] = asyncio.get_running_loop().create_future()
+        return end
 
 
 class _Link(asyncio.BufferedProtocol):
@@ -202,24 +199,31 @@ class _Link(asyncio.BufferedProtocol):
         if stored is None:
             self.transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             return
-        if field(head, b"stream-closed") == b"true" and not stored.closed:
-            stored.closed = True
-            self.sink.ended(self.sink.name(head.split(b" ", 2)[1].partition(b"?")[0]))
+        closes = field(head, b"stream-closed") == b"true" and not stored.closed
+        stored.closed = stored.closed or closes
+        ended = self.sink.name(head.split(b" ", 2)[1].partition(b"?")[0]) if closes else None
         if head.startswith(b"PUT "):
-            stored.wake()
-            self.transport.write(
+            answer = (
                 b"HTTP/1.1 201 Created\r\nContent-Type: %b\r\nStream-Next-Offset: %b\r\nContent-Length: 0\r\n\r\n"
                 % (stored.content_type, stored.offset)
             )
+            self._acknowledge(stored, answer, ended)
             return
         self.sink.appends += 1
         stored.appends += 1
         answer = self._appended(stored)
-        stored.wake()
         if self.sink.delay:
-            asyncio.get_running_loop().call_later(self.sink.delay, self.transport.write, answer)
+            asyncio.get_running_loop().call_later(self.sink.delay, self._acknowledge, stored, answer, ended)
         else:
-            self.transport.write(answer)
+            self._acknowledge(stored, answer, ended)
+
+    def _acknowledge(self, stored: Stored, answer: bytes, ended: bytes | None) -> None:
+        if self.transport.is_closing():
+            return
+        self.transport.write(answer)
+        stored.wake()
+        if ended is not None:
+            self.sink.ended(ended)
 
     def _appended(self, stored: Stored) -> bytes:
         epoch, seq = field(self._head, b"producer-epoch"), field(self._head, b"producer-seq")
