@@ -113,7 +113,7 @@ async def create(request: Request) -> Response:
 
 async def read(request: Request) -> Response:
     """GET /v1/proxy/{id}"""
-    stream_id = request.path_params["stream_id"]
+    stream_id = str(request.path_params["stream_id"])
     query = request.query_params
     if not query.get("expires", "").isdigit() or not hmac.compare_digest(
         query.get("signature", ""), sign(stream_id, int(query["expires"]))
