@@ -100,6 +100,7 @@ class AsyncDurableResponse(ResponseHead):
             async with aclosing(self._stream(self._delivery, self._reading)) as pieces:
                 async for piece in pieces:
                     yield piece
+            self._reading.verdict()
             self._delivery.finished()
         except DurableError as error:
             self._delivery.failed(error)
@@ -128,6 +129,7 @@ class AsyncDurableResponse(ResponseHead):
                         if reading.satisfied:
                             break
                 reading.ended(time.monotonic())
+                delivery.consumed(reading.position)
             except NetworkError as error:
                 reading.lost(error, time.monotonic())
             finally:

@@ -94,6 +94,7 @@ class DurableResponse(ResponseHead):
             return
         try:
             yield from self._stream(self._delivery, self._reading)
+            self._reading.verdict()
             self._delivery.finished()
         except DurableError as error:
             self._delivery.failed(error)
@@ -119,6 +120,7 @@ class DurableResponse(ResponseHead):
                     if reading.satisfied:
                         break
                 reading.ended(time.monotonic())
+                delivery.consumed(reading.position)
             except NetworkError as error:
                 reading.lost(error, time.monotonic())
             finally:

@@ -37,10 +37,6 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GONE = frozenset({404, 410})
 
 
-class _Broken(Exception):
-    """The server's bytes are not what the protocol says; the message tells in what."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Plain:
     """What the head of a catch-up or long-poll answer promises for its end."""
@@ -77,6 +73,7 @@ class Reading:
         self._plain: _Plain | None = None
         self._events: EventDecoder | None = None
         self._closed_without_outcome = False
+        self._broken: NetworkError | ProxyError | None = None  # what follows the bytes that were just handed out
         self.delay = 0.0
         self.bytes_read = 0
         self.outcome: Outcome | None = None
@@ -90,7 +87,7 @@ class Reading:
         """The next read. Forgets what was left of the one before."""
         self._seen = 0
         self._spoke = self._brought = False
-        self._plain = self._events = None
+        self._plain = self._events = self._broken = None
         self.delay = 0.0
         query = [("offset", self._offset)]
         if not self._catch_up:
@@ -144,16 +141,7 @@ class Reading:
 
     def receive(self, data: bytes, now: float) -> bytes:
         """The bytes of the stream that `data` brings and that were not delivered yet; often none."""
-        if self._events is None:
-            fresh = self._fresh(data)
-        else:
-            try:
-                fresh = b"".join([self._event(event) for event in self._events.feed(data)])
-            except EventTooLarge:
-                self._live = Live.LONG_POLL
-                raise NetworkError(Fault.PROTOCOL, "an event was too large") from None
-            except _Broken as error:
-                raise NetworkError(Fault.PROTOCOL, str(error)) from None
+        fresh = self._fresh(data) if self._events is None else self._live_bytes(self._events, data)
         if fresh:
             self._since = now
             self._brought = True
@@ -168,29 +156,29 @@ class Reading:
         self._since = now
 
     def ended(self, now: float) -> None:
-        """The body ended as its framing promised. Raises IncompleteStream when that was the end, but not of a whole."""
+        """The body ended as its framing promised, or all is here that it was to bring."""
+        self._raise_broken()
         if self._plain is not None:
             self._end_plain(self._plain)
         elif not self.satisfied and not self._spoke:
             self._failed(NetworkError(Fault.PROTOCOL, "a live read ended without an event"), now)
         elif not self.satisfied and not self._brought:
             self.delay = self._backoff.pause()
-        if self.outcome not in (None, Outcome.COMPLETE):
-            raise IncompleteStream(self.outcome, self.bytes_read)
         if self.outcome is None:
             self._check(now)
 
     def lost(self, error: NetworkError, now: float) -> None:
-        """No answer, or it was cut. Raises `error` when there is no attempt left, or the caller's time is up.
-
-        After the closing event there is nothing left to lose: that is the end, as `ended`.
-        """
+        """No answer, or it was cut. Raises `error` when there is no attempt left, or the caller's time is up."""
         if self.outcome is not None:
-            self.ended(now)
-            return
+            return  # the closing event had come: there was nothing left to lose
         if error.fault is Fault.READ_TIMEOUT:
             self._check(now)
         self._failed(error, now)
+
+    def verdict(self) -> None:
+        """At the end: raises IncompleteStream unless the stream was whole."""
+        if self.outcome is not None and self.outcome is not Outcome.COMPLETE:
+            raise IncompleteStream(self.outcome, self.bytes_read)
 
     def _fresh(self, payload: bytes) -> bytes:
         """The part of `payload`, which follows what this answer has brought so far, that was not delivered before."""
@@ -209,13 +197,34 @@ class Reading:
             self._offset = offset
             self._backoff.progressed()
 
+    def _live_bytes(self, events: EventDecoder, data: bytes) -> bytes:
+        """What is new in the events that `data` completes. What is wrong with one is raised after them."""
+        self._raise_broken()
+        fresh: list[bytes] = []
+        try:
+            for event in events.feed(data):
+                fresh.append(self._event(event))
+        except EventTooLarge:
+            self._live = Live.LONG_POLL
+            self._broken = NetworkError(Fault.PROTOCOL, "an event was too large")
+        except (NetworkError, ProxyError) as error:
+            self._broken = error
+        if not any(fresh):
+            self._raise_broken()
+        return b"".join(fresh)
+
+    def _raise_broken(self) -> None:
+        broken, self._broken = self._broken, None
+        if broken is not None:
+            raise broken
+
     def _event(self, event: Event) -> bytes:
         if event.name == b"data":
             self._spoke = True
             try:
                 return self._fresh(b64decode(event.data.replace(b"\n", b""), validate=True))
             except binascii.Error:
-                raise _Broken("a data event was not base64") from None
+                raise _broken("a data event was not base64") from None
         if event.name == b"control":
             self._spoke = True
             self._control(event.data)
@@ -226,9 +235,9 @@ class Reading:
             told = json.loads(data)
             offset = told["streamNextOffset"]
         except (ValueError, LookupError, TypeError):
-            raise _Broken("a control event was not understood") from None
+            raise _broken("a control event was not understood") from None
         if not isinstance(offset, str):
-            raise _Broken("an offset was not a string")
+            raise _broken("an offset was not a string")
         self._advance(offset)
         self._backoff.progressed()  # the stream is there, and says that nothing is new
         cursor = told.get("streamCursor")
@@ -279,3 +288,8 @@ class Reading:
     def _check(self, now: float) -> None:
         if self._patience is not None and now - self._since >= self._patience:
             raise NetworkError(Fault.READ_TIMEOUT, "no new byte of the answer came in time")
+
+
+def _broken(detail: str) -> NetworkError:
+    """The server's bytes are not what the protocol says: as good as a lost connection, and tried again like one."""
+    return NetworkError(Fault.PROTOCOL, detail)
