@@ -240,6 +240,8 @@ ACCEPTED = {
     "a host with an underscore": with_host(b"proxy_1:80"),
     "a header without a space after the colon": request(b"A:b"),
     "a header with white space around its value": request(b"A: \t b \t"),
+    "a space after a value": request(b"A: b "),
+    "two spaces before a value": request(b"A:  b"),
     "an empty value": request(b"A:"),
     "a tab within a value": request(b"A: b\tc"),
     "a value in UTF-8": request("A: é".encode()),
@@ -352,6 +354,13 @@ def test_a_bad_body_is_a_fault_after_the_payload_before_it(body: bytes, payload:
     assert rest == ([payload, code.value] if payload else [code.value])
 
 
+@pytest.mark.parametrize("feed", FEEDS)
+@pytest.mark.parametrize("blank", [b"", b"\r\n", b"\r\n\r\n"])
+def test_blank_lines_before_a_request_do_not_shift_its_body(blank: bytes, feed: Feed) -> None:
+    data = blank + request(b"Content-Length: 5") + b"hello"
+    assert serve(codec(), feed(data * 2))[1::3] == [b"hello", b"hello"]
+
+
 def test_a_fault_behind_good_events_is_told_at_once_and_raised_by_what_follows() -> None:
     server = codec()
     events = server.receive(request(b"Transfer-Encoding: chunked") + b"5\r\nhello\r\nzz")
@@ -462,7 +471,7 @@ VALID = [
     + b"1\r\na\r\n0\r\n\r\n"
     + request(),
     request(b"Transfer-Encoding: chunked") + b"5;x=y\r\nhello\r\n0\r\na: b\r\n\r\n",
-    request(b"Expect: 100-continue", b"Content-Length: 1") + b"x",
+    b"\r\n" + request(b"Expect: 100-continue", b"Content-Length: 1") + b"x",
     request(b"Upgrade: x", b"Connection: upgrade") + request(),
 ]
 FUZZ = st.one_of(st.binary(max_size=300), mutations(VALID), mutations([data for data, _ in REFUSED.values()]))
@@ -574,9 +583,10 @@ def test_a_response_to_head_keeps_the_length_that_get_would_have() -> None:
     asked = server.receive(request(start=b"HEAD / HTTP/1.1"))[0]
     assert isinstance(asked, RequestHead)
     headers = Headers([(b"content-length", b"1234")])
-    sent, is_chunked = server.send_head(200, headers, 0, request=asked, keep_alive=True)
-    assert sent == b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n"
-    assert not is_chunked
+    for given_headers, length in ((headers, 0), (headers, 1234), (Headers(), 1234)):
+        sent, is_chunked = server.send_head(200, given_headers, length, request=asked, keep_alive=True)
+        assert sent == b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n"
+        assert not is_chunked
 
 
 def test_an_answer_to_what_could_not_be_read_has_its_length_and_closes() -> None:

@@ -266,6 +266,13 @@ def test_fields_whose_value_may_not_be_passed_on_are_left_out() -> None:
     assert list(head.headers) == [(b"b", b"c"), (b"content-length", b"0")]
 
 
+def test_white_space_around_a_value_is_not_part_of_it() -> None:
+    head = asked().receive(response(b"A: b ", b"C:d", b"E:   f", b"G: \t", b"Content-Length: 0"))[0]
+    assert isinstance(head, ResponseHead)
+    assert list(head.headers)[:-1] == [(b"a", b"b"), (b"c", b"d"), (b"e", b"f"), (b"g", b"")]
+    assert plain_response_head(response(b"A: b "), 0, LIMITS) is None
+
+
 def test_equal_repeated_lengths_are_one_header() -> None:
     head = asked().receive(response(b"Content-Length: 5", b"A: b", b"Content-Length: 5"))[0]
     assert isinstance(head, ResponseHead)
