@@ -80,12 +80,11 @@ def serve(codec: ServerCodec, pieces: Iterable[bytes], *, eof: bool = False) -> 
     seen: Seen = []
     try:
         for piece in pieces:
-            _note(seen, codec.receive(piece))
-            while codec.failed is None and seen and seen[-1] == End() and not codec.idle:
+            events = codec.receive(piece)
+            _note(seen, events)
+            while End() in events:
                 events = codec.next_request()
                 _note(seen, events)
-                if not events:
-                    break
         if eof:
             _note(seen, codec.receive_eof())
         if codec.failed is not None:
