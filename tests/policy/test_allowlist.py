@@ -92,6 +92,14 @@ RULES: dict[str, tuple[list[str], list[str]]] = {
         ["https://a.example/aa", "https://a.example/aba", "https://a.example/aaa"],
         ["https://a.example/a", "https://a.example/ab"],
     ),
+    "https://a.example/a*b*b": (
+        ["https://a.example/abb", "https://a.example/axbxb"],
+        ["https://a.example/ab", "https://a.example/axb"],
+    ),
+    "https://a.example/x*a*a*": (
+        ["https://a.example/xaa", "https://a.example/x-a-a-"],
+        ["https://a.example/xa", "https://a.example/x-a-"],
+    ),
     "https://a.example/x%20y/@me": (
         ["https://a.example/x%20y/@me"],
         ["https://a.example/x y/@me", "https://a.example/x+y/@me", "https://a.example/x%20y/%40me"],
@@ -123,6 +131,8 @@ RULES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "https://example.*": (["https://example.com/", "https://example.dev/"], ["https://example.co.uk/",
     "https://a.example.com/"]),
+    "https://*.EXAMPLE.com": (["https://a.example.com/"], ["https://example.com/"]),
+    "https://node.0*": (["https://node.0zone/"], ["https://node.zone/"]),
     "https://*": (
         ["https://localhost/", "https://backend/x"],
         ["https://a.example/", "https://127.0.0.1/", "https://[::1]/", "http://localhost/"],

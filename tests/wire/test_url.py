@@ -129,6 +129,12 @@ def test_what_two_parsers_could_read_differently_is_refused(text: bytes) -> None
     assert "evil" not in refusal.value.reason
 
 
+@pytest.mark.parametrize("text", REFUSED["userinfo"])
+def test_userinfo_is_called_by_its_name(text: bytes) -> None:
+    with pytest.raises(UrlError, match="userinfo"):
+        parse_url(text)
+
+
 def test_a_name_may_have_labels_of_63_and_253_bytes_in_all() -> None:
     longest = b".".join([b"a" * 63, b"b" * 63, b"c" * 63, b"d" * 61])
     assert parse_url(b"https://" + longest).host == longest.decode()
