@@ -1,0 +1,94 @@
+"""The body of a live read: server-sent events as the stream grows (protocol section on SSE).
+
+Each data event is followed by a control event, and waiting costs nothing: a commit wakes who waits.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from proxy.http.message import Buffer, Cut
+from proxy.store.cursors import next_cursor
+from proxy.store.engine import Engine
+from proxy.store.offsets import format_offset
+from proxy.store.pulled import PulledBody
+from proxy.store.sse import KEEP_ALIVE, Encoding, control_event, data_event, encoding_of, whole_characters
+from proxy.store.state import Stream, Watch
+
+__all__ = ["LiveBody", "LiveLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLimits:
+    """A silent response gets a comment every `keep_alive` seconds and ends after `whole`; `cursor` is the seconds of
+    one cursor, `event_bytes` about how much one event carries.
+    """
+
+    keep_alive: float
+    whole: float
+    cursor: int
+    event_bytes: int
+
+
+class LiveBody(PulledBody):
+    """Events from `position` on until the stream is closed or removed, or the response's time is over."""
+
+    def __init__(self, engine: Engine, stream: Stream, position: int, cursor: str | None, limits: LiveLimits) -> None:
+        super().__init__(None)
+        self._engine = engine
+        self._stream = stream
+        self._position = position
+        self._cursor = cursor
+        self._limits = limits
+        self._encoding = encoding_of(stream.media)
+        self._watch = Watch(stream)
+        self._until = asyncio.get_running_loop().time() + limits.whole
+        self._seen: int | None = None  # the end of the stream up to which the reader has all that can be sent
+        self._is_last = False
+
+    def abort(self, cut: Cut = Cut.ABORTED) -> None:
+        """Make no more; a taker that waits is told."""
+        super().abort(cut)
+        self._watch.wake()
+
+    async def _make(self) -> list[Buffer]:
+        stream = self._stream
+        loop = asyncio.get_running_loop()
+        silent_until = loop.time() + self._limits.keep_alive
+        while not self._is_last and self._cut is None:
+            now = loop.time()
+            if stream.gone or stream.deleted or self._engine.is_closing or now >= self._until:
+                break
+            if self._seen != stream.tail or stream.closed:
+                self._engine.touch(stream)
+                return await self._events()
+            if now >= silent_until:
+                self._engine.touch(stream)
+                return [KEEP_ALIVE]
+            await self._watch.wait(min(silent_until, self._until) - now)
+        return []
+
+    async def _events(self) -> list[Buffer]:
+        """What came since the last call, if anything, and where the reader is now."""
+        stream = self._stream
+        tail = stream.tail
+        payload = b""
+        position = reached = min(self._position, tail)
+        if position < tail:
+            pieces = await self._engine.read(stream, position, tail, self._limits.event_bytes)
+            if not pieces:
+                return []  # removed under the reader
+            payload = pieces[0][1] if len(pieces) == 1 else b"".join([data for _, data in pieces])
+            reached = pieces[-1][0] + len(pieces[-1][1])
+        is_end = reached == stream.tail
+        is_last = is_end and stream.closed
+        if self._encoding is Encoding.TEXT and not is_last:
+            payload = payload[: whole_characters(payload)]
+            position += len(payload)
+        else:
+            position = reached
+        self._position = position
+        self._seen = reached if is_end else None
+        self._is_last = is_last
+        cursor = next_cursor(self._cursor, self._engine.now() / 1000, self._limits.cursor)
+        control = control_event(format_offset(position), cursor, up_to_date=is_end, closed=is_last)
+        return [data_event(payload, self._encoding), control] if payload else [control]

@@ -1,0 +1,226 @@
+"""What is read from the database, and the threads that read it: the event loop never waits for a disk.
+
+Readers see only what is committed and never wait for the writer, nor it for them.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+from proxy.store.sqlite import open_for_reading
+from proxy.store.state import Fork, Segment, Spec, Stream
+
+__all__ = ["Piece", "Reader", "Readers"]
+
+T = TypeVar("T")
+Piece = tuple[int, bytes]  # position, data
+
+_STREAM = """
+    SELECT id, path, content_type, created, ttl, expires_at, expires, closed, last_seq,
+           fork_path, fork_offset, fork_sub, source, start, deleted
+    FROM streams WHERE """
+# A piece that began before the position asked for counts, if it reaches that far.
+_PIECES = """
+    SELECT position, continues, data FROM pieces
+    WHERE stream = ?1 AND position < ?3 AND position >=
+        ifnull((SELECT max(position) FROM pieces WHERE stream = ?1 AND position <= ?2), ?2)
+    ORDER BY position"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of `streams`."""
+
+    id: int
+    path: str
+    content_type: str
+    created: int
+    ttl: int | None
+    expires_at: str | None
+    expires: int | None
+    closed: int
+    last_seq: str | None
+    fork_path: str | None
+    fork_offset: int | None
+    fork_sub: int | None
+    source: int | None
+    start: int
+    deleted: int
+
+
+class Reader:
+    """A connection that reads, used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = open_for_reading(path)
+        self._cursor = self._connection.cursor()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def rest(self) -> None:
+        """Forget rows not fetched: they would hold on to a snapshot, and the log could not start anew."""
+        self._cursor.close()
+        self._cursor = self._connection.cursor()
+
+    def load(self, path: str, producers: int) -> Stream | None:
+        """The stream at `path` with at most so many of its producers, the last ones; None when there is none."""
+        with self._snapshot():
+            row = self._row("path = ?", path)
+            if row is None:
+                return None
+            fork: Fork | None = None
+            if row.fork_path is not None:
+                fork = Fork(row.fork_path, row.fork_offset, row.fork_sub or 0)
+            spec = Spec(row.content_type, row.ttl, row.expires_at, fork=fork)
+            stream = Stream(row.id, path, spec, row.created)
+            stream.expires = stream.expires_kept = row.expires
+            stream.deleted = bool(row.deleted)
+            stream.start = row.start
+            stream.inherited = self._inherited(row.source, row.start)
+            self._fill(stream, row, producers)
+            stream.tail, stream.closed = stream.next_tail, stream.next_closed
+            return stream
+
+    def reload(self, stream: Stream, producers: int) -> Callable[[], None]:
+        """What sets `stream`'s next state to what the database holds, to be called by the stream's own thread."""
+        fresh = Stream(stream.id, stream.path, Spec(), stream.created)
+        with self._snapshot():
+            row = self._row("id = ?", stream.id)
+            if row is None:
+                return lambda: None  # removed: whoever did that tells it
+            self._fill(fresh, row, producers)
+
+        def apply() -> None:
+            stream.next_tail, stream.next_closed = fresh.next_tail, fresh.next_closed
+            stream.last_seq, stream.producers = fresh.last_seq, fresh.producers
+
+        return apply
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Several statements see the same state."""
+        self._cursor.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._cursor.execute("COMMIT")
+
+    def _row(self, condition: str, value: str | int) -> _Row | None:
+        row = self._cursor.execute(_STREAM + condition, (value,)).fetchone()
+        return None if row is None else _Row(*row)
+
+    def _fill(self, stream: Stream, row: _Row, producers: int) -> None:
+        last = self._cursor.execute(
+            "SELECT position + length(data) FROM pieces WHERE stream = ? ORDER BY position DESC LIMIT 1", (row.id,)
+        ).fetchone()
+        stream.next_tail = row.start if last is None else last[0]
+        stream.next_closed = bool(row.closed)
+        stream.last_seq = row.last_seq
+        known = self._cursor.execute(
+            "SELECT producer, epoch, seq FROM producers WHERE stream = ? ORDER BY touched DESC LIMIT ?",
+            (row.id, producers),
+        ).fetchall()
+        stream.producers = {str(each): (epoch, seq) for each, epoch, seq in reversed(known)}
+
+    def _inherited(self, source: int | None, end: int) -> tuple[Segment, ...]:
+        """The segments below `end` that a fork of `source` shares, from the first one on."""
+        segments: list[Segment] = []
+        while source is not None and end > 0:
+            found = self._cursor.execute("SELECT source, start FROM streams WHERE id = ?", (source,)).fetchone()
+            if found is None:
+                break
+            parent, start = found
+            if start < end:
+                segments.append(Segment(source, start, end))
+                end = start
+            source = parent
+        return tuple(reversed(segments))
+
+    def pieces(self, segments: tuple[Segment, ...], position: int, size: int) -> list[Piece]:
+        """What is stored from `position` on, until `size` bytes are reached. The first piece may begin before it."""
+        found: list[Piece] = []
+        for segment in segments:
+            if segment.end <= position or size <= 0:
+                continue
+            for start, _, data in self._rows(segment, max(position, segment.start)):
+                found.append((start, data))
+                size -= len(data)
+                if size <= 0:
+                    break
+        return found
+
+    def _rows(self, segment: Segment, position: int) -> Iterator[tuple[int, int, bytes]]:
+        """(position, continues, data) of a segment's pieces, the last one cut where the segment ends."""
+        for start, continues, data in self._cursor.execute(_PIECES, (segment.stream, position, segment.end)):
+            left = segment.end - start
+            yield start, continues, data if len(data) <= left else data[:left]
+
+    def boundary(self, segments: tuple[Segment, ...], position: int) -> int:
+        """The first place from `position` on where a piece ends."""
+        for segment in segments:
+            if segment.start < position <= segment.end:
+                ((following,),) = self._cursor.execute(
+                    "SELECT min(position) FROM pieces WHERE stream = ? AND position >= ?", (segment.stream, position)
+                ).fetchall()
+                return segment.end if following is None else min(cast(int, following), segment.end)
+        return position
+
+    def append_at(self, segments: tuple[Segment, ...], position: int) -> bytes:
+        """What is left, from `position` on, of the append that `position` is in; b"" at the end."""
+        for segment in segments:
+            if segment.start <= position < segment.end:
+                parts: list[bytes] = []
+                for start, continues, data in self._rows(segment, position):
+                    if parts and not continues:
+                        break
+                    parts.append(data[max(0, position - start) :])
+                return b"".join(parts)
+        return b""
+
+    def has_expired(self, now: int) -> bool:
+        """Whether a stream was due at Unix time `now` (milliseconds)."""
+        return self._cursor.execute("SELECT 1 FROM streams WHERE expires <= ? LIMIT 1", (now,)).fetchone() is not None
+
+    def open_streams(self, after: str, count: int) -> list[str]:
+        """Paths of at most `count` streams that are neither closed nor deleted, those after `after`, in order."""
+        rows = self._cursor.execute(
+            "SELECT path FROM streams WHERE path > ? AND NOT closed AND NOT deleted ORDER BY path LIMIT ?",
+            (after, count),
+        )
+        return [str(path) for (path,) in rows.fetchall()]
+
+
+class Readers:
+    """A few threads, each with a connection of its own."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._path = path
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store-reader")
+        self._idle: list[Reader] = []
+
+    async def run(self, work: Callable[[Reader], T]) -> T:
+        """The result of `work`, done in a thread. Raises apsw.Error. A cancelled call's work is finished unseen."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
+
+    def _run(self, work: Callable[[Reader], T]) -> T:
+        try:
+            reader = self._idle.pop()
+        except IndexError:
+            reader = Reader(self._path)
+        try:
+            return work(reader)
+        finally:
+            reader.rest()
+            self._idle.append(reader)
+
+    async def aclose(self) -> None:
+        """Finish what runs and close the connections."""
+        await asyncio.to_thread(self._pool.shutdown)
+        while self._idle:
+            self._idle.pop().close()

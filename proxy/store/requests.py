@@ -1,0 +1,170 @@
+"""What a request says, in types: the protocol's headers and query parameters. Owns their spelling, refuses the rest."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from urllib.parse import parse_qsl
+
+from proxy.store.offsets import parse_offset
+from proxy.store.state import DEFAULT_TYPE, Append, Fork, Producer, Spec, media_type
+from proxy.wire.headers import Headers
+
+__all__ = ["BadRequest", "Fields", "Live", "Query", "fields_of", "parse_append", "parse_query", "parse_spec"]
+
+Fields = dict[bytes, bytes]
+
+_WHOLE = re.compile(rb"0|[1-9][0-9]{0,11}")  # seconds or counts; the bound keeps milliseconds within 64 bits
+_DIGITS = re.compile(rb"[0-9]{1,16}")
+_LARGEST = 2**53 - 1  # what every client can count to
+_TYPE = re.compile(rb"[\w-]+/[\w-]+")
+_PRODUCER = (b"producer-id", b"producer-epoch", b"producer-seq")
+
+
+class BadRequest(Exception):
+    """The request cannot be understood; the message is for the caller."""
+
+
+class Live(Enum):
+    """How a read goes on after what is there."""
+
+    LONG_POLL = "long-poll"
+    SSE = "sse"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A read. `position` None: the stream's end as it is now."""
+
+    position: int | None
+    live: Live | None
+    cursor: str | None
+
+
+def fields_of(headers: Headers) -> Fields:
+    """The fields by name; repeated ones joined as RFC 9110 section 5.3 says."""
+    fields = dict(headers)
+    if len(fields) != len(headers):
+        fields = {name: b", ".join(headers.get_all(name)) for name in fields}
+    return fields
+
+
+def parse_query(query: bytes) -> Query:
+    """The parameters of a read. Raises BadRequest; unknown parameters are nothing to us."""
+    given: dict[str, str] = {}
+    if query:
+        for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+            if name in given and name in ("offset", "live", "cursor"):
+                raise BadRequest(f"the parameter {name} is given more than once")
+            given[name] = value
+    live = _live(given.get("live"))
+    if live is not None and "offset" not in given:
+        raise BadRequest("a live read needs an offset")
+    return Query(_position(given.get("offset", "-1")), live, given.get("cursor"))
+
+
+def _live(value: str | None) -> Live | None:
+    if value is None:
+        return None
+    try:
+        return Live(value)
+    except ValueError:
+        raise BadRequest("live is neither long-poll nor sse") from None
+
+
+def _position(token: str) -> int | None:
+    if token == "now":  # noqa: S105  # a token of a position
+        return None
+    position = 0 if token == "-1" else parse_offset(token)  # noqa: S105  # the same
+    if position is None:
+        raise BadRequest("the offset is not one of this protocol")
+    return position
+
+
+def parse_append(fields: Fields) -> Append:
+    """An append without its data yet. Raises BadRequest."""
+    content_type = fields.get(b"content-type")
+    seq = fields.get(b"stream-seq")
+    return Append(
+        pieces=[],
+        size=0,
+        media=None if content_type is None else media_type(content_type.decode("latin-1")),
+        producer=_producer(fields),
+        seq=None if seq is None else seq.decode("latin-1"),
+        close=_closes(fields),
+    )
+
+
+def _closes(fields: Fields) -> bool:
+    value = fields.get(b"stream-closed")
+    return value is not None and value.lower() == b"true"
+
+
+def _producer(fields: Fields) -> Producer | None:
+    name, epoch, seq = (fields.get(each) for each in _PRODUCER)
+    if name is None and epoch is None and seq is None:
+        return None
+    if not name or epoch is None or seq is None:
+        raise BadRequest("Producer-Id, Producer-Epoch and Producer-Seq go together, and none is empty")
+    return Producer(name.decode("latin-1"), _count("Producer-Epoch", epoch), _count("Producer-Seq", seq))
+
+
+def _count(name: str, value: bytes) -> int:
+    if not _DIGITS.fullmatch(value) or int(value) > _LARGEST:
+        raise BadRequest(f"{name} is not a whole number")
+    return int(value)
+
+
+def parse_spec(fields: Fields) -> Spec:
+    """What a PUT asks for. Raises BadRequest. A content type that is none counts as left out."""
+    given = fields.get(b"content-type", b"")
+    fork = _fork(fields)
+    content_type = given.decode("latin-1") if _TYPE.match(given) else None
+    if content_type is None and fork is None:
+        content_type = DEFAULT_TYPE
+    ttl = fields.get(b"stream-ttl")
+    expires_at = fields.get(b"stream-expires-at")
+    if ttl is not None and expires_at is not None:
+        raise BadRequest("Stream-TTL and Stream-Expires-At exclude each other")
+    if ttl is not None and not _WHOLE.fullmatch(ttl):
+        raise BadRequest("Stream-TTL is not a number of seconds")
+    text = None if expires_at is None else expires_at.decode("latin-1")
+    return Spec(
+        content_type=content_type,
+        ttl=None if ttl is None else int(ttl),
+        expires_at=text,
+        expires=None if text is None else _milliseconds(text),
+        closed=_closes(fields),
+        fork=fork,
+    )
+
+
+def _milliseconds(text: str) -> int:
+    """An ISO 8601 time as Unix milliseconds; without an offset it is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return int(moment.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise BadRequest("Stream-Expires-At is not a time in ISO 8601") from None
+
+
+def _fork(fields: Fields) -> Fork | None:
+    source = fields.get(b"stream-forked-from")
+    offset = fields.get(b"stream-fork-offset")
+    sub = fields.get(b"stream-fork-sub-offset")
+    if source is None:
+        if offset is not None or sub is not None:
+            raise BadRequest("a fork offset needs Stream-Forked-From")
+        return None
+    if not source.startswith(b"/"):
+        raise BadRequest("Stream-Forked-From is not the path of a stream")
+    position = None
+    if offset is not None:
+        position = parse_offset(offset.decode("latin-1"))
+        if position is None:
+            raise BadRequest("Stream-Fork-Offset is not an offset")
+    if sub is not None and not _WHOLE.fullmatch(sub):
+        raise BadRequest("Stream-Fork-Sub-Offset is not a whole number")
+    return Fork(source.decode("latin-1"), position, 0 if sub is None else int(sub))

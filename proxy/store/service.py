@@ -1,0 +1,303 @@
+"""The protocol as a Handler: methods, status codes and headers of the Durable Streams base protocol.
+
+The path of a request is the stream's name as it stands: data, never a file name. Owns no state of streams.
+"""
+
+from proxy.http.message import EMPTY, Field, Headers, Parts, Request, Response
+from proxy.store.cursors import next_cursor
+from proxy.store.engine import Engine
+from proxy.store.intake import Intake, Overloaded, TooLong, cut
+from proxy.store.json_mode import InvalidJson, as_array
+from proxy.store.live import LiveBody, LiveLimits
+from proxy.store.offsets import format_offset
+from proxy.store.outcomes import Outcome, Verdict
+from proxy.store.requests import BadRequest, Fields, Live, Query, fields_of, parse_append, parse_query, parse_spec
+from proxy.store.settings import StoreSettings
+from proxy.store.snapshot import SnapshotBody
+from proxy.store.sse import Encoding, encoding_of
+from proxy.store.state import Append, Stream, Watch
+
+__all__ = ["BASE_FIELDS", "Service"]
+
+_METHODS = b"GET, POST, PUT, DELETE, HEAD, OPTIONS"
+
+BASE_FIELDS = Headers(
+    [
+        (b"access-control-allow-origin", b"*"),
+        (
+            b"access-control-expose-headers",
+            b"Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, Stream-TTL, Stream-Expires-At,"
+            b" Stream-SSE-Data-Encoding, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq,"
+            b" ETag, Content-Type, Location, Retry-After",
+        ),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cross-origin-resource-policy", b"cross-origin"),
+    ]
+)
+_PREFLIGHT = BASE_FIELDS.plus(
+    (b"access-control-allow-methods", _METHODS),
+    (
+        b"access-control-allow-headers",
+        b"Content-Type, Authorization, If-None-Match, Stream-Seq, Stream-TTL, Stream-Expires-At, Stream-Closed,"
+        b" Producer-Id, Producer-Epoch, Producer-Seq, Stream-Forked-From, Stream-Fork-Offset, Stream-Fork-Sub-Offset",
+    ),
+    (b"access-control-max-age", b"86400"),
+)
+_EVENTS = BASE_FIELDS.plus(
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+_CLOSED: Field = (b"stream-closed", b"true")
+_UP_TO_DATE: Field = (b"stream-up-to-date", b"true")
+_NO_STORE: Field = (b"cache-control", b"no-store")
+_RETRY: Field = (b"retry-after", b"1")
+
+_STATUS = {
+    Verdict.CREATED: 201,
+    Verdict.EXISTS: 200,
+    Verdict.DELETED: 204,
+    Verdict.DUPLICATE: 204,
+    Verdict.STALE_EPOCH: 403,
+    Verdict.EPOCH_START: 400,
+    Verdict.GAP: 409,
+    Verdict.CLOSED: 409,
+    Verdict.WRONG_TYPE: 409,
+    Verdict.OUT_OF_ORDER: 409,
+    Verdict.DIFFERS: 409,
+    Verdict.HELD_BY_FORKS: 409,
+    Verdict.MISSING: 404,
+    Verdict.GONE: 410,
+    Verdict.SOURCE_MISSING: 404,
+    Verdict.SOURCE_GONE: 409,
+    Verdict.SOURCE_TYPE: 409,
+    Verdict.BAD_FORK: 400,
+    Verdict.FULL: 507,
+    Verdict.FAILED: 503,
+}
+
+
+class Service:
+    """A durable-streams server over `engine`. With `is_public` unset, shared caches are told to keep nothing."""
+
+    def __init__(self, engine: Engine, settings: StoreSettings, *, is_public: bool) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._intake = Intake(settings.append_bytes, settings.held_bytes)
+        self._live = LiveLimits(
+            settings.keep_alive_seconds, settings.sse_seconds, settings.cursor_seconds, settings.event_bytes
+        )
+        self._keep: Field = (b"cache-control", b"%s, max-age=60" % (b"public" if is_public else b"private"))
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request. Raises BodyError when its body broke off, apsw.Error when the disk cannot be read."""
+        path, _, query = request.target.partition(b"?")
+        name = path.decode("latin-1")
+        method = request.method
+        try:
+            if method == b"POST":
+                return await self._append(name, request)
+            if method == b"GET":
+                return await self._read(name, parse_query(query), fields_of(request.headers))
+            if method == b"PUT":
+                return await self._create(name, request)
+            if method == b"HEAD":
+                return await self._head(name)
+            if method == b"DELETE":
+                return await self._delete(name)
+            if method == b"OPTIONS":
+                return Response(204, _PREFLIGHT)
+        except (BadRequest, InvalidJson) as error:
+            return _refused(400, str(error))
+        except TooLong:
+            return _refused(413, f"an append holds at most {self._settings.append_bytes} bytes")
+        except Overloaded:
+            return _refused(503, "too many bytes are being stored already", _RETRY)
+        return _refused(405, "the method is not one of this protocol", (b"allow", _METHODS))
+
+    # Writing
+
+    async def _create(self, name: str, request: Request) -> Response:
+        spec = parse_spec(fields_of(request.headers))
+        data = await self._intake.take(request.body)
+        try:
+            outcome, stream = await self._engine.create(
+                name, spec, lambda is_json: cut(data, self._settings.piece_bytes, is_json=is_json) if data else []
+            )
+        finally:
+            self._intake.give(len(data))
+        if stream is None or outcome.verdict not in (Verdict.CREATED, Verdict.EXISTS):
+            return _failed(outcome)
+        fields = [_content_type(stream), _next_offset(outcome.position)]
+        if outcome.verdict is Verdict.CREATED:
+            host = request.headers.get(b"host")
+            path = name.encode("latin-1")
+            fields.append((b"location", path if host is None else b"http://%s%s" % (host, path)))
+        if outcome.closed:
+            fields.append(_CLOSED)
+        return Response(_STATUS[outcome.verdict], BASE_FIELDS.plus(*fields))
+
+    async def _append(self, name: str, request: Request) -> Response:
+        append = parse_append(fields_of(request.headers))
+        data = await self._intake.take(request.body)
+        try:
+            if not data and not append.close:
+                return _refused(400, "the body is empty")
+            if data and append.media is None:
+                return _refused(400, "Content-Type is needed")
+            stream = await self._engine.find(name)
+            if stream is None:
+                return _failed(Outcome(Verdict.MISSING))
+            is_json = stream.is_json and append.media == stream.media
+            if data:
+                append.pieces = cut(data, self._settings.piece_bytes, is_json=is_json)
+                append.size = sum(map(len, append.pieces))
+                if not append.pieces:
+                    return _refused(400, "an empty array appends nothing")
+            outcome = await self._engine.append(stream, append)
+        finally:
+            self._intake.give(len(data))
+        return _appended(append, outcome)
+
+    async def _delete(self, name: str) -> Response:
+        stream = await self._engine.find(name)
+        if stream is None or stream.deleted:
+            return _failed(Outcome(Verdict.MISSING if stream is None else Verdict.GONE))
+        outcome = await self._engine.delete(stream)
+        return Response(204, BASE_FIELDS) if outcome.verdict is Verdict.DELETED else _failed(outcome)
+
+    # Reading
+
+    async def _head(self, name: str) -> Response:
+        stream = await self._engine.find(name)
+        if stream is None or stream.deleted:
+            return Response(404 if stream is None else 410, BASE_FIELDS.plus(_NO_STORE))
+        fields = [_content_type(stream), _next_offset(stream.tail), _NO_STORE, _etag(stream, 0, stream.tail)]
+        if stream.closed:
+            fields.append(_CLOSED)
+        if stream.ttl is not None:
+            fields.append((b"stream-ttl", b"%d" % stream.ttl))
+        if stream.expires_at is not None:
+            fields.append((b"stream-expires-at", stream.expires_at.encode("latin-1")))
+        return Response(200, BASE_FIELDS.plus(*fields))
+
+    async def _read(self, name: str, query: Query, fields: Fields) -> Response:
+        stream = await self._engine.find(name)
+        if stream is None or stream.deleted:
+            return _failed(Outcome(Verdict.MISSING if stream is None else Verdict.GONE))
+        self._engine.touch(stream)
+        position = stream.tail if query.position is None else query.position
+        if query.live is Live.SSE:
+            is_binary = encoding_of(stream.media) is Encoding.BASE64
+            headers = _EVENTS.plus((b"stream-sse-data-encoding", b"base64")) if is_binary else _EVENTS
+            return Response(200, headers, LiveBody(self._engine, stream, position, query.cursor, self._live))
+        if query.live is Live.LONG_POLL:
+            if position == stream.tail:
+                return await self._long_poll(stream, position, query, fields)
+            return await self._catch_up(stream, position, fields, self._cursor(query))
+        if query.position is None:
+            return _at_tail(200, stream, b"[]" if stream.is_json else b"")
+        return await self._catch_up(stream, position, fields)
+
+    def _cursor(self, query: Query) -> Field:
+        cursor = next_cursor(query.cursor, self._engine.now() / 1000, self._settings.cursor_seconds)
+        return (b"stream-cursor", cursor.encode())
+
+    async def _long_poll(self, stream: Stream, position: int, query: Query, fields: Fields) -> Response:
+        """Wait at the stream's end for more, for its closure, or until time is over."""
+        if not stream.closed and not self._engine.is_closing:
+            await Watch(stream).wait(self._settings.long_poll_seconds)
+            self._engine.touch(stream)
+        if stream.gone or stream.deleted:
+            return _failed(Outcome(Verdict.GONE if stream.deleted else Verdict.MISSING))
+        if position < stream.tail:
+            return await self._catch_up(stream, position, fields, self._cursor(query))
+        return _at_tail(204, stream, b"", self._cursor(query))
+
+    async def _catch_up(self, stream: Stream, position: int, fields: Fields, *cursor: Field) -> Response:
+        """What is there from `position` on, up to the end or about as much as one response carries."""
+        tail, closed = stream.tail, stream.closed
+        end = tail
+        if tail - position > self._settings.response_bytes:
+            end = await self._engine.boundary(stream, position + self._settings.response_bytes)
+        is_end = end == tail
+        etag = _etag(stream, position, end, is_closed=closed and is_end)
+        about = [etag, self._keep if closed or not is_end else (b"cache-control", b"no-cache"), *cursor]
+        if _matches(fields.get(b"if-none-match"), etag[1]):
+            return Response(304, BASE_FIELDS.plus(*about))
+        about += [_content_type(stream), _next_offset(end)]
+        if is_end:
+            about.append(_UP_TO_DATE)
+            if closed:
+                about.append(_CLOSED)
+        headers = BASE_FIELDS.plus(*about)
+        if position >= end:
+            return Response(200, headers, Parts([b"[]"]) if stream.is_json else EMPTY)
+        pieces = await self._engine.read(stream, position, end, self._settings.step_bytes)
+        if not pieces:
+            return _failed(Outcome(Verdict.MISSING))
+        if pieces[-1][0] + len(pieces[-1][1]) < end:
+            return Response(200, headers, SnapshotBody(self._engine, stream, pieces, end, self._settings.step_bytes))
+        parts = [data for _, data in pieces]
+        return Response(200, headers, Parts(as_array(parts) if stream.is_json else parts))
+
+
+def _appended(append: Append, outcome: Outcome) -> Response:
+    if outcome.verdict is Verdict.STORED or outcome.verdict is Verdict.DUPLICATE:
+        fields = [_next_offset(outcome.position)]
+        if append.producer is not None:
+            fields += [(b"producer-epoch", b"%d" % outcome.epoch), (b"producer-seq", b"%d" % outcome.seq)]
+        if outcome.closed:
+            fields.append(_CLOSED)
+        is_new = outcome.verdict is Verdict.STORED and append.producer is not None and append.pieces
+        return Response(200 if is_new else 204, BASE_FIELDS.plus(*fields))
+    if outcome.verdict is Verdict.STALE_EPOCH:
+        return _failed(outcome, (b"producer-epoch", b"%d" % outcome.epoch))
+    if outcome.verdict is Verdict.GAP and append.producer is not None:
+        expected = (b"producer-expected-seq", b"%d" % outcome.seq)
+        return _failed(outcome, expected, (b"producer-received-seq", b"%d" % append.producer.seq))
+    if outcome.verdict is Verdict.CLOSED:
+        return _failed(outcome, _CLOSED, _next_offset(outcome.position))
+    return _failed(outcome)
+
+
+def _at_tail(status: int, stream: Stream, body: bytes, *fields: Field) -> Response:
+    """The answer to a reader who has everything."""
+    about = [_next_offset(stream.tail), _UP_TO_DATE, _NO_STORE, *fields]
+    if status == 200:
+        about.append(_content_type(stream))
+    if stream.closed:
+        about.append(_CLOSED)
+    return Response(status, BASE_FIELDS.plus(*about), Parts([body]))
+
+
+def _failed(outcome: Outcome, *fields: Field) -> Response:
+    if outcome.verdict is Verdict.FAILED:
+        fields += (_RETRY,)
+    return _refused(_STATUS[outcome.verdict], outcome.verdict.value, *fields)
+
+
+def _refused(status: int, message: str, *fields: Field) -> Response:
+    about = ((b"content-type", b"text/plain; charset=utf-8"), _NO_STORE, *fields)
+    return Response(status, BASE_FIELDS.plus(*about), Parts([message.encode() + b"\n"]))
+
+
+def _content_type(stream: Stream) -> Field:
+    return (b"content-type", stream.content_type.encode("latin-1"))
+
+
+def _next_offset(position: int) -> Field:
+    return (b"stream-next-offset", format_offset(position).encode())
+
+
+def _etag(stream: Stream, start: int, end: int, *, is_closed: bool | None = None) -> Field:
+    """What the bytes between two positions are called; never the same for a stream that came after on the path."""
+    suffix = b"c" if (stream.closed if is_closed is None else is_closed) else b""
+    return (b"etag", b'"%x-%x-%x-%x%s"' % (stream.id, stream.created, start, end, suffix))
+
+
+def _matches(given: bytes | None, etag: bytes) -> bool:
+    """If-None-Match by weak comparison (RFC 9110 section 13.1.2)."""
+    if given is None:
+        return False
+    return given.strip() == b"*" or any(each.strip().removeprefix(b"W/") == etag for each in given.split(b","))

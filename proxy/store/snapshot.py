@@ -1,0 +1,45 @@
+"""The body of a catch-up read: what was there when it was asked for, however large, a bounded step at a time."""
+
+from proxy.http.message import Buffer, Cut
+from proxy.store.engine import Engine
+from proxy.store.pulled import PulledBody
+from proxy.store.reading import Piece
+from proxy.store.state import Stream
+
+__all__ = ["SnapshotBody"]
+
+
+class SnapshotBody(PulledBody):
+    """A stream's bytes up to `end`, in steps of about `step` bytes; `first` are those that were read already.
+
+    Breaks off when the stream is removed under the reader.
+    """
+
+    def __init__(self, engine: Engine, stream: Stream, first: list[Piece], end: int, step: int) -> None:
+        start = first[0][0]
+        super().__init__(end - start + 1 if stream.is_json else end - start)
+        self._engine = engine
+        self._stream = stream
+        self._pieces = first
+        self._opened = False
+        self._position = start
+        self._end = end
+        self._step = step
+
+    async def _make(self) -> list[Buffer]:
+        if self._position == self._end:
+            return []
+        pieces = self._pieces or await self._engine.read(self._stream, self._position, self._end, self._step)
+        if not pieces or pieces[0][0] != self._position:
+            self._cut = Cut.RESET
+            return []
+        self._pieces = []
+        self._position = pieces[-1][0] + len(pieces[-1][1])
+        parts: list[Buffer] = [data for _, data in pieces]
+        if self._stream.is_json:
+            if not self._opened:
+                parts.insert(0, b"[")
+            if self._position == self._end:
+                parts[-1] = bytes(parts[-1])[:-1] + b"]"
+        self._opened = True
+        return parts

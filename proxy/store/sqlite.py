@@ -1,0 +1,115 @@
+"""The database file: its schema with versions, and how a connection is opened. Refuses an SQLite that loses writes.
+
+One connection writes and checkpoints (`writing`), others only read (`reading`).
+"""
+
+import os
+from pathlib import Path
+
+import apsw
+
+__all__ = ["MIGRATIONS", "ForeignDatabase", "UnsafeSqlite", "open_for_reading", "open_for_writing"]
+
+_SAFE = (3, 51, 3)  # before it, a write-ahead log that was reset at the wrong moment lost committed writes
+_APPLICATION_ID = 0x64737472  # "dstr": `file` and sqlite3 tell the database by it
+_PAGE_BYTES = 4096
+_LOCK_MILLISECONDS = 5000  # readers wait this long when the log is being recovered
+
+MIGRATIONS = (
+    # 1: streams, their data in pieces in order of arrival, and what producers had stored.
+    """
+    CREATE TABLE streams (
+        id INTEGER PRIMARY KEY,
+        path TEXT UNIQUE,           -- NULL: removed, its data waits to be swept
+        content_type TEXT NOT NULL,
+        created INTEGER NOT NULL,   -- Unix milliseconds, as expires is
+        ttl INTEGER,                -- seconds
+        expires_at TEXT,            -- as the creator spelled it
+        expires INTEGER,            -- not before this
+        closed INTEGER NOT NULL DEFAULT 0,
+        last_seq TEXT,
+        fork_path TEXT,
+        fork_offset INTEGER,
+        fork_sub INTEGER,
+        source INTEGER,             -- the stream forked from
+        start INTEGER NOT NULL,     -- the first position of its own
+        forks INTEGER NOT NULL DEFAULT 0,
+        deleted INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX expiring ON streams (expires) WHERE expires IS NOT NULL;
+    CREATE TABLE pieces (
+        id INTEGER PRIMARY KEY,
+        stream INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        continues INTEGER NOT NULL, -- 1: belongs to the same append as the piece before
+        data BLOB NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX places ON pieces (stream, position);
+    CREATE TABLE producers (
+        stream INTEGER NOT NULL,
+        producer TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        touched INTEGER NOT NULL,   -- Unix milliseconds
+        PRIMARY KEY (stream, producer)
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+
+
+class UnsafeSqlite(Exception):
+    """The SQLite at hand may lose committed writes; the message says which it is and which is needed."""
+
+
+class ForeignDatabase(Exception):
+    """The file is not a store of ours, or one of a later version."""
+
+
+def open_for_writing(path: Path) -> apsw.Connection:
+    """The connection that writes, the schema brought up to date. The file is made, readable by its owner only.
+
+    Raises UnsafeSqlite, ForeignDatabase, OSError, apsw.Error.
+    """
+    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if version < _SAFE:
+        wanted = ".".join(map(str, _SAFE))
+        raise UnsafeSqlite(f"SQLite {apsw.sqlite_lib_version()} may lose committed writes; {wanted} or newer is needed")
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        _prepare(connection)
+    except apsw.NotADBError:
+        connection.close()
+        raise ForeignDatabase(f"{path} is not a database") from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: apsw.Connection) -> None:
+    connection.set_busy_timeout(_LOCK_MILLISECONDS)
+    # These two take effect only while the file is empty.
+    connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # a commit returns when it is on disk
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer says when
+    if connection.pragma("application_id") not in (0, _APPLICATION_ID):
+        raise ForeignDatabase("the database belongs to another application")
+    known = connection.pragma("user_version")
+    if not isinstance(known, int) or known > len(MIGRATIONS):
+        raise ForeignDatabase("the database was written by a later version")
+    for version in range(known, len(MIGRATIONS)):
+        connection.execute(
+            f"BEGIN IMMEDIATE; {MIGRATIONS[version]};"
+            f" PRAGMA user_version = {version + 1}; PRAGMA application_id = {_APPLICATION_ID}; COMMIT"
+        )
+
+
+def open_for_reading(path: Path) -> apsw.Connection:
+    """A connection that cannot write."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.set_busy_timeout(_LOCK_MILLISECONDS)
+    connection.execute("PRAGMA query_only = 1")
+    return connection

@@ -1,0 +1,66 @@
+"""Server-sent events of the protocol: `data`, then `control` (protocol section on SSE).
+
+Owns the encoding. A payload never ends an event: each of its lines gets a `data:` of its own, whatever ends the line.
+"""
+
+import base64
+import re
+from enum import Enum
+
+__all__ = ["KEEP_ALIVE", "Encoding", "control_event", "data_event", "encoding_of", "whole_characters"]
+
+
+KEEP_ALIVE = b":\n\n"
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_LONGEST_CHARACTER = 4  # bytes of UTF-8
+
+
+class Encoding(Enum):
+    """How a stream's bytes travel in a data event."""
+
+    TEXT = "text"
+    JSON = "json"
+    BASE64 = "base64"
+
+
+def encoding_of(media: str) -> Encoding:
+    """The encoding for a media type (lower case, no parameters)."""
+    if media == "application/json":
+        return Encoding.JSON
+    return Encoding.TEXT if media.startswith("text/") else Encoding.BASE64
+
+
+def data_event(payload: bytes, encoding: Encoding) -> bytes:
+    """One data event. Text that is not UTF-8 gets replacement characters: the event stream must be UTF-8."""
+    if encoding is Encoding.BASE64:
+        return b"event: data\ndata:" + base64.b64encode(payload) + b"\n\n"
+    if encoding is Encoding.JSON:
+        payload = b"[" + payload[:-1] + b"]"
+    else:
+        payload = payload.decode("utf-8", "replace").encode("utf-8")
+    return b"event: data\ndata:" + _LINE_END.sub(b"\ndata:", payload) + b"\n\n"
+
+
+def control_event(offset: str, cursor: str, *, up_to_date: bool, closed: bool) -> bytes:
+    """What follows each data event: where to go on from. The last one of a stream has no cursor."""
+    fields = [f'"streamNextOffset":"{offset}"']
+    if not closed:
+        fields.append(f'"streamCursor":"{cursor}"')
+    if up_to_date:
+        fields.append('"upToDate":true')
+    if closed:
+        fields.append('"streamClosed":true')
+    return f"event: control\ndata:{{{','.join(fields)}}}\n\n".encode()
+
+
+def whole_characters(payload: bytes) -> int:
+    """How many bytes to send now, so that no UTF-8 character is cut in two; all when its end can not be awaited."""
+    for back in range(1, min(_LONGEST_CHARACTER, len(payload) + 1)):
+        byte = payload[-back]
+        if byte >= 0xC0:  # the first byte of a character tells how long it is
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(payload) - back if length > back else len(payload)
+        if byte < 0x80:
+            break
+    return len(payload)

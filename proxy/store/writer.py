@@ -1,0 +1,196 @@
+"""The thread that writes: whatever waits is one transaction (group commit). Owns batching, failure and chores.
+
+Chores are what the database needs besides: moving its log, sweeping removed data, giving space back. Each is done in
+small steps between commits, so that no append waits long for one.
+"""
+
+import asyncio
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from proxy.store.writing import Database, Write
+
+__all__ = ["Batch", "Writer", "WriterSettings"]
+
+logger = logging.getLogger(__name__)
+
+_IDLE = 1.0  # seconds without a write after which the log is moved into the database
+_LOOK = 64  # commits between two looks at the space in use
+_CHORE_EVERY = 8  # commits between two chores while writes keep coming
+_LARGEST_BATCH = 8 << 20  # bytes of one transaction; the log grows by it at once
+
+
+@dataclass(frozen=True, slots=True)
+class WriterSettings:
+    """Sizes in bytes; `sweep_rows` is how many rows one step of a sweep removes."""
+
+    checkpoint_bytes: int
+    vacuum_bytes: int
+    sweep_rows: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """Writes decided together. `error` None: they are on disk.
+
+    `is_first` marks the first failure since writing was resumed: what was put meanwhile fails too, because it was
+    judged by a state that never came to be.
+    """
+
+    writes: list[Write]
+    error: Exception | None
+    is_first: bool
+
+
+class Writer:
+    """Stores what is put, in order, and reports each batch through `report`, called in the event loop's thread."""
+
+    def __init__(self, path: Path, settings: WriterSettings, report: Callable[[Batch], None]) -> None:
+        self._path = path
+        self._settings = settings
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._inbox: queue.SimpleQueue[list[Write] | None] = queue.SimpleQueue()
+        self._refusing = False
+        self._resumes = False
+        self._stopping = False
+        self._excess = False
+        self.used = self.free = 0  # bytes of the database in use, bytes of the disk that are not
+        self._database = Database(path)
+        self.last_id = self._database.last_id()
+        self._look()
+        self._thread = threading.Thread(target=self._run, name="store-writer")
+        self._thread.start()
+
+    # Called by the event loop
+
+    def put(self, writes: list[Write]) -> None:
+        """Store `writes` as soon as possible."""
+        self._inbox.put(writes)
+
+    def resume(self) -> None:
+        """After a failure: what is put from now on was judged by what the database really holds."""
+        self._inbox.put(None)
+
+    async def aclose(self) -> None:
+        """Store what was put, move the log into the database and end the thread."""
+        self._stopping = True
+        self._inbox.put([])
+        await asyncio.to_thread(self._thread.join)
+
+    # The thread
+
+    def _run(self) -> None:
+        commits = 0
+        try:
+            while True:
+                writes = self._next()
+                if writes:
+                    self._store(writes)
+                    commits += 1
+                    if commits % _LOOK == 0:
+                        self._look()
+                    if self._log_is_long():
+                        self._try(self._database.checkpoint)
+                    if commits % _CHORE_EVERY == 0:
+                        self._try(self._sweep)
+                elif self._stopping and self._inbox.empty():
+                    return
+                if self._resumes:
+                    self._resumes = self._refusing = False
+        finally:
+            self._try(self._database.close)
+
+    def _next(self) -> list[Write]:
+        """What waits, up to a bound, but never across a resumption; chores are done while nothing waits."""
+        found = self._wait()
+        if found is None:
+            self._resumes = True
+            return []
+        size = sum(write.size for write in found)
+        while size < _LARGEST_BATCH and not self._inbox.empty():
+            more = self._inbox.get()
+            if more is None:
+                self._resumes = True
+                break
+            found += more
+            size += sum(write.size for write in more)
+        return found
+
+    def _wait(self) -> list[Write] | None:
+        while self._inbox.empty() and not self._stopping and self._has_chore():
+            if not self._try(self._chore):
+                break
+        while True:
+            try:
+                return self._inbox.get(timeout=_IDLE if self._database.log_pages else None)
+            except queue.Empty:
+                self._try(self._database.checkpoint)
+
+    def _store(self, writes: list[Write]) -> None:
+        error: Exception | None = None
+        is_first = False
+        if self._refusing:
+            error = RuntimeError("an earlier write failed")
+        else:
+            try:
+                self._database.store(writes)
+                self.used += sum(write.size for write in writes)
+            except Exception as failure:  # whatever it is, nothing was stored and the thread goes on
+                error = failure
+                is_first = self._refusing = True
+                logger.error("a commit failed: %s", failure)
+        batch = Batch(writes, error, is_first)
+        try:
+            self._loop.call_soon_threadsafe(self._report, batch)
+        except RuntimeError:
+            logger.error("writes were stored after their event loop had ended")
+
+    def _look(self) -> None:
+        """How much is in use; between two looks what was stored is added."""
+        self.used = self._database.used_bytes()
+        self._excess = self._database.free_bytes() > self._settings.vacuum_bytes
+        try:
+            disk = os.statvfs(self._path.parent)
+            self.free = disk.f_bavail * disk.f_frsize
+        except OSError as error:
+            logger.warning("the free space of the disk is not known: %s", error)
+
+    def _log_is_long(self) -> bool:
+        return self._database.log_pages * self._database.page_bytes >= self._settings.checkpoint_bytes
+
+    def _has_chore(self) -> bool:
+        return self._database.has_garbage or self._excess
+
+    def _chore(self) -> None:
+        if self._database.has_garbage:
+            self._sweep()
+        else:
+            before = self._database.free_bytes()
+            self._database.vacuum(self._settings.sweep_rows)
+            after = self._database.free_bytes()
+            self._excess = self._settings.vacuum_bytes < after < before
+        if self._log_is_long():
+            self._database.checkpoint()
+
+    def _sweep(self) -> None:
+        if self._database.has_garbage:
+            self._database.sweep(self._settings.sweep_rows)
+            if not self._database.has_garbage:
+                self._look()
+
+    def _try(self, step: Callable[[], None]) -> bool:
+        """Do a chore; one that fails (no space, no disk) is left for later."""
+        try:
+            step()
+        except apsw.Error as error:
+            logger.warning("the store could not be tidied: %s", error)
+            return False
+        return True

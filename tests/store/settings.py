@@ -1,0 +1,29 @@
+"""The store's numbers as tests use them; `small` ones make every bound reachable."""
+
+from proxy.store.settings import StoreSettings
+
+__all__ = ["SETTINGS"]
+
+SETTINGS = StoreSettings(
+    max_bytes=0,
+    min_free_bytes=1 << 20,
+    append_bytes=16 << 20,
+    held_bytes=256 << 20,
+    piece_bytes=256 << 10,
+    step_bytes=256 << 10,
+    response_bytes=16 << 20,
+    event_bytes=64 << 10,
+    tail_bytes=64 << 10,
+    tails_bytes=64 << 20,
+    streams=10_000,
+    producers=1_000,
+    reader_threads=2,
+    checkpoint_bytes=8 << 20,
+    vacuum_bytes=16 << 20,
+    sweep_rows=256,
+    sweep_seconds=30.0,
+    long_poll_seconds=30.0,
+    keep_alive_seconds=15.0,
+    sse_seconds=60.0,
+    cursor_seconds=20,
+)
