@@ -61,7 +61,8 @@ def _section(outcome: Outcome) -> str:
     quick = " A quick run: it shows that it works, not how fast it is." if outcome.quick else ""
     return (
         f"<h2>{escape(outcome.scenario)}</h2><p>{escape(outcome.summary)}. {outcome.repeats}"
-        f" repeat{'s' * (outcome.repeats != 1)} in {outcome.seconds:.0f} s.{quick}</p>{_goals(outcome.goals)}{''.join(charts)}{notes}"
+        f" repeat{'s' * (outcome.repeats != 1)} in {outcome.seconds:.0f} s.{quick}</p>"
+        f"{_goals(outcome.goals)}{''.join(charts)}{notes}"
         f'<details><summary>All figures</summary><div class="scroll">{_figures(outcome)}</div></details>'
     )
 
