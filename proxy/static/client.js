@@ -313,7 +313,10 @@ export function createDurableFetch(options) {
   function respond(credentials, { signal, given = [], position, open, reading = new AbortController() }) {
     const { streamUrl, streamId, ids, upstreamContentType, upstreamContentEncoding, status, note } = credentials
     const stop = createAbortFn(streamUrl, fetch)
-    const abort = () => stop().then(() => forget(credentials))
+    const abort = () => {
+      forget(credentials) // at once: a page that is reloaded now must not bring back what was stopped
+      return stop()
+    }
     if (abortOnSignal) signal.addEventListener('abort', () => position.closed || abort().catch(() => {}), { once: true })
 
     function onMove() {
