@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import ModuleType, TracebackType
 from typing import Self
 
@@ -28,6 +28,42 @@ __all__ = ["AsyncDurableFetch", "AsyncDurableResponse", "create_async_abort"]
 logger = logging.getLogger(__name__)
 
 
+class AsyncPieces:
+    """`Pieces` for asyncio. A call that was cancelled has lost nothing when the source can begin again where it was."""
+
+    def __init__(self, make: Callable[[], AsyncGenerator[bytes]], *, again: bool) -> None:
+        self._make = make
+        self._again = again
+        self._source = make()
+        self._error: Exception | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._error is not None:
+            raise self._error
+        try:
+            return await anext(self._source)
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            self._error = error
+            raise
+        except BaseException:
+            if self._again:
+                self._source = self._make()
+            else:
+                self._error = RuntimeError("reading was cancelled")
+            raise
+
+    async def stop(self) -> None:
+        """No more from here; the source is closed."""
+        self._error = self._error or RuntimeError("the response is closed")
+        with suppress(RuntimeError):  # another task is in it, and will see its connection close
+            await self._source.aclose()
+
+
 class AsyncDurableResponse(ResponseHead):
     """An upstream's answer, to be read once. Close it, or use it as a context manager, or read it to its end."""
 
@@ -35,18 +71,22 @@ class AsyncDurableResponse(ResponseHead):
         super().__init__(source)
         self._fetch = fetch
         self._reply: AsyncReply | None = None
-        self._pieces: AsyncIterator[bytes] | None = None
+        self._raw = AsyncPieces(self._read, again=True)
+        self._decoded = AsyncPieces(self._decode, again=False) if self._encoded else self._raw
         self._whole: bytes | None = None
 
     def iter_bytes(self) -> AsyncIterator[bytes]:
-        """The body as it comes, any `Content-Encoding` undone. A second call goes on where the first one stopped.
+        """The body as it comes, any `Content-Encoding` undone. Another call goes on where this one was left.
 
-        A piece counts as consumed when the next one is asked for. Raises IncompleteStream after the last byte of a
-        stream that is not whole, NetworkError when the proxy stays out of reach, ProxyError when it refuses to go on.
+        A piece counts as consumed when the next one is asked for; a wait that is cancelled loses nothing. Raises
+        IncompleteStream after the last byte of a stream that is not whole, NetworkError when the proxy stays out of
+        reach, ProxyError when it refuses to go on.
         """
-        if self._pieces is None:
-            self._pieces = self._decoded() if self._encoded else self.iter_raw()
-        return self._pieces
+        return self._decoded
+
+    def iter_raw(self) -> AsyncIterator[bytes]:
+        """The same bytes as the upstream sent them, encoded or not. Use this or `iter_bytes`."""
+        return self._raw
 
     async def read(self) -> bytes:
         """The whole body; the same again when called again. Raises as `iter_bytes`."""
@@ -65,6 +105,8 @@ class AsyncDurableResponse(ResponseHead):
     async def aclose(self) -> None:
         """Read no more. Whether that aborts the upstream call is told by `on_close`."""
         try:
+            await self._decoded.stop()
+            await self._raw.stop()
             await self._close_reply()
         finally:
             if self._aborts_on_close() and self.stream_url is not None:
@@ -91,8 +133,7 @@ class AsyncDurableResponse(ResponseHead):
             raise
         return True
 
-    async def iter_raw(self) -> AsyncGenerator[bytes]:
-        """The bytes as the upstream sent them. Raises as `iter_bytes`."""
+    async def _read(self) -> AsyncGenerator[bytes]:
         if self._delivery is None or self._reading is None:
             yield self._answer
             return
@@ -106,13 +147,12 @@ class AsyncDurableResponse(ResponseHead):
             self._delivery.failed(error)
             raise
 
-    async def _decoded(self) -> AsyncGenerator[bytes]:
+    async def _decode(self) -> AsyncGenerator[bytes]:
         library = self._fetch.wire.library
         fields = [("Content-Encoding", self.headers["content-encoding"])]
         with translated(library):
-            async with aclosing(self.iter_raw()) as pieces:
-                async for piece in library.Response(200, headers=fields, content=pieces).aiter_bytes():
-                    yield piece
+            async for piece in library.Response(200, headers=fields, content=self._raw).aiter_bytes():
+                yield piece
 
     async def _stream(self, delivery: Delivery, reading: Reading) -> AsyncGenerator[bytes]:
         while reading.outcome is None:

@@ -6,7 +6,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from types import ModuleType, TracebackType
 from typing import Self
 
@@ -26,6 +27,41 @@ __all__ = ["DurableFetch", "DurableResponse", "create_abort", "in_thread"]
 logger = logging.getLogger(__name__)
 
 
+class Pieces:
+    """Pieces of a body from one source. Leaving a loop over it ends nothing: the next loop goes on.
+
+    It just ends only when the body did. After an error it raises that again, after `stop` RuntimeError, so that no
+    body that was left can be taken for a whole one.
+    """
+
+    def __init__(self, source: Generator[bytes, None, None]) -> None:
+        self._source = source
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._error is not None:
+            raise self._error
+        try:
+            return next(self._source)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._error = error
+            raise
+        except BaseException:
+            self._error = RuntimeError("reading was interrupted")
+            raise
+
+    def stop(self) -> None:
+        """No more from here; the source is closed."""
+        self._error = self._error or RuntimeError("the response is closed")
+        with suppress(ValueError):  # it runs in another thread, which will see its connection close
+            self._source.close()
+
+
 class DurableResponse(ResponseHead):
     """An upstream's answer, to be read once. Close it, or use it as a context manager, or read it to its end."""
 
@@ -33,18 +69,21 @@ class DurableResponse(ResponseHead):
         super().__init__(source)
         self._fetch = fetch
         self._reply: Reply | None = None
-        self._pieces: Iterator[bytes] | None = None
+        self._raw = Pieces(self._read())
+        self._decoded = Pieces(self._decode()) if self._encoded else self._raw
         self._whole: bytes | None = None
 
     def iter_bytes(self) -> Iterator[bytes]:
-        """The body as it comes, any `Content-Encoding` undone. A second call goes on where the first one stopped.
+        """The body as it comes, any `Content-Encoding` undone. Another call goes on where this one was left.
 
         A piece counts as consumed when the next one is asked for. Raises IncompleteStream after the last byte of a
         stream that is not whole, NetworkError when the proxy stays out of reach, ProxyError when it refuses to go on.
         """
-        if self._pieces is None:
-            self._pieces = self._decoded() if self._encoded else self.iter_raw()
-        return self._pieces
+        return self._decoded
+
+    def iter_raw(self) -> Iterator[bytes]:
+        """The same bytes as the upstream sent them, encoded or not. Use this or `iter_bytes`."""
+        return self._raw
 
     def read(self) -> bytes:
         """The whole body; the same again when called again. Raises as `iter_bytes`."""
@@ -62,6 +101,8 @@ class DurableResponse(ResponseHead):
 
     def close(self) -> None:
         """Read no more. Whether that aborts the upstream call is told by `on_close`; it never blocks to do so."""
+        self._decoded.stop()
+        self._raw.stop()
         self._close_reply()
         if self._aborts_on_close() and self.stream_url is not None:
             self._fetch.abort_later(self.stream_url)
@@ -87,8 +128,7 @@ class DurableResponse(ResponseHead):
             raise
         return True
 
-    def iter_raw(self) -> Iterator[bytes]:
-        """The bytes as the upstream sent them. Raises as `iter_bytes`."""
+    def _read(self) -> Generator[bytes, None, None]:
         if self._delivery is None or self._reading is None:
             yield self._answer
             return
@@ -100,13 +140,13 @@ class DurableResponse(ResponseHead):
             self._delivery.failed(error)
             raise
 
-    def _decoded(self) -> Iterator[bytes]:
+    def _decode(self) -> Generator[bytes, None, None]:
         library = self._fetch.wire.library
         fields = [("Content-Encoding", self.headers["content-encoding"])]
         with translated(library):
-            yield from library.Response(200, headers=fields, content=self.iter_raw()).iter_bytes()
+            yield from library.Response(200, headers=fields, content=self._raw).iter_bytes()
 
-    def _stream(self, delivery: Delivery, reading: Reading) -> Iterator[bytes]:
+    def _stream(self, delivery: Delivery, reading: Reading) -> Generator[bytes, None, None]:
         while reading.outcome is None:
             if self._reply is None:
                 self._reply = self._next_reply(reading)

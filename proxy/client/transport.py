@@ -7,7 +7,7 @@ whose error it is; an upstream's becomes the response that it was.
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -192,9 +192,8 @@ def _async_stream(library: ModuleType) -> type:
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             with _raised(library):
-                async with aclosing(self._response.iter_raw()) as pieces:
-                    async for piece in pieces:
-                        yield piece
+                async for piece in self._response.iter_raw():
+                    yield piece
 
         async def aclose(self) -> None:
             await self._response.aclose()

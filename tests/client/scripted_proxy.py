@@ -10,6 +10,7 @@ import json
 import secrets
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -94,10 +95,14 @@ class ScriptedProxy:
         self.creates: list[Asked] = []
         self.reads: list[Asked] = []
         self.aborts: list[str] = []
+        self.aborted = threading.Event()
+        self.asked = threading.Event()  # a create has come
+        self._left = threading.Condition()
         self.answers: list[bytes | Callable[[Asked], bytes]] = []  # for the next requests of any kind, in place of ours
         self.next_streams: list[Stream] = []  # what creates bring forth; empty when none is queued
         self.keys: dict[str, str] = {}
         self.cuts: list[int | None] = []  # for the next reads: after how many bytes
+        self.sent: list[int] = []  # bytes of each read's answer
         self.reset = False  # cut by RST instead of FIN
         self.slices: int | None = None
         self.framing = Framing.LENGTH
@@ -109,6 +114,7 @@ class ScriptedProxy:
         self.long_poll_seconds = 0.05
         self.silent_end = False  # leave the connection open after the closing event
         self.keep_alive_seconds: float | None = None  # comments on an idle live read
+        self._on_read: tuple[int, Callable[[], None]] | None = None
         self.lose_creates = 0  # so many creates are carried out and their answers lost
         self._loop = LoopThread("scripted proxy")
         self._server = self._loop.run(self._listen())
@@ -165,6 +171,20 @@ class ScriptedProxy:
         """Its signed URL."""
         return f"{self.url}/{stream.id}?expires=4102444800&signature=SIGNATURE-{stream.salt}"
 
+    def wait_no_connections(self, timeout: float = 5) -> None:
+        """Wait until no connection is open."""
+        with self._left:
+            assert self._left.wait_for(lambda: not self._writers, timeout)
+
+    def refuse(self) -> None:
+        """Accept no connection from now on, and drop those that are open."""
+        self._loop.post(self._server.close)
+        self.drop_connections()
+
+    def on_read(self, count: int, act: Callable[[], None]) -> None:
+        """Have a thread do something as soon as there have been so many reads."""
+        self._on_read = (count, act)
+
     def drop_connections(self) -> None:
         """Reset every open connection."""
 
@@ -186,7 +206,9 @@ class ScriptedProxy:
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError, _CutError):
             pass
         finally:
-            self._writers.discard(writer)
+            with self._left:
+                self._writers.discard(writer)
+                self._left.notify_all()
             if self.reset:
                 _reset(writer)
             else:
@@ -197,10 +219,21 @@ class ScriptedProxy:
         cut = None
         if asked.method == "GET":
             self.reads.append(asked)
+            if self._on_read is not None and len(self.reads) >= self._on_read[0]:
+                threading.Thread(target=self._on_read[1]).start()
+                self._on_read = None
             cut = self.cuts.pop(0) if self.cuts else None
         elif asked.method == "POST":
             self.creates.append(asked)
+            self.asked.set()
         out = _Out(writer, cut, self.slices)
+        try:
+            return await self._fill(asked, out)
+        finally:
+            if asked.method == "GET":
+                self.sent.append(out.sent)
+
+    async def _fill(self, asked: Asked, out: "_Out") -> bool:
         if self.answers:
             answer = self.answers.pop(0)
             await out.send(answer(asked) if callable(answer) else answer)
@@ -216,6 +249,7 @@ class ScriptedProxy:
             return True
         if asked.method == "PATCH":
             self.aborts.append(stream.id)
+            self.aborted.set()
             if not stream.closed:
                 await self._change(stream, (), "aborted")
             await out.send(_head(204, {}))
@@ -344,6 +378,7 @@ class _Out:
         self._writer = writer
         self._left = cut
         self._slices = slices
+        self.sent = 0
 
     async def send(self, data: bytes) -> None:
         whole = data if self._left is None else data[: self._left]
@@ -351,6 +386,7 @@ class _Out:
         for at in range(0, len(whole), step):
             self._writer.write(whole[at : at + step])
             await self._writer.drain()
+            self.sent += len(whole[at : at + step])
             if self._slices:
                 await asyncio.sleep(0)
         if self._left is not None:
@@ -379,7 +415,7 @@ def _uuid() -> str:
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
-    if sock is not None:
+    if not writer.is_closing():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 

@@ -1,0 +1,274 @@
+"""What leaving early does: to the connection, to the upstream call, to what is remembered."""
+
+import asyncio
+import gc
+import threading
+
+import anyio
+import pytest
+
+from proxy.client import (
+    AsyncDurableResponse,
+    IncompleteStream,
+    NetworkError,
+    Outcome,
+    ProxyError,
+    create_abort,
+    create_async_abort,
+    create_async_durable_fetch,
+    create_durable_fetch,
+)
+from tests.client.conftest import QUICK, Connect
+from tests.client.drivers import Driver
+from tests.client.scripted_proxy import ScriptedProxy, error_answer
+
+DONE = b'data: {"x": 1}\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize(
+    ("on_close", "request_id", "aborts"),
+    [
+        ("auto", None, True),
+        ("auto", "turn", False),
+        ("abort", None, True),
+        ("abort", "turn", True),
+        ("detach", None, False),
+        ("detach", "turn", False),
+    ],
+)
+def test_closing_early_aborts_as_chosen(
+    proxy: ScriptedProxy, connect: Connect, on_close: str, request_id: str | None, aborts: bool
+) -> None:
+    stream = proxy.stream(b"hello", outcome=None)
+    fetch = connect(on_close=on_close)
+    response = fetch(request_id=request_id)
+    assert response.take(5) == b"hello"
+    response.close()
+    response.close()
+    fetch.close()
+    assert proxy.aborts == ([stream.id] if aborts else [])
+
+
+def test_what_was_detached_can_be_resumed_and_what_was_aborted_is_forgotten(
+    proxy: ScriptedProxy, connect: Connect
+) -> None:
+    for on_close, resumable in (("detach", True), ("abort", False)):
+        proxy.stream(b"hello", outcome=None)
+        fetch = connect(on_close=on_close)
+        fetch(request_id="turn").close()
+        assert (fetch.resume("turn") is not None) is resumable
+
+
+@pytest.mark.parametrize("on_close", ["auto", "abort"])
+@pytest.mark.parametrize("parts", [[DONE], [DONE[:20], DONE[20:]], [DONE + b"\n"], [b"data:[DONE]\r\n\r\n"]])
+def test_who_has_seen_done_has_seen_all_and_nothing_is_aborted(
+    proxy: ScriptedProxy, connect: Connect, on_close: str, parts: list[bytes]
+) -> None:
+    proxy.stream(*parts, outcome=None)
+    fetch = connect(on_close=on_close)
+    response = fetch(request_id="turn")
+    assert response.take(len(b"".join(parts))) == b"".join(parts)
+    response.close()
+    assert fetch.resume("turn") is None
+    fetch.close()
+    assert proxy.aborts == []
+
+
+def test_a_whole_answer_is_not_aborted_by_its_close(proxy: ScriptedProxy, connect: Connect) -> None:
+    proxy.stream(b"hello")
+    fetch = connect(on_close="abort")
+    response = fetch()
+    assert response.read() == b"hello"
+    response.close()
+    fetch.close()
+    assert proxy.aborts == []
+
+
+def test_an_incomplete_answer_is_not_aborted_by_its_close(proxy: ScriptedProxy, connect: Connect) -> None:
+    proxy.stream(b"hello", outcome="truncated")
+    fetch = connect()
+    response = fetch()
+    with pytest.raises(IncompleteStream):
+        response.read()
+    response.close()
+    fetch.close()
+    assert proxy.aborts == []
+
+
+def test_after_a_network_failure_nothing_is_aborted_because_a_retry_may_go_on(
+    proxy: ScriptedProxy, connect: Connect
+) -> None:
+    proxy.stream(b"hello", outcome=None)
+    fetch = connect()
+    response = fetch()
+    assert response.take(5) == b"hello"
+    proxy.answers += [b""] * 20
+    proxy.drop_connections()
+    proxy.refuse()
+    with pytest.raises(NetworkError):
+        list(response.pieces())
+    response.close()
+    fetch.close()
+    assert proxy.aborts == []
+
+
+def test_an_abort_of_ours_ends_the_stream_as_aborted(proxy: ScriptedProxy, fetch: Driver) -> None:
+    stream = proxy.stream(b"hello", outcome=None)
+    response = fetch()
+    assert response.take(5) == b"hello"
+    response.abort()
+    response.abort()
+    assert proxy.aborts == [stream.id] * 2
+    with pytest.raises(IncompleteStream) as raised:
+        list(response.pieces())
+    assert raised.value.outcome is Outcome.ABORTED
+
+
+def test_an_abort_that_is_refused_or_unanswered_raises(proxy: ScriptedProxy, fetch: Driver) -> None:
+    proxy.stream(b"hello", outcome=None)
+    response = fetch()
+    proxy.answers.append(error_answer(401, "SIGNATURE_EXPIRED"))
+    with pytest.raises(ProxyError, match="SIGNATURE_EXPIRED"):
+        response.abort()
+    proxy.refuse()
+    with pytest.raises(NetworkError):
+        response.abort()
+
+
+def test_create_abort_needs_nothing_but_the_streams_url(proxy: ScriptedProxy, fetch: Driver) -> None:
+    stream = proxy.stream(b"hello", outcome=None)
+    url = fetch().stream_url
+    assert url is not None
+    create_abort(url)()
+    asyncio.run(create_async_abort(url)())  # type: ignore[arg-type]  # it is a coroutine, declared as an Awaitable
+    assert proxy.aborts == [stream.id] * 2
+    del proxy.streams[stream.id]
+    create_abort(url)()  # gone is as good as aborted
+
+
+@pytest.mark.parametrize("url", ["", "/v1/proxy/x?signature=s", "ftp://a/b"])
+def test_create_abort_refuses_a_url_that_is_not_absolute(url: str) -> None:
+    with pytest.raises(ValueError, match="absolute"):
+        create_abort(url)
+
+
+def test_nothing_can_be_read_after_a_close_and_nothing_ends_quietly(proxy: ScriptedProxy, fetch: Driver) -> None:
+    proxy.stream(b"hello", outcome=None)
+    response = fetch(request_id="turn")
+    assert response.take(5) == b"hello"
+    response.close()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="closed"):
+            list(response.pieces())
+
+
+def test_an_error_is_raised_again_and_never_followed_by_a_quiet_end(proxy: ScriptedProxy, fetch: Driver) -> None:
+    proxy.stream(b"hello", outcome="timeout")
+    response = fetch()
+    for _ in range(3):
+        with pytest.raises(IncompleteStream):
+            response.read()
+
+
+def test_leaving_a_loop_loses_nothing(proxy: ScriptedProxy, fetch: Driver) -> None:
+    stream = proxy.stream(b"a", outcome=None)
+    response = fetch()
+    assert next(response.pieces()) == b"a"
+    gc.collect()
+    proxy.append(stream, b"b")
+    assert next(response.pieces()) == b"b"
+    proxy.close(stream, "complete", b"c")
+    assert response.read() == b"c"
+
+
+def test_a_response_that_is_dropped_does_not_block_and_aborts_nothing(proxy: ScriptedProxy) -> None:
+    proxy.stream(b"hello", outcome=None)
+    with create_durable_fetch(proxy.url, proxy_authorization=proxy.secret) as fetch:
+        assert next(iter(fetch("http://upstream.test/").iter_bytes())) == b"hello"
+        proxy.answers.append(b"")  # whoever asked now would wait
+        gc.collect()
+    assert proxy.aborts == []
+
+
+def test_a_close_does_not_wait_for_the_abort_but_closing_the_fetch_does(proxy: ScriptedProxy) -> None:
+    stream = proxy.stream(b"hello", outcome=None)
+    fetch = create_durable_fetch(proxy.url, proxy_authorization=proxy.secret)
+    response = fetch("http://upstream.test/")
+    assert next(response.iter_bytes()) == b"hello"
+    answered = threading.Event()
+
+    def late(_: object) -> bytes:
+        proxy.aborts.append(stream.id)
+        answered.set()
+        return b"HTTP/1.1 204 x\r\n\r\n"
+
+    proxy.answers.append(late)
+    response.close()
+    fetch.close()
+    assert answered.is_set()
+
+
+# Cancellation
+
+
+def async_fetch(proxy: ScriptedProxy):  # type: ignore[no-untyped-def]  # the type is the function's own
+    return create_async_durable_fetch(proxy.url, proxy_authorization=proxy.secret, retry=QUICK)
+
+
+async def first_piece(response: AsyncDurableResponse) -> bytes:
+    return await anext(response.iter_bytes())
+
+
+async def test_a_cancelled_wait_for_a_piece_loses_nothing(proxy: ScriptedProxy) -> None:
+    async with async_fetch(proxy) as fetch:
+        stream = proxy.stream(b"a", outcome=None)
+        async with await fetch("http://upstream.test/") as response:
+            assert await first_piece(response) == b"a"
+            for append in (b"b", b"c"):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(first_piece(response), 0.02)
+                await asyncio.to_thread(proxy.append, stream, append)
+                assert await first_piece(response) == append
+            await asyncio.to_thread(proxy.close, stream)
+            assert await response.read() == b""
+
+
+async def test_a_cancelled_reader_closes_its_connection_and_aborts_when_nobody_can_resume(proxy: ScriptedProxy) -> None:
+    stream = proxy.stream(b"a", outcome=None)
+    began = asyncio.Event()
+
+    async def work() -> None:
+        async with async_fetch(proxy) as fetch, await fetch("http://upstream.test/") as response:
+            async for _ in response.iter_bytes():
+                began.set()
+
+    task = asyncio.create_task(work())
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert proxy.aborts == [stream.id]
+
+
+async def test_an_abort_that_is_itself_cancelled_is_sent_all_the_same(proxy: ScriptedProxy) -> None:
+    stream = proxy.stream(b"a", outcome=None)
+    async with async_fetch(proxy) as fetch:
+        response = await fetch("http://upstream.test/")
+        assert await first_piece(response) == b"a"
+        with anyio.CancelScope() as scope:  # as a server's, whose client has gone: it cancels every await
+            scope.cancel()
+            await response.aclose()
+        assert scope.cancelled_caught
+        assert await asyncio.to_thread(proxy.aborted.wait, 5)
+    assert proxy.aborts == [stream.id]
+
+
+async def test_a_call_cancelled_before_its_answer_leaves_no_connection(proxy: ScriptedProxy) -> None:
+    proxy.answers.append(b"")
+    async with async_fetch(proxy) as fetch:
+        task = asyncio.create_task(fetch("http://upstream.test/"))
+        assert await asyncio.to_thread(proxy.asked.wait, 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(proxy.wait_no_connections)
