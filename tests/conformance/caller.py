@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import re
+import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -220,7 +221,7 @@ class Caller:
 
     def raw(self) -> RawClient:
         """A raw connection to the proxy."""
-        return RawClient(self.url)
+        return RawClient(self.url, tls=ssl.create_default_context() if self.url.startswith("https:") else None)
 
     def post(
         self,

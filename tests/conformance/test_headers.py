@@ -270,9 +270,10 @@ def test_every_answer_is_open_to_browsers_and_hardened(caller: Caller, upstream:
     assert answer.headers.get_list("cross-origin-resource-policy") == ["cross-origin"]
 
 
-def test_304_and_206_of_nothing_are_open_to_browsers_too(caller: Caller, upstream: Upstream) -> None:
+def test_a_304_is_open_to_browsers_too(caller: Caller, upstream: Upstream) -> None:
     stream = caller.create(upstream.serve(fixed(b"x")).url)
-    etag = stream.whole() and stream.get(offset="-1").headers["etag"]
+    stream.whole()
+    etag = stream.get(offset="-1").headers["etag"]
     answer = stream.get(offset="-1", headers={"If-None-Match": etag})
     assert answer.status_code == 304
     assert answer.headers["access-control-allow-origin"] == "*"

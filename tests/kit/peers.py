@@ -49,9 +49,9 @@ class RawClient:
 
     def __init__(self, url: str, *, tls: ssl.SSLContext | None = None, timeout: float = 10) -> None:
         parts = urlsplit(url)
-        self.host = f"{parts.hostname}:{parts.port}"
+        self.host = parts.netloc  # as a Host field has it
         self._timeout = timeout
-        plain = socket.create_connection((parts.hostname, parts.port), timeout)
+        plain = socket.create_connection((parts.hostname, parts.port or (443 if tls else 80)), timeout)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = tls.wrap_socket(plain, server_hostname=parts.hostname) if tls is not None else plain
         self._buffer = b""
