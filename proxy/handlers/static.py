@@ -1,0 +1,81 @@
+"""Files of the package over HTTP: the browser client and its page. Owns their types, validators and cache lives.
+
+What can be asked for is listed once, at construction; a request is a look-up in that list, so that no path, however
+spelled, reaches the file system. Refuses everything else with NOT_FOUND.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from proxy.base.errors import Code, Refusal
+from proxy.http.message import EMPTY, Headers, Parts, Request, Response
+from proxy.version import __version__
+
+__all__ = ["StaticFiles"]
+
+_TYPES = {
+    ".css": b"text/css; charset=utf-8",
+    ".html": b"text/html; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+    ".json": b"application/json",
+    ".svg": b"image/svg+xml",
+    ".ts": b"text/plain; charset=utf-8",  # declarations: for people; a compiler reads them from the package
+}
+_REVALIDATE = (b"cache-control", b"no-cache")
+_FOREVER = (b"cache-control", b"public, max-age=31536000, immutable")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    content: bytes
+    etag: bytes
+    headers: Headers
+
+
+class StaticFiles:
+    """A Handler for GET and HEAD of `{prefix}{path}` and `{prefix}{version}/{path}`, the files of proxy/static.
+
+    With the version in its URL a file never changes and may be kept for ever; without, a cache asks again each time
+    (RFC 9111 section 5.2.2.4). Raises Refusal: NOT_FOUND. The caller has checked the method.
+    """
+
+    def __init__(self, prefix: str = "/static/") -> None:
+        self._files: dict[bytes, _File] = {}
+        for path, content in _walk(files("proxy") / "static"):
+            for versioned, cache in (("", _REVALIDATE), (f"{__version__}/", _FOREVER)):
+                self._files[f"{prefix}{versioned}{path}".encode()] = _file(path, content, cache)
+
+    def __repr__(self) -> str:
+        return f"<StaticFiles {len(self._files)}>"
+
+    async def __call__(self, request: Request) -> Response:
+        """The file, or 304 without a body when `If-None-Match` names it (RFC 9110 section 13.1.2)."""
+        file = self._files.get(request.target.partition(b"?")[0])
+        if file is None:
+            raise Refusal(Code.NOT_FOUND, "there is no such file")
+        if _matches(request.headers.get_all(b"if-none-match"), file.etag):
+            return Response(304, file.headers.without([b"content-type"]), EMPTY)
+        return Response(200, file.headers, Parts([file.content]))
+
+
+def _walk(folder: Traversable, above: str = "") -> Iterator[tuple[str, bytes]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _walk(entry, f"{above}{entry.name}/")
+        elif "." + entry.name.rpartition(".")[2] in _TYPES:
+            yield above + entry.name, entry.read_bytes()
+
+
+def _file(path: str, content: bytes, cache: tuple[bytes, bytes]) -> _File:
+    etag = b'"%s"' % hashlib.sha256(content).hexdigest()[:32].encode()
+    kind = _TYPES["." + path.rpartition(".")[2]]
+    return _File(content, etag, Headers([(b"content-type", kind), (b"etag", etag), cache]))
+
+
+def _matches(conditions: list[bytes], etag: bytes) -> bool:
+    """Weak comparison, as If-None-Match asks for (RFC 9110 section 8.8.3.2)."""
+    tags = [tag.strip().removeprefix(b"W/") for condition in conditions for tag in condition.split(b",")]
+    return etag in tags or b"*" in tags
