@@ -82,8 +82,9 @@ class Allowlist:
             if _port_and_path(rule, url):
                 return rule.match
         if self._wild and not url.is_address:
+            labels = url.host.split(".")
             for rule in self._wild:
-                if rule.scheme == url.scheme and _host(rule, url.host) and _port_and_path(rule, url):
+                if rule.scheme == url.scheme and _host(rule, labels) and _port_and_path(rule, url):
                     return rule.match
         return None
 
@@ -174,10 +175,9 @@ def _compile_path(pattern: str, path: str | None) -> tuple[tuple[_Glob, ...], ..
     return tuple(map(tuple, runs))
 
 
-def _host(rule: _Rule, host: str) -> bool:
+def _host(rule: _Rule, labels: list[str]) -> bool:
     if rule.host is None:
         return True
-    labels = host.split(".")
     extra = len(labels) - len(rule.host)
     return (extra >= 1 if rule.deep else extra == 0) and _run(rule.host, labels, extra)
 

@@ -2,7 +2,8 @@
 
 Refuses everything that two parsers could read differently: userinfo, backslashes, characters outside `!`–`~`, hosts
 that are neither plain names nor canonical IP literals, dot segments and control characters however they are encoded,
-and a `?` or `#` that touches the authority. What depends on a pattern (`%2f`, `%5c`) is the allowlist's to decide.
+and a `?` or `#` that might be meant to move the host. What depends on a pattern (`%2f`, `%5c`) is the allowlist's to
+decide.
 """
 
 import re
@@ -77,10 +78,10 @@ class Url:
 
 
 def parse_url(text: bytes) -> Url:
-    """The URL that `text` spells; raises UrlError. A fragment is accepted after a path, and left out of the target.
+    """The URL that `text` spells; raises UrlError. A fragment is accepted after a path, and never sent.
 
-    An authority must be followed by a `/` or by nothing: what comes after `https://a.example?` or
-    `https://a.example#` is where parsers disagree about the host. For the same reason a fragment may not hold an `@`.
+    Old parsers end the authority at `/` alone and read `https://a.example?@b.example` as a user at `b.example`: hence
+    no `@` in a fragment, nor in a query without a path before it, and no fragment that touches the host.
     """
     if not _PRINTABLE.fullmatch(text):
         raise UrlError("the URL is empty or holds a space, a control or a non-ASCII character")
@@ -92,8 +93,8 @@ def parse_url(text: bytes) -> Url:
     name, authority, path, query, fragment = parts.groups()
     scheme = name.lower().decode()
     host, port = _split_authority(authority)
-    if not path and (query is not None or fragment is not None):
-        raise UrlError("a ? or # follows the host without a path between them")
+    if not path and (fragment is not None or b"@" in (query or b"")):
+        raise UrlError("a # or an @ follows the host without a path between them")
     if fragment is not None and not _FRAGMENT.fullmatch(fragment):
         raise UrlError("the fragment holds an @ or a second #")
     if query is not None and _ENCODED_CONTROL.search(query):
