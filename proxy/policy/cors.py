@@ -38,14 +38,13 @@ _HARDENING: tuple[Field, ...] = (
 )
 _EXPOSE: Field = (b"access-control-expose-headers", b", ".join(_EXPOSED))
 
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([1-9][0-9]{0,4}))?")
+_ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([1-9][0-9]{0,4}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 
 
 class Cors:
-    """The origins let in: none given or `*` means any. `max_age` is how many seconds a browser may remember a
-    preflight.
+    """The origins let in: none given or `*` means any. A browser may remember a preflight for `max_age` seconds.
 
     Raises ValueError for an origin that no browser would send.
     """
@@ -94,8 +93,9 @@ class Cors:
 
 def _canonical_origin(text: str) -> bytes:
     """An origin as browsers serialise it (RFC 6454 section 6.2): lower case, without the default port."""
-    match = _ORIGIN.fullmatch(text.lower())
+    match = _ORIGIN.fullmatch(text)
     if match is None:
         raise ValueError(f"CORS origin {text!r} is not scheme://host[:port]")
-    scheme, host, port = match.groups()
-    return (f"{scheme}://{host}" + (f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else "")).encode()
+    scheme, host, port = match[1].lower(), match[2].lower(), match[3]
+    suffix = "" if port in (None, _DEFAULT_PORTS.get(scheme)) else f":{port}"
+    return f"{scheme}://{host}{suffix}".encode()

@@ -9,13 +9,7 @@ from collections.abc import Sequence
 from proxy.wire.headers import Field, Headers
 from proxy.wire.url import Url
 
-__all__ = [
-    "PassedHeaders",
-    "content_encoding",
-    "content_type",
-    "passed_headers",
-    "upstream_headers",
-]
+__all__ = ["PassedHeaders", "content_encoding", "content_type", "passed_headers", "upstream_headers"]
 
 _HOP_BY_HOP = frozenset(
     {
@@ -41,7 +35,7 @@ _NEVER_BACK_PREFIXES = (
     b"access-control-", b"content-security-policy", b"cross-origin-", b"sec-", b"proxy-", b"stream-", _OUR_PREFIX,
 )  # fmt: skip
 
-_PASSED = re.compile(r"[!#$%&'+\-.^_`|~0-9a-z]+(\*?)")
+_PASSED = re.compile(r"([!#$%&'+\-.^_`|~0-9A-Za-z]+)(\*?)")
 _MEDIA_TYPE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:[ \t]*;[\t -~]*)?")
 _CODINGS = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*")
 
@@ -55,13 +49,13 @@ class PassedHeaders:
         names: set[bytes] = set()
         prefixes: list[bytes] = []
         for pattern in patterns:
-            match = _PASSED.fullmatch(pattern.lower())
+            match = _PASSED.fullmatch(pattern)
             if match is None:
                 raise ValueError(f"passed header {pattern!r} is neither a header name nor a prefix followed by *")
-            text = pattern.lower().rstrip("*").encode()
+            text = match[1].lower().encode()
             if _never_back(text):
                 raise ValueError(f"passed header {pattern!r} is one that never passes")
-            if match[1]:
+            if match[2]:
                 prefixes.append(text)
             else:
                 names.add(text)
@@ -74,8 +68,7 @@ class PassedHeaders:
 
 
 def upstream_headers(headers: Headers, url: Url) -> Headers:
-    """What the upstream is sent: Host first, the caller's fields in order without those that stop here,
-    Accept-Encoding last.
+    """What the upstream is sent: Host first, then the caller's fields in order, those that stop here left out.
 
     Upstream-Authorization becomes Authorization in its own place; the caller's Authorization is ours and goes nowhere.
     """

@@ -21,30 +21,29 @@ ALLOWLIST = Allowlist(
 
 TOKENS = [
     "https://", "http://", "HTTPS://", "https:", "//", "/", "api.openai.com", "API.openai.COM", "evil.example",
-    "localhost",
-    "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "::1", "2130706433", "0x7f.1", "169.254.169.254", "@", "user:pass@",
-    ":", ":443",
-    ":80", ":0", ":65536", "#", "?", "\\", "%", "%2e", "%2f", "%5c", "%40", "%23", "%00", "%0d%0a", "%252e", ".",
-    "..", "/../", "/./",
-    ";", "&", "=", "*", "[", "]", "%25eth0", " ", "\t", "\n", "\r", "\x00", "。", "．", "＠", "／", "：", "ſ", "K",
-    "ａ",
-    "xn--", "-", "_", "a", "0", "v1",
+    "localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "::1", "2130706433", "0x7f.1", "169.254.169.254", "@",
+    "user:pass@", ":", ":443", ":80", ":0", ":65536", "#", "?", "\\", "%", "%2e", "%2f", "%5c", "%40", "%23", "%00",
+    "%0d%0a", "%252e", ".", "..", "/../", "/./", ";", "&", "=", "*", "[", "]", "%25eth0", " ", "\t", "\n", "\r",
+    "\x00", "。", "．", "＠", "／", "：", "ſ", "K", "ａ", "xn--", "-", "_", "a", "0", "v1",
 ]  # fmt: skip
 STARTS = [
-    "https://api.openai.com",
-    "http://localhost",
-    "http://127.0.0.1",
-    "http://[::1]",
-    "https://evil.example",
-    "https://",
-    "",
-]
+    "https://api.openai.com/", "http://localhost:81/", "http://[::1]:81/", "https://api.openai.com",
+    "http://localhost", "http://127.0.0.1", "http://[::1]", "https://evil.example", "https://", "",
+]  # fmt: skip
 
-nasty_urls = st.builds(
-    lambda start, tokens: start + "".join(tokens),
-    st.sampled_from(STARTS),
-    st.lists(st.one_of(st.sampled_from(TOKENS), st.text(max_size=2)), max_size=7),
-).map(lambda text: text.encode(errors="surrogatepass"))
+# Often allowed where they stand: with the others alone, nearly every example is refused for its first token.
+QUIET = [
+    "/", "//", "?", "=", "&", "#", "@", ":", ":443", ":80", ";", ".", "-", "*", "a", "0", "v1", "%2f", "%40",
+    "evil.example",
+]  # fmt: skip
+
+
+def urls(tokens: st.SearchStrategy[str]) -> st.SearchStrategy[bytes]:
+    texts = st.builds(lambda start, rest: start + "".join(rest), st.sampled_from(STARTS), st.lists(tokens, max_size=7))
+    return texts.map(str.encode)
+
+
+nasty_urls = urls(st.sampled_from(QUIET)) | urls(st.sampled_from(TOKENS) | st.text(max_size=2))
 
 
 def allowed(text: bytes) -> Url | None:

@@ -59,8 +59,10 @@ def test_the_fields_are_made_once() -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["", "a.example", "https://", "https://a.example/", "https://a.example/x", "https://u@a.example", "https://*.example",
-     "null", "https://a.example:0", "https://a example", "https://ä.example", "https://a.example\r\nX: y"],
+    ["", "a.example", "https://", "https://a.example/", "https://a.example/x", "https://u@a.example",
+     "https://*.example",
+     "null", "https://a.example:0", "https://a example", "https://ä.example", "https://\u212aelvin.example",
+     "https://a.example\r\nX: y"],
 )  # fmt: skip
 def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
     with pytest.raises(ValueError, match="CORS origin"):

@@ -38,9 +38,8 @@ def test_fields_cross_in_order_and_repeated_ones_stay_repeated() -> None:
     "name",
     [
         b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
-        b"trailer",
-        b"trailers", b"transfer-encoding", b"upgrade", b"authorization", b"expect", b"content-length", b"cookie",
-        b"upstream-url", b"upstream-method", b"upstream-status", b"upstream-anything-new",
+        b"trailer", b"trailers", b"transfer-encoding", b"upgrade", b"authorization", b"expect", b"content-length",
+        b"cookie", b"upstream-url", b"upstream-method", b"upstream-status", b"upstream-anything-new",
     ],
 )  # fmt: skip
 def test_what_is_for_this_hop_or_for_the_proxy_stops_here(name: bytes) -> None:
@@ -155,8 +154,7 @@ def test_a_wide_prefix_still_lets_nothing_dangerous_back() -> None:
     names = [
         b"set-cookie", b"strict-transport-security", b"access-control-allow-origin", b"alt-svc", b"content-length",
         b"content-security-policy-report-only", b"cross-origin-opener-policy", b"upstream-outcome",
-        b"stream-next-offset",
-        b"connection", b"upgrade", b"x-content-type-options", b"clear-site-data",
+        b"stream-next-offset", b"connection", b"upgrade", b"x-content-type-options", b"clear-site-data",
     ]  # fmt: skip
     assert [name for name in names if name in passed] == []
     assert b"server" in passed
@@ -165,9 +163,9 @@ def test_a_wide_prefix_still_lets_nothing_dangerous_back() -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["", "*", "a b", "a*b", "*a", "a**", "X-Ümlaut", "a:", "Set-Cookie", "set-cookie*", "Access-Control-*",
-     "Upstream-*",
-     "stream-closed", "Strict-Transport-Security", "Connection", "Content-Length"],
+    ["", "*", "a b", "a*b", "*a", "a**", "X-Ümlaut", "X-\u212aelvin", "a:", "Set-Cookie", "set-cookie*",
+     "Access-Control-*",
+     "Upstream-*", "stream-closed", "Strict-Transport-Security", "Connection", "Content-Length"],
 )  # fmt: skip
 def test_a_setting_that_is_malformed_or_never_passes_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="passed header"):
