@@ -32,8 +32,8 @@ class Aborting:
         return True
 
     def failed(self, error: NetworkError) -> None:
-        """No answer. Raises `error` when there is no attempt left."""
-        delay = self._backoff.failed() if error.fault is not Fault.REQUEST else None
+        """No answer. Raises `error` when there is no attempt left, or the proxy took the request and said nothing."""
+        delay = None if error.fault is Fault.READ_TIMEOUT else self._backoff.failed()
         if delay is None:
             raise error
         self.delay = delay

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
+from functools import cache
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -145,7 +146,7 @@ class Wire:
     def __init__(self, library: ModuleType, transport: object = None) -> None:
         self.library = library
         self._owned = transport is None
-        self._transport: Any = transport or library.HTTPTransport(limits=_limits(library))
+        self._transport: Any = transport or library.HTTPTransport(verify=_tls(library), limits=_limits(library))
         _redact_logs(library)
 
     def send(self, send: Send) -> Reply:
@@ -211,7 +212,7 @@ class AsyncWire:
     def __init__(self, library: ModuleType, transport: object = None) -> None:
         self.library = library
         self._owned = transport is None
-        self._transport: Any = transport or library.AsyncHTTPTransport(limits=_limits(library))
+        self._transport: Any = transport or library.AsyncHTTPTransport(verify=_tls(library), limits=_limits(library))
         _redact_logs(library)
 
     async def send(self, send: Send) -> AsyncReply:
@@ -237,6 +238,12 @@ class AsyncWire:
         """Close every connection; a transport that was given is its giver's to close."""
         if self._owned:
             await self._transport.aclose()
+
+
+@cache
+def _tls(library: ModuleType) -> Any:
+    """One verifying context for all: to load the system's certificates takes longer than most requests."""
+    return library.create_ssl_context()
 
 
 def _limits(library: ModuleType) -> Any:

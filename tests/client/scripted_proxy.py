@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx
+
 from tests.kit.loops import LoopThread
 
 __all__ = ["Asked", "Framing", "ScriptedProxy", "Stream", "error_answer"]
@@ -67,6 +69,7 @@ class Stream:
     outcome: str | None = None
     closed: bool = False
     expired: bool = False  # its signed URL no longer opens it
+    told: Fields = field(default_factory=dict)  # of the upstream's head
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
@@ -97,6 +100,7 @@ class ScriptedProxy:
         self.aborts: list[str] = []
         self.aborted = threading.Event()
         self.asked = threading.Event()  # a create has come
+        self.reading = threading.Event()  # a read has come
         self._left = threading.Condition()
         self.answers: list[bytes | Callable[[Asked], bytes]] = []  # for the next requests of any kind, in place of ours
         self.next_streams: list[Stream] = []  # what creates bring forth; empty when none is queued
@@ -115,12 +119,15 @@ class ScriptedProxy:
         self.silent_end = False  # leave the connection open after the closing event
         self.keep_alive_seconds: float | None = None  # comments on an idle live read
         self._on_read: tuple[int, Callable[[], None]] | None = None
+        self.forwards = False  # creates are sent on to the upstream that they name
         self.lose_creates = 0  # so many creates are carried out and their answers lost
         self._loop = LoopThread("scripted proxy")
         self._server = self._loop.run(self._listen())
 
     async def _listen(self) -> asyncio.Server:
         self._writers: set[asyncio.StreamWriter] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._upstream = httpx.AsyncHTTPTransport()
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port: int = server.sockets[0].getsockname()[1]
         return server
@@ -141,8 +148,18 @@ class ScriptedProxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.post(self._server.close)
+        self._loop.run(self._end())
         self._loop.stop()
+
+    async def _end(self) -> None:
+        self._server.close()
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+        await self._upstream.aclose()
+        await asyncio.sleep(0)  # a connection that was just accepted has its writer now
+        for writer in list(self._writers):
+            writer.transport.abort()
 
     # What a test does
 
@@ -219,6 +236,7 @@ class ScriptedProxy:
         cut = None
         if asked.method == "GET":
             self.reads.append(asked)
+            self.reading.set()
             if self._on_read is not None and len(self.reads) >= self._on_read[0]:
                 threading.Thread(target=self._on_read[1]).start()
                 self._on_read = None
@@ -278,15 +296,58 @@ class ScriptedProxy:
             self.streams[stream.id] = stream
             if key:
                 self.keys[key] = stream.id
+        refusal = await self._forward(asked, stream, key) if self.forwards and not replayed else None
+        if refusal is not None:
+            await out.send(refusal)
+            return True
         if self.lose_creates:
             self.lose_creates -= 1
             raise _CutError
         location = self.stream_url(stream).removeprefix(self.base)
         fields = {"Location": location, "Upstream-Content-Type": stream.content_type, "Upstream-Status": "200"}
-        fields |= {"Content-Length": "0", "X-Request-Id": "req-1", "Cache-Control": "no-store"}
+        fields |= {"Content-Length": "0", "Cache-Control": "no-store"} | (stream.told or {"X-Request-Id": "req-1"})
         fields |= {"Idempotent-Replay": "true"} if replayed else {}
         await out.send(_head(200 if replayed else 201, fields))
         return True
+
+    async def _forward(self, asked: Asked, stream: Stream, key: str) -> bytes | None:
+        """Ask the upstream; None when the stream is being filled, else the answer that tells of its error."""
+        own = {"authorization", "host", "upstream-url", "upstream-method", "upstream-authorization", "content-length"}
+        fields = [(name, value) for name, value in asked.headers.items() if name not in own]
+        fields += [("authorization", asked.headers["upstream-authorization"])]
+        request = httpx.Request(
+            asked.headers["upstream-method"], asked.headers["upstream-url"], headers=fields, content=asked.body
+        )
+        request.extensions["timeout"] = httpx.Timeout(30).as_dict()
+        try:
+            answer = await self._upstream.handle_async_request(request)
+        except httpx.TransportError:
+            self.keys.pop(key, None)
+            return error_answer(502, "UPSTREAM_ERROR")
+        told = {"Upstream-Status": str(answer.status_code), "Upstream-Content-Type": answer.headers["content-type"]}
+        passed = ("retry-after", "retry-after-ms", "x-should-retry", "request-id", "x-request-id")
+        told |= {name: answer.headers[name] for name in passed if name in answer.headers}
+        if answer.status_code >= 300:
+            self.keys.pop(key, None)
+            body = await answer.aread()
+            return _head(502, told | {"Content-Length": str(len(body))}) + body
+        stream.content_type, stream.closed, stream.told = told["Upstream-Content-Type"], False, told
+        self._pumps.add(asyncio.get_running_loop().create_task(self._pump(answer, stream)))
+        return None
+
+    async def _pump(self, answer: httpx.Response, stream: Stream) -> None:
+        outcome = "complete"
+        try:
+            async for piece in answer.aiter_raw():
+                if stream.closed:
+                    break
+                await self._change(stream, [piece], None)
+        except httpx.TransportError:
+            outcome = "upstream_error"
+        finally:
+            await answer.aclose()
+        if not stream.closed:
+            await self._change(stream, (), outcome)
 
     async def _read(self, asked: Asked, stream: Stream, out: "_Out") -> bool:
         index = stream.index(asked.query.get("offset", "-1"))
