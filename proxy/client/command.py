@@ -1,0 +1,214 @@
+"""`fetch`, as a command: a request through the proxy, its answer on stdout, resumable by an id after any end.
+
+Owns arguments, exit codes and the progress line. Secrets come from the environment or from files, never from argv.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from proxy.client.create import create_durable_fetch
+from proxy.client.errors import DurableError, IncompleteStream, NetworkError, ProxyError
+from proxy.client.fetch import DurableFetch, DurableResponse
+from proxy.client.storage import FileStorage
+
+__all__ = ["add_arguments", "main"]
+
+DEFAULT_PROXY = "http://localhost:4440"
+
+EPILOG = """\
+environment:
+  PROXY_URL               the proxy, when --proxy is not given
+  PROXY_SECRET            its service secret, when --secret-file is not given
+  UPSTREAM_AUTHORIZATION  the upstream's Authorization, when no -H gives one
+
+exit codes: 0 the answer is whole; 2 bad usage; 3 the proxy refused; 7 the proxy could not be reached;
+18 the answer ended early; 22 the upstream answered with an error (its body is on stdout); 130 interrupted.
+"""
+
+USAGE, REFUSED, UNREACHABLE, INCOMPLETE, UPSTREAM_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 3, 7, 18, 22, 130, 141
+
+_PROGRESS_SECONDS = 0.1  # between two progress lines: often enough to look alive, seldom enough to cost nothing
+
+
+class _Usage(Exception):
+    """The arguments, or what they name, cannot be used."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "Send a request through the durable proxy and write the answer to stdout."
+    parser.epilog = EPILOG
+    parser.add_argument("url", nargs="?", metavar="URL", help="of the upstream; not needed to resume or abort")
+    parser.add_argument("-X", "--request", metavar="METHOD", help="GET, or POST with -d")
+    parser.add_argument(
+        "-H", "--header", action="append", default=[], metavar="LINE", help="'Name: value', or @FILE with such lines"
+    )
+    parser.add_argument("-d", "--data", metavar="DATA", help="request body, @FILE or @- for stdin; JSON unless -H says")
+    parser.add_argument("--proxy", metavar="URL", help=f"the proxy (default {DEFAULT_PROXY})")
+    parser.add_argument("--secret-file", metavar="FILE", help="holds the proxy's service secret in its first line")
+    parser.add_argument("--request-id", metavar="ID", help="name the request, so that its answer can be resumed")
+    parser.add_argument(
+        "-C",
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="resume after the last byte written, not from the start",
+    )
+    parser.add_argument("--abort", action="store_true", help="stop the upstream call of --request-id")
+    parser.add_argument("--state-dir", metavar="DIR", help="where request ids are remembered")
+    parser.add_argument("-s", "--silent", action="store_true", help="no progress")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run it; the exit code."""
+    try:
+        return _run(args)
+    except _Usage as error:
+        return _fail(USAGE, str(error))
+    except ValueError as error:
+        return _fail(USAGE, str(error))
+    except ProxyError as error:
+        return _fail(REFUSED, f"the proxy refused: {error}")
+    except NetworkError as error:
+        return _fail(UNREACHABLE, f"the proxy could not be reached: {error}{_hint(args)}")
+    except IncompleteStream as error:
+        return _fail(INCOMPLETE, str(error))
+    except DurableError as error:
+        return _fail(REFUSED, str(error))
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, f"interrupted{_hint(args)}")
+    except BrokenPipeError:
+        # Whoever read us has gone, as `head` does: nothing is left to say, nor may the interpreter flush at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.url is None and args.request_id is None:
+        raise _Usage("give a URL, or the --request-id of an earlier request")
+    if args.abort and args.request_id is None:
+        raise _Usage("--abort needs a --request-id")
+    if args.go_on and args.request_id is None:
+        raise _Usage("--continue needs a --request-id")
+    fetch = create_durable_fetch(
+        args.proxy or os.environ.get("PROXY_URL") or DEFAULT_PROXY,
+        proxy_authorization=_secret(args),
+        storage=FileStorage(args.state_dir or _state_dir()),
+        resume_from="offset" if args.go_on else "start",
+    )
+    with fetch:
+        if args.abort:
+            return 0 if fetch.abort(args.request_id) else _fail(USAGE, "nothing is remembered under this --request-id")
+        with _response(fetch, args) as response:
+            progress = _Progress(sys.stderr, shown=not args.silent and sys.stderr.isatty() and not sys.stdout.isatty())
+            _copy(progress.over(response.iter_bytes()), sys.stdout.buffer)
+            if response.status_code >= 400:
+                return _fail(UPSTREAM_ERROR, f"the upstream answered {response.status_code}")
+    return 0
+
+
+def _response(fetch: DurableFetch, args: argparse.Namespace) -> DurableResponse:
+    if args.url is None:
+        resumed = fetch.resume(args.request_id)
+        if resumed is None:
+            raise _Usage("nothing is remembered under this --request-id, or its stream is gone")
+        return resumed
+    content = _data(args.data)
+    headers = [field for line in args.header for field in _fields(line)]
+    names = {name.lower() for name, _ in headers}
+    if content is not None and "content-type" not in names:
+        headers.append(("Content-Type", "application/json"))
+    if "authorization" not in names and (authorization := os.environ.get("UPSTREAM_AUTHORIZATION")):
+        headers.append(("Authorization", authorization))
+    method = args.request or ("GET" if content is None else "POST")
+    return fetch(args.url, method=method, headers=headers, content=content, request_id=args.request_id)
+
+
+def _copy(pieces: Iterator[bytes], out: BinaryIO) -> None:
+    """Every piece is written out before the next is asked for: then only does it count as consumed."""
+    for piece in pieces:
+        out.write(piece)
+        out.flush()
+
+
+class _Progress:
+    """One line that is written over and over, where somebody looks at it."""
+
+    def __init__(self, out: TextIO, *, shown: bool) -> None:
+        self._out = out
+        self._shown = shown
+
+    def over(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The same pieces, counted."""
+        began = shown = time.monotonic()
+        size = 0
+        try:
+            for piece in pieces:
+                yield piece
+                size += len(piece)
+                now = time.monotonic()
+                if self._shown and now - shown >= _PROGRESS_SECONDS:
+                    shown = now
+                    self._out.write(f"\r{size:,} bytes, {now - began:.1f} s ")
+                    self._out.flush()
+        finally:
+            if self._shown:
+                self._out.write(f"\r{size:,} bytes, {time.monotonic() - began:.1f} s \n")
+
+
+def _fields(line: str) -> list[tuple[str, str]]:
+    lines = _file(line[1:]).decode().splitlines() if line.startswith("@") else [line]
+    fields = []
+    for each in lines:
+        if each.strip():
+            name, colon, value = each.partition(":")
+            if not colon:
+                raise _Usage("a header must be 'Name: value'")
+            fields.append((name.strip(), value.strip()))
+    return fields
+
+
+def _data(data: str | None) -> bytes | None:
+    if data is None:
+        return None
+    return _file(data[1:]) if data.startswith("@") else data.encode()
+
+
+def _file(name: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise _Usage(f"{name}: {error.strerror}") from None
+
+
+def _secret(args: argparse.Namespace) -> str:
+    if args.secret_file is not None:
+        secret = _file(args.secret_file).decode().strip().partition("\n")[0].strip()
+    else:
+        secret = os.environ.get("PROXY_SECRET", "")
+    if not secret:
+        raise _Usage("the proxy's service secret must be in PROXY_SECRET, or in a --secret-file")
+    return secret
+
+
+def _state_dir() -> Path:
+    """XDG's place for what should survive, but belongs to this machine."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "durable-proxy"
+
+
+def _hint(args: argparse.Namespace) -> str:
+    if args.request_id is None or args.abort:
+        return ""
+    return f"\nThe answer goes on being kept: resume it with --request-id {args.request_id}, and -C for the rest only"
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"fetch: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,258 @@
+"""`fetch` as a process: what it writes, where it ends, what it remembers, and that it keeps secrets to itself."""
+
+import argparse
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.client.scripted_proxy import ScriptedProxy, error_answer
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RUN = """
+import argparse, sys
+from proxy.client import command
+parser = argparse.ArgumentParser("fetch")
+command.add_arguments(parser)
+sys.exit(command.main(parser.parse_args()))
+"""
+URL = "http://upstream.test/v1"
+
+
+class Shell:
+    """A shell with a proxy in its environment and a home of its own."""
+
+    def __init__(self, proxy: ScriptedProxy, home: Path) -> None:
+        self.proxy = proxy
+        self.home = home
+
+    def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+        ours = {"PYTHONPATH": str(ROOT), "HOME": str(self.home), "PROXY_URL": self.proxy.url}
+        return kept | ours | {"PROXY_SECRET": self.proxy.secret} | dict(extra)
+
+    def start(
+        self,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+        stderr: int = subprocess.PIPE,
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", RUN, *args],
+            env=self.environment(env or {}),
+            cwd=self.home,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
+
+    def run(self, *args: str, env: Mapping[str, str] | None = None, stdin: bytes = b"") -> tuple[int, bytes, str]:
+        with self.start(*args, env=env, stdin=subprocess.PIPE) as process:
+            out, err = process.communicate(stdin, timeout=30)
+        assert b"Traceback" not in err, err.decode()
+        return process.returncode, out, err.decode()
+
+
+@pytest.fixture
+def shell(proxy: ScriptedProxy, tmp_path: Path) -> Shell:
+    """Where the command is run."""
+    return Shell(proxy, tmp_path)
+
+
+def test_the_answer_is_written_as_it_came_and_nothing_else(shell: Shell) -> None:
+    body = bytes(range(256)) * 100
+    shell.proxy.stream(body)
+    assert shell.run(URL) == (0, body, "")
+    (asked,) = shell.proxy.creates
+    assert (asked.headers["upstream-url"], asked.headers["upstream-method"], asked.body) == (URL, "GET", b"")
+
+
+def test_data_makes_it_a_post_of_json_unless_told_otherwise(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(b"\x00file")
+    (tmp_path / "headers").write_text("X-One: 1\n\nContent-Type: text/csv\n")
+    for arguments, stdin in (
+        (["-d", '{"q": 1}'], b""),
+        (["-X", "PUT", "-d", "@body", "-H", "@headers"], b""),
+        (["-d", "@-", "-H", "X-Two:2"], b"from stdin"),
+    ):
+        shell.proxy.stream(b"ok")
+        assert shell.run(URL, *arguments, stdin=stdin)[:2] == (0, b"ok")
+    seen = [
+        (asked.headers["upstream-method"], asked.headers["content-type"], asked.body) for asked in shell.proxy.creates
+    ]
+    assert seen == [
+        ("POST", "application/json", b'{"q": 1}'),
+        ("PUT", "text/csv", b"\x00file"),
+        ("POST", "application/json", b"from stdin"),
+    ]
+    assert [shell.proxy.creates[1].headers["x-one"], shell.proxy.creates[2].headers["x-two"]] == ["1", "2"]
+
+
+def test_secrets_come_from_the_environment_or_from_files(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{shell.proxy.secret}\nan older one\n")
+    shell.proxy.stream(b"ok")
+    env = {"PROXY_SECRET": "", "UPSTREAM_AUTHORIZATION": "Bearer sk-1"}
+    assert shell.run(URL, "--secret-file", "secret", env=env)[0] == 0
+    assert shell.proxy.creates[0].headers["upstream-authorization"] == "Bearer sk-1"
+    code, _, err = shell.run(URL, env={"PROXY_SECRET": ""})
+    assert code == 2
+    assert "PROXY_SECRET" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "URL"),
+        (["--abort"], "--request-id"),
+        ([URL, "-C"], "--request-id"),
+        ([URL, "-H", "nothing"], "Name: value"),
+        ([URL, "-d", "@missing"], "missing"),
+        ([URL, "--secret-file", "missing"], "missing"),
+        ([URL, "--proxy", "proxy.test"], "proxy_url"),
+        (["no-url"], "url"),
+        (["--request-id", "unknown"], "remembered"),
+        (["--request-id", "unknown", "--abort"], "remembered"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(shell: Shell, arguments: list[str], told: str) -> None:
+    code, out, err = shell.run(*arguments)
+    assert (code, out, err.count("\n")) == (2, b"", 1)
+    assert told in err
+
+
+def test_what_went_wrong_is_told_apart_by_the_exit_code(shell: Shell) -> None:
+    shell.proxy.answers.append(error_answer(403, "UPSTREAM_NOT_ALLOWED"))
+    code, out, err = shell.run(URL)
+    assert (code, out, "UPSTREAM_NOT_ALLOWED" in err) == (3, b"", True)
+
+    shell.proxy.answers.append(error_answer(502, "x", message="own words", headers={"Upstream-Status": "429"}))
+    code, out, err = shell.run(URL)
+    assert (code, b"own words" in out, "429" in err) == (22, True, True)
+
+    shell.proxy.stream(b"half", outcome="upstream_error")
+    code, out, err = shell.run(URL)
+    assert (code, out, "upstream_error" in err) == (18, b"half", True)
+
+    code, out, err = shell.run(URL, "--proxy", "http://127.0.0.1:1")
+    assert (code, out, "could not be reached" in err) == (7, b"", True)
+
+
+def test_after_an_interrupt_the_request_id_brings_the_answer_back(shell: Shell) -> None:
+    stream = shell.proxy.stream(b"one ", outcome=None)
+    process = shell.start(URL, "--request-id", "turn 1")
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.read(4) == b"one "
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, b"")
+    assert b"--request-id" in err
+    assert b"Traceback" not in err
+    assert shell.proxy.aborts == []
+    shell.proxy.close(stream, "complete", b"two")
+    assert shell.run("--request-id", "turn 1")[:2] == (0, b"one two")
+    assert len(shell.proxy.creates) == 1
+    assert shell.run("--request-id", "turn 1")[0] == 2
+
+
+def test_continue_brings_only_what_was_not_written(shell: Shell) -> None:
+    stream = shell.proxy.stream(b"one ", outcome=None)
+    process = shell.start(URL, "--request-id", "turn")
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.read(4) == b"one "
+        shell.proxy.append(stream, b"two ")
+        assert process.stdout.read(4) == b"two "
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    shell.proxy.close(stream, "complete", b"three")
+    code, out, _ = shell.run(URL, "-C", "--request-id", "turn")
+    assert (code, out) == (0, b"two three")  # the interrupt came before "two" was known to be written
+
+
+def test_an_interrupt_without_an_id_stops_the_upstream(shell: Shell) -> None:
+    stream = shell.proxy.stream(b"one ", outcome=None)
+    process = shell.start(URL)
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.read(4) == b"one "
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert shell.proxy.aborts == [stream.id]
+
+
+def test_abort_stops_the_upstream_of_an_id(shell: Shell) -> None:
+    stream = shell.proxy.stream(b"one ", outcome=None)
+    process = shell.start(URL, "--request-id", "turn")
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.read(4) == b"one "
+        assert shell.run("--request-id", "turn", "--abort") == (0, b"", "")
+        process.wait(30)
+    assert process.returncode == 18
+    assert shell.proxy.aborts == [stream.id]
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(shell: Shell) -> None:
+    stream = shell.proxy.stream(b"one ", outcome=None)
+    process = shell.start(URL, "--request-id", "turn")
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.read(4) == b"one "
+        process.stdout.close()
+        shell.proxy.append(stream, b"two")
+        assert process.wait(30) == 141
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("silent", [[], ["-s"]])
+def test_progress_is_shown_to_a_terminal_that_the_answer_does_not_go_to(shell: Shell, silent: list[str]) -> None:
+    shell.proxy.stream(b"x" * 1234)
+    ours, its = pty.openpty()
+    with shell.start(URL, *silent, stderr=its) as process:
+        out, _ = process.communicate(timeout=30)
+    os.close(its)
+    shown = b""
+    while select.select([ours], [], [], 0)[0]:
+        try:
+            shown += os.read(ours, 1024)
+        except OSError:
+            break
+    os.close(ours)
+    assert out == b"x" * 1234
+    assert (b"1,234 bytes" in shown) is (silent == [])
+
+
+def test_what_is_remembered_is_private_and_where_it_belongs(shell: Shell, tmp_path: Path) -> None:
+    for env, place in (
+        ({}, ".local/state/durable-proxy"),
+        ({"XDG_STATE_HOME": str(tmp_path / "x")}, "x/durable-proxy"),
+    ):
+        stream = shell.proxy.stream(b"one ", outcome=None)
+        process = shell.start(URL, "--request-id", "turn", env=env)
+        assert process.stdout is not None
+        with process:
+            assert process.stdout.read(4) == b"one "
+            (file,) = (tmp_path / place).iterdir()
+            assert file.stat().st_mode & 0o777 == 0o600
+            shell.proxy.close(stream)
+        assert list((tmp_path / place).iterdir()) == []
+
+
+def test_help_tells_the_exit_codes_and_no_option_takes_a_secret() -> None:
+    from proxy.client import command
+
+    parser = argparse.ArgumentParser("fetch")
+    command.add_arguments(parser)
+    text = parser.format_help()
+    assert "exit codes" in text
+    assert not {"--secret", "--proxy-authorization", "--token"} & set(text.split())
