@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--continue",
         dest="go_on",
         action="store_true",
-        help="resume after the last byte written, not from the start",
+        help="write only what was not written before",
     )
     parser.add_argument("--abort", action="store_true", help="stop the upstream call of --request-id")
     parser.add_argument("--state-dir", metavar="DIR", help="where request ids are remembered")

@@ -162,7 +162,7 @@ def test_after_an_interrupt_the_request_id_brings_the_answer_back(shell: Shell) 
     assert shell.run("--request-id", "turn 1")[0] == 2
 
 
-def test_continue_brings_only_what_was_not_written(shell: Shell) -> None:
+def test_continue_brings_the_rest_and_repeats_the_last_piece_at_most(shell: Shell) -> None:
     stream = shell.proxy.stream(b"one ", outcome=None)
     process = shell.start(URL, "--request-id", "turn")
     assert process.stdout is not None
@@ -174,7 +174,8 @@ def test_continue_brings_only_what_was_not_written(shell: Shell) -> None:
         process.communicate(timeout=30)
     shell.proxy.close(stream, "complete", b"three")
     code, out, _ = shell.run(URL, "-C", "--request-id", "turn")
-    assert (code, out) == (0, b"two three")  # the interrupt came before "two" was known to be written
+    assert code == 0
+    assert out in (b"two three", b"three")  # whether "two" was noted before the interrupt is a race
 
 
 def test_an_interrupt_without_an_id_stops_the_upstream(shell: Shell) -> None:
