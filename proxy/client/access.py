@@ -3,10 +3,13 @@
 No repr or error shows a URL of a stream, nor the secret; the secret stands in a header and nowhere else.
 """
 
+import re
 from collections.abc import Callable
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 __all__ = ["Access", "Authorization", "Place", "abort_url"]
+
+_VISIBLE = re.compile(r"[!-~]+")
 
 Authorization = str | Callable[[], str]
 
@@ -36,8 +39,12 @@ class Place:
         return (("Authorization", token if token[:7].lower() == "bearer " else f"Bearer {token}"),)
 
     def stream_url(self, location: str) -> str:
-        """The absolute form of a `Location`, which may be relative to the proxy."""
-        return urljoin(self.url, location)
+        """The absolute form of a `Location`, which may be relative to the proxy. Raises ValueError when it has none."""
+        url = urljoin(self.url, location)
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _VISIBLE.fullmatch(url):
+            raise ValueError("not a stream's URL")
+        return url
 
 
 class Access:

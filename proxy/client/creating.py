@@ -126,12 +126,12 @@ class Creating:
         """What the answer means; None: wait `delay` and send again. Raises ProxyError when the proxy refused."""
         upstream_status = _upstream_status(headers)
         if status in (200, 201):
-            location = headers.get("location")
-            if location is None:
-                raise ProxyError("INVALID_RESPONSE", "a create was answered without a Location", status=status)
+            try:
+                stream_url = self._place.stream_url(headers.get("location", "none:"))
+            except ValueError:
+                raise ProxyError("INVALID_RESPONSE", "a create was answered without a stream", status=status) from None
             seen = upstream_status if upstream_status is not None and upstream_status < 300 else 200
-            replayed = headers.get("idempotent-replay") == "true"
-            return Created(self._place.stream_url(location), seen, _passed(headers), replayed)
+            return Created(stream_url, seen, _passed(headers), headers.get("idempotent-replay") == "true")
         if status == 502 and upstream_status is not None and upstream_status >= 400:
             return Answered(upstream_status, _passed(headers), body)
         error = proxy_error(status, headers, body)
@@ -165,10 +165,8 @@ def _passed(headers: Fields) -> Fields:
         for name, value in headers.pairs
         if name.lower() not in _NOT_PASSED and not name.lower().startswith(_NOT_PASSED_PREFIXES)
     ]
-    for name in ("content-type", "content-encoding"):
-        value = headers.get(f"upstream-{name}")
-        if value is None and "location" not in headers:
-            value = headers.get(name)
-        if value is not None:
-            kept.append((name.title(), value))
+    kind = headers.get("upstream-content-type", headers.get("content-type") if "location" not in headers else None)
+    kept += [("Content-Type", kind)] if kind is not None else []
+    encoding = headers.get("upstream-content-encoding")
+    kept += [("Content-Encoding", encoding)] if encoding is not None else []
     return Fields(kept)

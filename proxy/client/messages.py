@@ -17,7 +17,10 @@ _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class Fields(Mapping[str, str]):
-    """Header fields: case does not matter to a look-up, repeated ones are joined by a comma. The repr shows names."""
+    """Header fields: case does not matter to a look-up, repeated ones are joined by a comma. The repr shows names.
+
+    Values are bytes read as Latin-1, so that whatever was sent can be sent on.
+    """
 
     def __init__(self, pairs: Pairs = ()) -> None:
         self._pairs = tuple(pairs)

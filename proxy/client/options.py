@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 __all__ = [
-    "ERROR_BODY_BYTES", "ERROR_BODY_SECONDS", "EVENT_BYTES", "LEAST_SECONDS", "LOST_ATTEMPTS",
+    "ABANDONED_SECONDS", "ERROR_BODY_BYTES", "ERROR_BODY_SECONDS", "EVENT_BYTES", "LEAST_SECONDS", "LOST_ATTEMPTS",
     "MAX_CONNECTIONS", "MAX_IDLE_CONNECTIONS", "MEMORY_ENTRIES", "SILENCE_SECONDS", "TAIL_BYTES", "Backoff", "Live",
     "OnClose", "Retry", "Timeouts",
 ]  # fmt: skip
 
+ABANDONED_SECONDS = 30 * 86400.0  # a file that nobody touched for so long; streams live for a day by default
 ERROR_BODY_BYTES = 1 << 20  # of an error answer; the proxy passes on at most 64 KiB, another server may send more
 ERROR_BODY_SECONDS = 10.0  # for all of it; the proxy itself gives an upstream's error body 5 s
 EVENT_BYTES = 32 << 20  # one server-sent event; a stream with larger ones is read by long-poll, which holds none

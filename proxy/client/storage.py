@@ -3,15 +3,19 @@
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Protocol
 
-from proxy.client.options import MEMORY_ENTRIES
+from proxy.client.options import ABANDONED_SECONDS, MEMORY_ENTRIES
 
 __all__ = ["FileStorage", "MemoryStorage", "Storage"]
+
+_OURS = re.compile(r"[0-9a-f]{64}\.json|\.[0-9a-f]{64}\.json\.[0-9a-f]{16}")
 
 
 class Storage(Protocol):
@@ -62,6 +66,7 @@ class FileStorage:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = Path(directory)
+        self._pruned = False
 
     def _path(self, key: str) -> Path:
         return self._directory / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
@@ -76,6 +81,7 @@ class FileStorage:
     def set(self, key: str, value: str) -> None:
         """Keep `value`. Raises OSError when it cannot be written; what was there before stays then."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._prune()
         path = self._path(key)
         fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -91,3 +97,14 @@ class FileStorage:
     def delete(self, key: str) -> None:
         """Forget it. Raises OSError when it cannot be removed."""
         self._path(key).unlink(missing_ok=True)
+
+    def _prune(self) -> None:
+        """Once, at the first writing: remove what was abandoned so long ago that its stream is gone."""
+        if self._pruned:
+            return
+        self._pruned = True
+        oldest = time.time() - ABANDONED_SECONDS
+        for file in self._directory.iterdir():
+            with contextlib.suppress(OSError):
+                if _OURS.fullmatch(file.name) and file.stat().st_mtime < oldest:
+                    file.unlink()

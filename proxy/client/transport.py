@@ -77,7 +77,8 @@ class _Options:
         return f"<{type(self).__name__} through {self._settings.place.url}>"
 
     def _asking(self, request: Any, content: bytes) -> _Asking:
-        fields = [(name, value) for name, value in request.headers.multi_items() if name != REQUEST_ID_HEADER]
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
+        fields = [(name, value) for name, value in pairs if name.lower() != REQUEST_ID_HEADER]
         try:
             upstream = UpstreamRequest(request.method, bare_url(request.url), tuple(fields), content)
         except ValueError as error:
@@ -95,7 +96,7 @@ class _Options:
         """The library's response. Its extension `durable_response` is ours, for who wants to abort or see an offset."""
         return self.library.Response(
             response.status_code,
-            headers=list(response.headers.pairs),
+            headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.pairs],
             stream=stream(response),
             extensions={"http_version": b"HTTP/1.1", "durable_response": response},
         )

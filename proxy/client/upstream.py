@@ -1,12 +1,15 @@
 """What callers give, as the request that the upstream is to see: URL normalised, header fields listed, JSON encoded."""
 
 import json as json_module
+import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 
 from proxy.client.creating import UpstreamRequest
 
 __all__ = ["Content", "HeaderInput", "Json", "bare_url", "upstream_request"]
+
+_UNSENDABLE = re.compile(r"[^\x00-\xff]")
 
 HeaderInput = Mapping[str, str] | Iterable[tuple[str, str]] | None
 Content = bytes | str | None
@@ -30,6 +33,8 @@ def upstream_request(
         content = json_module.dumps(json, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         if not any(name.lower() == "content-type" for name, _ in fields):
             fields.append(("Content-Type", "application/json"))
+    if any(_UNSENDABLE.search(name + value) for name, value in fields):
+        raise ValueError("a header holds characters that are not Latin-1")
     body = content.encode() if isinstance(content, str) else content or b""
     return UpstreamRequest(method, bare_url(parsed), tuple(fields), body)
 

@@ -100,7 +100,7 @@ class _Head:
         self._library = library
         self._response = response
         self.status: int = response.status_code
-        self.headers = Fields(response.headers.multi_items())
+        self.headers = Fields((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
         version = response.http_version
         self.framed: bool = (
             self.status in (204, 304)
@@ -256,7 +256,7 @@ def _request(library: ModuleType, send: Send) -> Any:
     return library.Request(
         send.method,
         send.url,
-        headers=list(send.headers),
+        headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in send.headers],
         content=send.content if send.method == "POST" else None,
         extensions={"timeout": waits},
     )

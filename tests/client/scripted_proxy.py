@@ -107,7 +107,9 @@ class ScriptedProxy:
         self.keys: dict[str, str] = {}
         self.cuts: list[int | None] = []  # for the next reads: after how many bytes
         self.sent: list[int] = []  # bytes of each read's answer
+        self.create_cuts: list[int | None] = []  # the same for creates
         self.reset = False  # cut by RST instead of FIN
+        self.hang = False  # do not cut at all: say nothing more
         self.slices: int | None = None
         self.framing = Framing.LENGTH
         self.page = 1 << 30  # bytes of a plain answer at most, but one append at least
@@ -243,8 +245,9 @@ class ScriptedProxy:
             cut = self.cuts.pop(0) if self.cuts else None
         elif asked.method == "POST":
             self.creates.append(asked)
+            cut = self.create_cuts.pop(0) if self.create_cuts else None
             self.asked.set()
-        out = _Out(writer, cut, self.slices)
+        out = _Out(writer, cut, self.slices, hang=self.hang)
         try:
             return await self._fill(asked, out)
         finally:
@@ -435,7 +438,8 @@ class _CutError(Exception):
 class _Out:
     """Sends, sliced, up to where the answer is cut."""
 
-    def __init__(self, writer: asyncio.StreamWriter, cut: int | None, slices: int | None) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, cut: int | None, slices: int | None, *, hang: bool) -> None:
+        self._hang = hang
         self._writer = writer
         self._left = cut
         self._slices = slices
@@ -453,6 +457,7 @@ class _Out:
         if self._left is not None:
             self._left -= len(whole)
             if len(whole) < len(data):
+                await asyncio.sleep(3600 if self._hang else 0)
                 raise _CutError
 
     async def chunk(self, data: bytes) -> None:

@@ -70,6 +70,28 @@ def test_many_cuts_in_one_read_give_identical_bytes(proxy: ScriptedProxy, connec
     reader.read(*(chance.randrange(reader.size) for _ in range(60)))
 
 
+def test_a_create_whose_answer_is_cut_anywhere_costs_one_upstream_call(proxy: ScriptedProxy, connect: Connect) -> None:
+    fetch = connect(retry=Retry(creates=2, first_delay=0.0))
+    proxy.stream(*APPENDS)
+    fetch().close()
+    size = 330  # at least as long as its head
+    for count, at in enumerate(range(0, size, 7), start=2):
+        proxy.stream(*APPENDS)
+        proxy.create_cuts = [at]
+        assert fetch().read() == WHOLE
+        assert len(proxy.streams) == count
+
+
+def test_a_connection_that_falls_silent_is_left_for_another(
+    proxy: ScriptedProxy, connect: Connect, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader(proxy, connect, kind)
+    monkeypatch.setattr("proxy.client.options.SILENCE_SECONDS", 0.05)
+    proxy.hang = True
+    for at in (0, reader.size // 2, reader.size - 3):
+        reader.read(at)
+
+
 @pytest.mark.parametrize("live", Live)
 def test_an_answer_that_comes_byte_by_byte_gives_identical_bytes(
     proxy: ScriptedProxy, connect: Connect, live: Live

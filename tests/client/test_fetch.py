@@ -49,6 +49,16 @@ def test_connection_fields_and_the_protocols_own_names_do_not_go_along(proxy: Sc
     assert not {"te", "accept-encoding"} & asked.headers.keys()
 
 
+def test_header_bytes_beyond_ascii_pass_both_ways_as_they_are(proxy: ScriptedProxy, fetch: Driver) -> None:
+    proxy.answers.append(b"HTTP/1.1 201 x\r\nLocation: /v1/proxy/x\r\nX-Own: \xe9\xff\r\nContent-Length: 0\r\n\r\n")
+    response = fetch(URL, headers={"X-Own": "\xe9"})
+    assert proxy.creates[0].headers["x-own"] == "\xe9"
+    assert response.headers["x-own"] == "\xe9\xff"
+    with pytest.raises(ValueError, match="Latin-1") as raised:
+        fetch(URL, headers={"Authorization": "Bearer sk-CANARY\u2026"})
+    assert "CANARY" not in repr(raised.value)
+
+
 def test_repeated_fields_are_sent_as_they_were_given(proxy: ScriptedProxy, fetch: Driver) -> None:
     fetch(URL, headers=[("X-A", "1"), ("X-B", "2"), ("X-A", "3")]).read()
     assert proxy.creates[0].headers["x-a"] == "1, 3"
@@ -95,6 +105,15 @@ def test_an_upstream_url_that_cannot_be_is_refused_before_anything_is_sent(
     with pytest.raises(ValueError, match="url"):
         fetch(url)
     assert proxy.creates == []
+
+
+def test_an_upstreams_error_that_came_encoded_is_decoded_once(proxy: ScriptedProxy, fetch: Driver) -> None:
+    packed = gzip.compress(b"why")
+    for name in ("Content-Encoding", "Upstream-Content-Encoding"):
+        fields = f"Upstream-Status: 429\r\n{name}: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
+        proxy.answers.append(f"HTTP/1.1 502 x\r\n{fields}".encode() + packed)
+        response = fetch(URL)
+        assert (response.status_code, response.read()) == (429, b"why")
 
 
 def test_two_bodies_or_a_method_that_is_none_are_refused(fetch: Driver) -> None:
@@ -205,6 +224,9 @@ def test_a_proxy_that_stays_overloaded_is_told_of(proxy: ScriptedProxy, fetch: D
     "answer",
     [
         b"HTTP/1.1 201 x\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 201 x\r\nLocation: javascript:alert(1)\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 201 x\r\nLocation: http://[/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 201 x\r\nLocation: /a b\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 301 x\r\nLocation: http://elsewhere.test/\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 404 x\r\nContent-Length: 5\r\n\r\n<html",
     ],

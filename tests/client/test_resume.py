@@ -368,6 +368,22 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_files_that_were_abandoned_long_ago_are_removed_and_no_others(tmp_path: Path) -> None:
+    FileStorage(tmp_path).set("old", "x")
+    (old,) = tmp_path.iterdir()
+    left = tmp_path / f".{old.name}.0123456789abcdef"
+    others = tmp_path / "mine.json"
+    for file in (left, others):
+        file.write_text("x")
+    for file in (old, left, others):
+        os.utime(file, (0, 0))
+    storage = FileStorage(tmp_path)
+    assert storage.get("old") == "x"
+    storage.set("new", "y")
+    assert others in (kept := list(tmp_path.iterdir()))
+    assert (len(kept), storage.get("old"), storage.get("new")) == (2, None, "y")
+
+
 def test_memory_forgets_what_was_set_longest_ago_when_there_is_too_much() -> None:
     storage = MemoryStorage(max_entries=2)
     for key in ("a", "b", "a", "c"):

@@ -155,6 +155,15 @@ def test_an_id_resumes_what_a_client_left(clients: Clients) -> None:
     assert len(clients.proxy.creates) == 1
 
 
+def test_header_bytes_beyond_ascii_pass_both_ways(clients: Clients) -> None:
+    clients.proxy.answers.append(
+        b"HTTP/1.1 502 x\r\nUpstream-Status: 400\r\nX-Own: \xe9\xff\r\nContent-Length: 0\r\n\r\n"
+    )
+    response = clients().get(URL, headers=[(b"X-Own", b"\xe9\xff")])
+    assert clients.proxy.creates[0].headers["x-own"] == "\xe9\xff"
+    assert (b"X-Own", b"\xe9\xff") in response.headers.raw
+
+
 def test_a_transport_of_the_callers_reaches_the_proxy_and_stays_open(clients: Clients, library: ModuleType) -> None:
     clients.proxy.stream(b"hello")
     clients.proxy.stream(b"again")
