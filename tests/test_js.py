@@ -1,13 +1,19 @@
-"""The browser client: its unit tests under Node's own runner, and its types against the SDKs' real ones."""
+"""The browser client: its unit tests under Node's own runner, its types against the SDKs' real ones, its docs."""
 
+import re
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-_TESTS = Path(__file__).resolve().parent
+from proxy.policy.auth import Keyring
 
-pytestmark = pytest.mark.skipif(not (_TESTS / "node_modules").exists(), reason="run scripts/setup-js first")
+_TESTS = Path(__file__).resolve().parent
+_PAGE = _TESTS.parent / "docs" / "clients.md"
+
+needs_npm = pytest.mark.skipif(not (_TESTS / "node_modules").exists(), reason="run scripts/setup-js first")
 
 
 def _run(*command: str) -> None:
@@ -15,9 +21,21 @@ def _run(*command: str) -> None:
     assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-5_000:]}"
 
 
+@needs_npm
 def test_the_unit_tests_of_client_and_transports_pass() -> None:
-    _run("node", "--test", "js/unit/")
+    _run("node", "--test", "--test-timeout=30000", "js/unit/")
 
 
+@needs_npm
 def test_the_types_hold_for_ai_6_and_7_and_tanstack_under_strict() -> None:
     _run("node_modules/.bin/tsc", "-p", "js/types")
+
+
+def test_the_backends_token_of_the_page_is_one_that_the_proxy_takes() -> None:
+    section = _PAGE.read_text().partition("\n## JavaScript\n")[2]
+    (example,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    names: dict[str, Callable[[str], str]] = {}
+    exec(example, names)
+    token = names["proxy_token"]("a secret of the service")
+    keyring = Keyring(["a secret of the service"])
+    keyring.check_service(query=[], authorization=[b"Bearer " + token.encode()], now=time.time())
