@@ -9,13 +9,7 @@ export interface DurableStorage {
 
 /** Why a stream ended; `null` while it has not. Anything but `complete` is a prefix of the answer. */
 export type Outcome =
-  | 'complete'
-  | 'aborted'
-  | 'truncated'
-  | 'timeout'
-  | 'upstream_error'
-  | 'storage_error'
-  | 'interrupted'
+  'complete' | 'aborted' | 'truncated' | 'timeout' | 'upstream_error' | 'storage_error' | 'interrupted'
 
 /** What is stored of a stream, as JSON. The URL is a capability: whoever has it may read and abort. */
 export interface StreamCredentials {

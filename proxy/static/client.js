@@ -234,9 +234,22 @@ export function createDurableFetch(options) {
     return resumed ?? create(request, init, ids, print)
   }
 
-  async function create({ url, method, headers, body, signal }, init, ids, print) {
+  async function create(request, init, ids, print) {
     const token = {}
     latest.set(ids[0], token)
+    try {
+      const response = await post(request, init)
+      if (!response.ok) return refused(response)
+      const credentials = { ...(await credentialsOf(response)), fingerprint: print, ids, note: init.note }
+      if (latest.get(ids[0]) === token) for (const id of ids) saveCredentials(storage, keyOf(id), credentials)
+      return respond(credentials, { signal: request.signal, given: response.headers, position: new Position() })
+    } finally {
+      if (latest.get(ids[0]) === token) latest.delete(ids[0])
+    }
+  }
+
+  /** Asks the proxy to ask the upstream. */
+  async function post({ url, method, headers, body, signal }, init) {
     const sent = new Headers(headers)
     if (headers.has('Authorization')) sent.set('Upstream-Authorization', headers.get('Authorization'))
     sent.delete('Authorization')
@@ -248,14 +261,16 @@ export function createDurableFetch(options) {
     if (secret) sent.set('Authorization', `Bearer ${secret}`)
     const message = { method: 'POST', headers: sent, body, signal }
     if (init.credentials) message.credentials = init.credentials
-    const response = await retrying(() => send(fetch, proxyUrl, message, signal), retry.attachAttempts, retry, signal)
-    if (!response.ok) return refused(response)
+    return retrying(() => send(fetch, proxyUrl, message, signal), retry.attachAttempts, retry, signal)
+  }
+
+  /** What a 201 (or the 200 of a replay) tells of its stream. */
+  async function credentialsOf(response) {
     const location = response.headers.get('Location')
     if (!location) throw new ProxyError(response.status, null, 'the proxy named no Location: is this its URL?')
     await response.body?.cancel().catch(() => {})
-
     const streamUrl = new URL(location, absolute(proxyUrl)).href
-    const credentials = {
+    return {
       streamUrl,
       streamId: extractStreamIdFromUrl(streamUrl),
       offset: START,
@@ -263,18 +278,14 @@ export function createDurableFetch(options) {
       upstreamContentType: response.headers.get('Upstream-Content-Type'),
       upstreamContentEncoding: response.headers.get('Upstream-Content-Encoding'),
       status: Number(response.headers.get('Upstream-Status')) || 200,
-      fingerprint: print,
-      ids,
-      note: init.note,
     }
-    if (latest.get(ids[0]) === token) {
-      latest.delete(ids[0])
-      for (const id of ids) saveCredentials(storage, keyOf(id), credentials)
-    }
-    return respond(credentials, { signal, given: response.headers, position: new Position() })
   }
 
-  const stored = (id) => loadCredentials(storage, keyOf(id))
+  /** What is stored under `id`; what another program has put there need not be complete. */
+  function stored(id) {
+    const credentials = loadCredentials(storage, keyOf(id))
+    return credentials && { streamId: extractStreamIdFromUrl(credentials.streamUrl), ids: [id], ...credentials }
+  }
 
   /** Forgets a stream under all its names, but not another stream that took one of them since. */
   function forget({ streamId, ids }) {
@@ -284,7 +295,7 @@ export function createDurableFetch(options) {
   /** The stream stored under `id`, if it is (still) that of the request with the fingerprint `print`. */
   async function attach(id, signal, print) {
     const credentials = stored(id)
-    if (!credentials || (print && credentials.fingerprint !== print)) return null
+    if (!credentials || (print && (credentials.fingerprint ?? print) !== print)) return null
     if (isUrlExpired(credentials.streamUrl)) {
       forget(credentials)
       return null
@@ -317,7 +328,8 @@ export function createDurableFetch(options) {
       forget(credentials) // at once: a page that is reloaded now must not bring back what was stopped
       return stop()
     }
-    if (abortOnSignal) signal.addEventListener('abort', () => position.closed || abort().catch(() => {}), { once: true })
+    if (abortOnSignal)
+      signal.addEventListener('abort', () => position.closed || abort().catch(() => {}), { once: true })
 
     function onMove() {
       for (const id of ids) {

@@ -296,7 +296,7 @@ export class Reading {
 
   async *#raw(reader, position, retry) {
     const { headers } = this.response
-    for (let next; reader && !(next = await this.#next(reader, retry)).done; ) {
+    for (let next; reader && !(next = await this.#next(reader, retry)).done;) {
       const fresh = position.take(next.value)
       if (fresh) yield fresh
     }
@@ -313,7 +313,7 @@ export class Reading {
     const decoder = new TextDecoder()
     const parser = new EventStreamParser()
     let met = false
-    for (let next; !position.closed && !(next = await this.#next(reader, retry)).done; ) {
+    for (let next; !position.closed && !(next = await this.#next(reader, retry)).done;) {
       for (const { event, data } of parser.push(decoder.decode(next.value, { stream: true }))) {
         met = true
         if (event === 'data') {
@@ -321,7 +321,7 @@ export class Reading {
           if (fresh) yield fresh
         } else if (event === 'control') {
           const control = JSON.parse(data)
-          position.reach(control.streamNextOffset)
+          if (control.streamNextOffset) position.reach(control.streamNextOffset)
           position.cursor = control.streamCursor ?? position.cursor
           if (control.streamClosed) position.end(control.upstreamOutcome)
         }

@@ -20,7 +20,10 @@ interface SendMessages<Message> extends ChatRequest {
 }
 
 /** Options as DefaultChatTransport's, and durable fetch's. */
-export interface DurableChatTransportOptions extends Omit<DurableFetchOptions, 'resumeFrom' | 'autoResume' | 'abortOnSignal'> {
+export interface DurableChatTransportOptions extends Omit<
+  DurableFetchOptions,
+  'resumeFrom' | 'autoResume' | 'abortOnSignal'
+> {
   /** The upstream route, absolute or relative to the page (default `/api/chat`). */
   api?: string
   /** Sent upstream with every request. `Authorization` is for the upstream; the proxy's is `proxyAuthorization`. */
@@ -98,9 +101,19 @@ export interface RunContext {
 
 /** Has the shape of TanStack AI's ResumableConnectConnectionAdapter. */
 export interface DurableAdapter {
-  connect(messages: any[], data?: Record<string, any>, abortSignal?: AbortSignal, runContext?: RunContext): AsyncIterable<any>
+  connect(
+    messages: any[],
+    data?: Record<string, any>,
+    abortSignal?: AbortSignal,
+    runContext?: RunContext,
+  ): AsyncIterable<any>
   /** The promise form: one request, whose bytes are read as they are. */
-  connect(request: { url?: string; body?: any; headers?: HeadersLike; signal?: AbortSignal }): Promise<DurableConnection>
+  connect(request: {
+    url?: string
+    body?: any
+    headers?: HeadersLike
+    signal?: AbortSignal
+  }): Promise<DurableConnection>
   /** Replays a run from its start and follows it. Throws when it is not known here, or was read to its end. */
   joinRun(runId: string, abortSignal?: AbortSignal): AsyncIterable<any>
   hydrate(threadId: string, page?: { limit?: number; before?: string }): Promise<ChatHydration>

@@ -207,7 +207,7 @@ export function createDurableChatTransport(options) {
     let needsId = note?.needsId
 
     async function next() {
-      for (let chunk; (chunk = await events.next()); ) {
+      for (let chunk; (chunk = await events.next());) {
         const isStart = needsId && chunk.type === 'start'
         if (isStart) needsId = false
         if (++met > skip) return isStart && !chunk.messageId ? { ...chunk, messageId: `msg-${streamId}` } : chunk
@@ -330,7 +330,7 @@ export function createDurableAdapter(apiUrl, options) {
     try {
       const response = await unlessAborted(find(), signal)
       events = new JsonEvents(response.body)
-      for (let chunk; (chunk = await unlessAborted(events.next(), signal)); ) yield chunk
+      for (let chunk; (chunk = await unlessAborted(events.next(), signal));) yield chunk
       runs.delete(runId)
     } catch (error) {
       if (signal?.aborted) return
@@ -384,7 +384,10 @@ function toWire(messages) {
   return messages.flatMap((message) => {
     if (!message.parts) return [message]
     const { parts, id, role } = message
-    const text = parts.filter((part) => part.type === 'text').map((part) => part.content).join('')
+    const text = parts
+      .filter((part) => part.type === 'text')
+      .map((part) => part.content)
+      .join('')
     const media = parts.filter((part) => ['image', 'audio', 'video', 'document'].includes(part.type))
     const calls = parts.filter((part) => part.type === 'tool-call')
     const content = media.length ? [...(text ? [{ type: 'text', text }] : []), ...media] : text

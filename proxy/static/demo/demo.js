@@ -60,7 +60,11 @@ const TURNS = 'demo:turns'
 const DONE = 'demo:done'
 const load = (key) => JSON.parse(localStorage.getItem(key) ?? '[]')
 const save = (key, value) => localStorage.setItem(key, JSON.stringify(value))
-const update = (id, change) => save(TURNS, load(TURNS).map((turn) => (turn.id === id ? { ...turn, ...change } : turn)))
+const update = (id, change) =>
+  save(
+    TURNS,
+    load(TURNS).map((turn) => (turn.id === id ? { ...turn, ...change } : turn)),
+  )
 
 function done(id) {
   save(DONE, [...new Set([...load(DONE), id])])
@@ -120,7 +124,7 @@ async function follow(turn, open) {
     if (response.wasResumed) log(`resumed ${response.streamId.slice(0, 8)}…`, 'good')
     showStream(response)
     const [decoder, parser, reader] = [new TextDecoder(), new EventStreamParser(), response.body.getReader()]
-    for (let part; !(part = await reader.read()).done; ) {
+    for (let part; !(part = await reader.read()).done;) {
       bytes += part.value.length
       segments[network.connections - 1] = (segments[network.connections - 1] ?? 0) + part.value.length
       for (const { data } of parser.push(decoder.decode(part.value, { stream: true })))

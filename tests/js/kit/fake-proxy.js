@@ -103,7 +103,14 @@ export class FakeProxy {
     const body = []
     for await (const chunk of request) body.push(chunk)
     const { method, headers } = request
-    const seen = { method, headers, url: request.url, path: url.pathname, query: url.searchParams, body: Buffer.concat(body) }
+    const seen = {
+      method,
+      headers,
+      url: request.url,
+      path: url.pathname,
+      query: url.searchParams,
+      body: Buffer.concat(body),
+    }
     this.requests.push(seen)
     for (const watcher of this.watchers.splice(0)) watcher()
     response.once('close', () => (seen.gone = true))
@@ -114,7 +121,12 @@ export class FakeProxy {
 
   _POST(request, response) {
     const stream = this.add(this.makeStream(request))
-    const headers = { Location: stream.url, 'Upstream-Content-Type': stream.contentType, 'Upstream-Status': '200', 'X-Request-Id': 'up-1' }
+    const headers = {
+      Location: stream.url,
+      'Upstream-Content-Type': stream.contentType,
+      'Upstream-Status': '200',
+      'X-Request-Id': 'up-1',
+    }
     if (stream.encoding) headers['Upstream-Content-Encoding'] = stream.encoding
     response.writeHead(201, headers).end()
   }
@@ -136,7 +148,11 @@ export class FakeProxy {
       clearTimeout(timer)
     }
     const parts = stream.appends.slice(from)
-    const headers = { 'Content-Type': 'application/octet-stream', 'Stream-Next-Offset': stream.token(stream.appends.length), 'Stream-Up-To-Date': 'true' }
+    const headers = {
+      'Content-Type': 'application/octet-stream',
+      'Stream-Next-Offset': stream.token(stream.appends.length),
+      'Stream-Up-To-Date': 'true',
+    }
     if (request.query.get('live')) headers['Stream-Cursor'] = '17'
     if (stream.closed) Object.assign(headers, { 'Stream-Closed': 'true', 'Upstream-Outcome': stream.outcome })
     response.writeHead(parts.length ? 200 : 204, headers)
@@ -146,14 +162,20 @@ export class FakeProxy {
 
   async #events(stream, from, response) {
     response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Stream-SSE-Data-Encoding': 'base64' })
-    for (let at = from, control = null; !response.destroyed; ) {
+    for (let at = from, control = null; !response.destroyed;) {
       for (; at < stream.appends.length; at++) {
         response.write(`event: data\ndata:${stream.appends[at].toString('base64')}\n\n`)
         control = null
-        if (this.controlEach ?? true) response.write(`event: control\ndata:${JSON.stringify({ streamNextOffset: stream.token(at + 1), streamCursor: '17' })}\n\n`)
+        if (this.controlEach ?? true)
+          response.write(
+            `event: control\ndata:${JSON.stringify({ streamNextOffset: stream.token(at + 1), streamCursor: '17' })}\n\n`,
+          )
       }
-      const end = stream.closed ? { streamClosed: true, upstreamOutcome: stream.outcome } : { streamCursor: '17', upToDate: true }
-      if (control === null || stream.closed) response.write(`event: control\ndata:${JSON.stringify({ streamNextOffset: stream.token(at), ...end })}\n\n`)
+      const end = stream.closed
+        ? { streamClosed: true, upstreamOutcome: stream.outcome }
+        : { streamCursor: '17', upToDate: true }
+      if (control === null || stream.closed)
+        response.write(`event: control\ndata:${JSON.stringify({ streamNextOffset: stream.token(at), ...end })}\n\n`)
       control = at
       if (stream.closed) return response.end()
       await stream.changed(response)
@@ -162,10 +184,12 @@ export class FakeProxy {
 }
 
 /** A fault: the proxy's error answer. */
-export const refuse = (status, code, headers = {}) => (_, response) => {
-  response.writeHead(status, { 'Content-Type': 'application/json', ...headers })
-  response.end(JSON.stringify({ error: { code, message: `it is ${code}` } }))
-}
+export const refuse =
+  (status, code, headers = {}) =>
+  (_, response) => {
+    response.writeHead(status, { 'Content-Type': 'application/json', ...headers })
+    response.end(JSON.stringify({ error: { code, message: `it is ${code}` } }))
+  }
 
 /** A fault: the connection is cut without an answer. */
 export const drop = (_, response) => response.socket.destroy()

@@ -19,7 +19,12 @@ export function perTest() {
   return context
 }
 
-export const post = (more) => ({ method: 'POST', body: '{"question":1}', headers: { 'Content-Type': 'application/json' }, ...more })
+export const post = (more) => ({
+  method: 'POST',
+  body: '{"question":1}',
+  headers: { 'Content-Type': 'application/json' },
+  ...more,
+})
 
 /** Settles one turn of the event loop later: whatever was going to happen at once has happened. */
 export const turn = () => new Promise((resolve) => setImmediate(resolve))

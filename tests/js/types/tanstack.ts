@@ -1,6 +1,10 @@
 /** Compiled, never run: the adapter is TanStack AI's real connection adapter, in its own useChat. */
 import { uiMessagesToWire } from '@tanstack/ai/client'
-import type { ConnectConnectionAdapter, ConnectionAdapter, ResumableConnectConnectionAdapter } from '@tanstack/ai-client'
+import type {
+  ConnectConnectionAdapter,
+  ConnectionAdapter,
+  ResumableConnectConnectionAdapter,
+} from '@tanstack/ai-client'
 import { localStoragePersistence } from '@tanstack/ai-client'
 import { useChat } from '@tanstack/ai-react'
 import { createDurableAdapter } from 'durable-streams-proxy-client/transports'

@@ -107,7 +107,10 @@ test('an answer that ended incomplete is forgotten too', async () => {
 })
 
 test('credentials advance with what is read, and hold no secret but the URL', async () => {
-  const stream = await left({ proxyAuthorization: 'service-secret' }, { requestId: 'r', headers: { Authorization: 'Bearer sk-1' } })
+  const stream = await left(
+    { proxyAuthorization: 'service-secret' },
+    { requestId: 'r', headers: { Authorization: 'Bearer sk-1' } },
+  )
   const key = createStorageKey('durable-streams:', t.proxy.url, 'r')
   const credentials = loadCredentials(t.storage, key)
   assert.equal(credentials.offset, stream.token(1))
@@ -133,7 +136,12 @@ test('autoResume: false asks anew, and leaves resuming to fetch.resume', async (
 test('resume gives null when nothing is stored, it expired, or it is gone; it never asks upstream', async () => {
   const fetch = t.fetch()
   assert.equal(await fetch.resume('r'), null)
-  for (const [status, code] of [[404, 'STREAM_NOT_FOUND'], [401, 'SIGNATURE_EXPIRED'], [401, 'SIGNATURE_INVALID'], [400, 'INVALID_REQUEST']]) {
+  for (const [status, code] of [
+    [404, 'STREAM_NOT_FOUND'],
+    [401, 'SIGNATURE_EXPIRED'],
+    [401, 'SIGNATURE_INVALID'],
+    [400, 'INVALID_REQUEST'],
+  ]) {
     await left()
     t.proxy.next('GET', refuse(status, code))
     assert.equal(await fetch.resume('r'), null)
@@ -188,9 +196,37 @@ test('in long-poll mode a resume does not wait for bytes to know that the stream
   assert.equal(await response.text(), 'late')
 })
 
+test('credentials that another program stored are good when they hold a URL', async () => {
+  const stream = t.proxy.add(new FakeStream().append('answer').close())
+  const key = createStorageKey('durable-streams:', t.proxy.url, 'r')
+  const write = () => saveCredentials(t.storage, key, { streamUrl: `${t.proxy.origin}${stream.url}` })
+  write()
+  assert.equal(await (await t.fetch().resume('r')).text(), 'answer')
+  assert.equal(t.storage.length, 0)
+  write()
+  const response = await t.fetch({ resumeFrom: 'offset' })(UPSTREAM, post({ requestId: 'r' }))
+  assert.deepEqual([response.wasResumed, response.streamId, await response.text()], [true, stream.id, 'answer'])
+})
+
 test('a storage that is full or forbidden costs no answer', async () => {
-  const full = { getItem: () => null, removeItem() {}, setItem() { throw new DOMException('full', 'QuotaExceededError') } }
-  const forbidden = { getItem() { throw new Error('no') }, setItem() { throw new Error('no') }, removeItem() { throw new Error('no') } }
+  const full = {
+    getItem: () => null,
+    removeItem() {},
+    setItem() {
+      throw new DOMException('full', 'QuotaExceededError')
+    },
+  }
+  const forbidden = {
+    getItem() {
+      throw new Error('no')
+    },
+    setItem() {
+      throw new Error('no')
+    },
+    removeItem() {
+      throw new Error('no')
+    },
+  }
   for (const storage of [full, forbidden]) {
     const response = await t.fetch({ storage })(UPSTREAM, post({ requestId: 'r' }))
     assert.equal(await response.text(), 'hello world')
@@ -208,7 +244,10 @@ test('a full storage is cleared of what expired', () => {
   const storage = new Small()
   saveCredentials(storage, 'old', { streamUrl: 'http://x/v1/proxy/a?expires=1&signature=s' })
   storage.setItem('foreign', 'kept')
-  assert.equal(saveCredentials(storage, 'new', { streamUrl: 'http://x/v1/proxy/b?expires=99999999999&signature=s' }), true)
+  assert.equal(
+    saveCredentials(storage, 'new', { streamUrl: 'http://x/v1/proxy/b?expires=99999999999&signature=s' }),
+    true,
+  )
   assert.deepEqual([storage.getItem('old'), storage.getItem('foreign')], [null, 'kept'])
   assert.equal(saveCredentials(storage, 'newer', { streamUrl: 'u' }), false)
 })
@@ -259,7 +298,11 @@ test('abort stops the upstream by the pre-signed URL alone, through the response
     const fetch = t.fetch({ proxyAuthorization: 'service-secret', autoResume: false })
     return { stream, fetch, response: await fetch(UPSTREAM, post({ requestId: 'r' })) }
   }
-  const ways = [({ response }) => response.abort(), ({ fetch }) => fetch.abort('r'), ({ response }) => createAbortFn(response.streamUrl)()]
+  const ways = [
+    ({ response }) => response.abort(),
+    ({ fetch }) => fetch.abort('r'),
+    ({ response }) => createAbortFn(response.streamUrl)(),
+  ]
   for (const [index, way] of ways.entries()) {
     const begun = await begin()
     await way(begun)

@@ -35,7 +35,11 @@ test('what is appended while reading arrives as it comes, to the end', async () 
 test('a connection cut at any byte loses nothing and doubles nothing', async () => {
   const parts = ['bé', Buffer.from([0, 255, 10, 13])]
   const expected = Buffer.concat(parts.map((part) => Buffer.from(part))).toString('latin1')
-  for (const [live, controlEach, length] of [['sse', true, 230], ['sse', false, 130], ['long-poll', true, 8]]) {
+  for (const [live, controlEach, length] of [
+    ['sse', true, 230],
+    ['sse', false, 130],
+    ['long-poll', true, 8],
+  ]) {
     t.proxy.controlEach = controlEach
     for (let at = 0; at < length; at++) {
       t.proxy.makeStream = () => new FakeStream().append(...parts).close()
@@ -51,7 +55,8 @@ test('a connection cut at any byte loses nothing and doubles nothing', async () 
 
 test('several cuts in one answer, each somewhere else', async () => {
   for (const live of ['sse', 'long-poll']) {
-    t.proxy.makeStream = () => new FakeStream().append(...Array.from({ length: 20 }, (_, index) => `piece ${index};`)).close()
+    t.proxy.makeStream = () =>
+      new FakeStream().append(...Array.from({ length: 20 }, (_, index) => `piece ${index};`)).close()
     t.proxy.next('GET', cut(33), cut(150), drop, cut(90), refuse(503, 'OVERLOADED'), cut(240), refuse(429, 'X'))
     const text = await (await t.fetch({ live })(UPSTREAM, post())).text()
     assert.equal(text, Array.from({ length: 20 }, (_, index) => `piece ${index};`).join(''), live)
@@ -71,7 +76,10 @@ test('storage that divides the bytes otherwise the second time makes no differen
   t.proxy.next('GET', answer(event('ab') + control('x1') + event('c') + control('x2')))
   t.proxy.next('GET', answer(event('defg') + control('x3', { streamClosed: true })))
   assert.equal(await (await t.fetch()(UPSTREAM, post())).text(), 'abcdefg')
-  assert.deepEqual(t.proxy.requests.slice(1).map(({ query }) => query.get('offset')), ['-1', '-1', 'x2'])
+  assert.deepEqual(
+    t.proxy.requests.slice(1).map(({ query }) => query.get('offset')),
+    ['-1', '-1', 'x2'],
+  )
 })
 
 test('the cursor that came is sent back', async () => {
@@ -83,7 +91,10 @@ test('the cursor that came is sent back', async () => {
   await t.proxy.arrived('GET', 2)
   stream.append('b').close()
   await next
-  assert.deepEqual(t.proxy.requests.slice(1, 3).map(({ query }) => query.get('cursor')), [null, '17'])
+  assert.deepEqual(
+    t.proxy.requests.slice(1, 3).map(({ query }) => query.get('cursor')),
+    [null, '17'],
+  )
 })
 
 test('the offset is live: it moves with what was read', async () => {
@@ -114,7 +125,9 @@ test('an end that is not complete fails the body, after everything that came bef
 })
 
 test('a closed stream that names no outcome is complete', async () => {
-  t.proxy.next('GET', (_, response) => response.writeHead(200, { 'Stream-Closed': 'true', 'Stream-Next-Offset': 'x' }).end('whole'))
+  t.proxy.next('GET', (_, response) =>
+    response.writeHead(200, { 'Stream-Closed': 'true', 'Stream-Next-Offset': 'x' }).end('whole'),
+  )
   const response = await t.fetch()(UPSTREAM, post())
   assert.equal(await response.text(), 'whole')
   assert.equal(response.outcome, 'complete')
@@ -146,7 +159,8 @@ test('a connection without a sign of life is given up for another one', async ()
 })
 
 test('an answer that brings nothing at once is not asked for in a busy loop', async () => {
-  const empty = (_, response) => response.writeHead(204, { 'Stream-Next-Offset': 'x', 'Stream-Up-To-Date': 'true' }).end()
+  const empty = (_, response) =>
+    response.writeHead(204, { 'Stream-Next-Offset': 'x', 'Stream-Up-To-Date': 'true' }).end()
   const stream = t.proxy.add(new FakeStream())
   stream.tokens.set('x', 0)
   t.proxy.makeStream = () => stream.append('a').close()
@@ -165,7 +179,10 @@ test('Retry-After is waited for', async () => {
 })
 
 test('a stream that is gone, or a URL that no longer holds, is an error with its code, without retry', async () => {
-  for (const [status, code] of [[404, 'STREAM_NOT_FOUND'], [401, 'SIGNATURE_EXPIRED']]) {
+  for (const [status, code] of [
+    [404, 'STREAM_NOT_FOUND'],
+    [401, 'SIGNATURE_EXPIRED'],
+  ]) {
     t.proxy.next('GET', refuse(status, code))
     const before = t.proxy.count('GET')
     const response = await t.fetch()(UPSTREAM, post())
@@ -229,7 +246,8 @@ test('cancelling the body ends the reading, rejects nothing and leaves the strea
 })
 
 test('server-sent events are the same however the text is divided', () => {
-  const text = 'event: data\r\ndata:one\r\ndata: two\n\n:comment\nid: 7\ndata\ndata:\n\nevent:x\n\ndata: é€😀\r\rdata:unfinished'
+  const text =
+    'event: data\r\ndata:one\r\ndata: two\n\n:comment\nid: 7\ndata\ndata:\n\nevent:x\n\ndata: é€😀\r\rdata:unfinished'
   const whole = new EventStreamParser().push(text)
   assert.deepEqual(whole, [
     { event: 'data', data: 'one\ntwo' },
@@ -240,6 +258,10 @@ test('server-sent events are the same however the text is divided', () => {
     for (let second = first; second <= text.length; second += 3) {
       const parser = new EventStreamParser()
       const parts = [text.slice(0, first), text.slice(first, second), text.slice(second)]
-      assert.deepEqual(parts.flatMap((part) => parser.push(part)), whole, `${first}, ${second}`)
+      assert.deepEqual(
+        parts.flatMap((part) => parser.push(part)),
+        whole,
+        `${first}, ${second}`,
+      )
     }
 })

@@ -27,9 +27,24 @@ test('the request is relabelled: upstream URL, method and authorization in heade
 test('headers given as a Headers object or as pairs all arrive', async () => {
   const fetch = t.fetch()
   await fetch(UPSTREAM, post({ headers: new Headers({ Authorization: 'Bearer sk-1', 'X-A': '1' }) }))
-  await fetch(UPSTREAM, post({ headers: [['authorization', 'Bearer sk-2'], ['x-a', '2']] }))
-  const sent = t.proxy.requests.map(({ headers }) => [headers['upstream-authorization'], headers['x-a'], headers.authorization])
-  assert.deepEqual(sent, [['Bearer sk-1', '1', undefined], ['Bearer sk-2', '2', undefined]])
+  await fetch(
+    UPSTREAM,
+    post({
+      headers: [
+        ['authorization', 'Bearer sk-2'],
+        ['x-a', '2'],
+      ],
+    }),
+  )
+  const sent = t.proxy.requests.map(({ headers }) => [
+    headers['upstream-authorization'],
+    headers['x-a'],
+    headers.authorization,
+  ])
+  assert.deepEqual(sent, [
+    ['Bearer sk-1', '1', undefined],
+    ['Bearer sk-2', '2', undefined],
+  ])
 })
 
 test('a Request object is taken whole, and init wins over it', async () => {
@@ -37,7 +52,10 @@ test('a Request object is taken whole, and init wins over it', async () => {
   await t.fetch()(request)
   await t.fetch()(new Request(UPSTREAM, { method: 'PATCH' }), { method: 'POST', body: 'from init' })
   const [first, second] = t.proxy.requests
-  assert.deepEqual([first.headers['upstream-method'], first.headers['x-a'], first.body.toString()], ['PATCH', '1', 'from request'])
+  assert.deepEqual(
+    [first.headers['upstream-method'], first.headers['x-a'], first.body.toString()],
+    ['PATCH', '1', 'from request'],
+  )
   assert.deepEqual([second.headers['upstream-method'], second.body.toString()], ['POST', 'from init'])
 })
 
@@ -72,7 +90,10 @@ test('proxyAuthorization may be an async function, asked anew for each request',
   const fetch = t.fetch({ proxyAuthorization: async () => `jwt-${++count}` })
   await fetch(UPSTREAM, post())
   await fetch(UPSTREAM, post())
-  assert.deepEqual(t.proxy.requests.map(({ headers }) => headers.authorization), ['Bearer jwt-1', 'Bearer jwt-2'])
+  assert.deepEqual(
+    t.proxy.requests.map(({ headers }) => headers.authorization),
+    ['Bearer jwt-1', 'Bearer jwt-2'],
+  )
 })
 
 test('the answer carries status, content type and the headers that passed, and no header of the proxy itself', async () => {
@@ -94,7 +115,12 @@ test('the answer carries status, content type and the headers that passed, and n
 
 test("upstream's own status and body come through a 502 that names them", async () => {
   t.proxy.next('POST', (_, response) => {
-    response.writeHead(502, { 'Upstream-Status': '429', 'Upstream-Content-Type': 'application/json', 'Content-Type': 'application/json', 'Retry-After': '7' })
+    response.writeHead(502, {
+      'Upstream-Status': '429',
+      'Upstream-Content-Type': 'application/json',
+      'Content-Type': 'application/json',
+      'Retry-After': '7',
+    })
     response.end('{"error":"slow down"}')
   })
   const response = await t.fetch()(UPSTREAM, post())
@@ -125,11 +151,15 @@ test('errors of the proxy come as responses, even where the body is not JSON', a
 })
 
 test('a lost 201 is asked for again under the same Idempotency-Key, and a 200 replay is taken', async () => {
-  t.proxy.next('POST', drop, (_, response) => response.writeHead(200, { Location: stream.url, 'Idempotent-Replay': 'true' }).end())
+  t.proxy.next('POST', drop, (_, response) =>
+    response.writeHead(200, { Location: stream.url, 'Idempotent-Replay': 'true' }).end(),
+  )
   const stream = t.proxy.add(new FakeStream().append('answer').close())
   const response = await t.fetch()(UPSTREAM, post())
   assert.equal(await response.text(), 'answer')
-  const keys = t.proxy.requests.filter(({ method }) => method === 'POST').map(({ headers }) => headers['idempotency-key'])
+  const keys = t.proxy.requests
+    .filter(({ method }) => method === 'POST')
+    .map(({ headers }) => headers['idempotency-key'])
   assert.equal(keys.length, 2)
   assert.match(keys[0], /^[0-9a-f]{32}$/)
   assert.equal(keys[0], keys[1])
@@ -147,7 +177,10 @@ test('two requests have two Idempotency-Keys, and a key of the caller’s own is
 
 test('a proxy that is down is a TypeError of the network, soon', async () => {
   t.proxy.next('POST', drop, drop, drop)
-  await assert.rejects(t.fetch()(UPSTREAM, post()), (error) => error instanceof TypeError && /^network error: /.test(error.message))
+  await assert.rejects(
+    t.fetch()(UPSTREAM, post()),
+    (error) => error instanceof TypeError && /^network error: /.test(error.message),
+  )
   assert.equal(t.proxy.count('POST'), 3)
 })
 
@@ -168,7 +201,9 @@ test('a compressed answer is unpacked', async () => {
 
 test('an answer without content has no body and leaves nothing stored', async () => {
   const stream = t.proxy.add(new FakeStream().close())
-  t.proxy.next('POST', (_, response) => response.writeHead(201, { Location: stream.url, 'Upstream-Status': '204' }).end())
+  t.proxy.next('POST', (_, response) =>
+    response.writeHead(201, { Location: stream.url, 'Upstream-Status': '204' }).end(),
+  )
   const response = await t.fetch()(UPSTREAM, post({ requestId: 'r' }))
   assert.deepEqual([response.status, response.body, response.outcome, t.storage.length], [204, null, 'complete', 0])
 })

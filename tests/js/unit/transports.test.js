@@ -6,7 +6,8 @@ import { FakeStream, after, drop, gate, hang, refuse } from '../kit/fake-proxy.j
 import { perTest, retry, turn, UPSTREAM } from '../kit/harness.js'
 
 const t = perTest()
-const sse = (...chunks) => chunks.map((chunk) => `data: ${typeof chunk === 'string' ? chunk : JSON.stringify(chunk)}\n\n`)
+const sse = (...chunks) =>
+  chunks.map((chunk) => `data: ${typeof chunk === 'string' ? chunk : JSON.stringify(chunk)}\n\n`)
 const text = (delta) => ({ type: 'text-delta', id: 't', delta })
 const START = { type: 'start' }
 const USER = { id: 'u1', role: 'user', parts: [{ type: 'text', text: 'hi' }] }
@@ -30,14 +31,33 @@ const macrotasks = async () => {
 // ── Vercel AI SDK ──
 
 const chat = (more) => createDurableChatTransport(t.options({ api: UPSTREAM, ...more }))
-const message = (more) => ({ trigger: 'submit-message', chatId: 'c', messageId: undefined, messages: [USER], abortSignal: undefined, ...more })
+const message = (more) => ({
+  trigger: 'submit-message',
+  chatId: 'c',
+  messageId: undefined,
+  messages: [USER],
+  abortSignal: undefined,
+  ...more,
+})
 
 test('chat: the request is the SDK’s own, with headers and body of options and call', async () => {
   open(START).close()
-  const transport = chat({ headers: async () => ({ Authorization: 'Bearer sk-1', 'X-A': 'options' }), body: { model: 'm', x: 1 } })
-  await transport.sendMessages(message({ messageId: 'm1', headers: new Headers({ 'x-a': 'call' }), body: { x: 2, id: 'never' } }))
+  const transport = chat({
+    headers: async () => ({ Authorization: 'Bearer sk-1', 'X-A': 'options' }),
+    body: { model: 'm', x: 1 },
+  })
+  await transport.sendMessages(
+    message({ messageId: 'm1', headers: new Headers({ 'x-a': 'call' }), body: { x: 2, id: 'never' } }),
+  )
   const [{ headers, body }] = t.proxy.requests
-  assert.deepEqual(JSON.parse(body), { model: 'm', x: 2, id: 'c', messages: [USER], trigger: 'submit-message', messageId: 'm1' })
+  assert.deepEqual(JSON.parse(body), {
+    model: 'm',
+    x: 2,
+    id: 'c',
+    messages: [USER],
+    trigger: 'submit-message',
+    messageId: 'm1',
+  })
   assert.equal(headers['content-type'], 'application/json')
   assert.equal(headers['upstream-authorization'], 'Bearer sk-1')
   assert.equal(headers['x-a'], 'call')
@@ -46,7 +66,10 @@ test('chat: the request is the SDK’s own, with headers and body of options and
 
 test('chat: prepareSendMessagesRequest decides what is sent', async () => {
   open(START).close()
-  const prepareSendMessagesRequest = ({ id, messages, body }) => ({ api: `${UPSTREAM}/2`, body: { id, last: messages.at(-1), ...body } })
+  const prepareSendMessagesRequest = ({ id, messages, body }) => ({
+    api: `${UPSTREAM}/2`,
+    body: { id, last: messages.at(-1), ...body },
+  })
   await chat({ prepareSendMessagesRequest }).sendMessages(message({ body: { x: 1 } }))
   const [{ headers, body }] = t.proxy.requests
   assert.equal(headers['upstream-url'], `${UPSTREAM}/2`)
@@ -54,9 +77,20 @@ test('chat: prepareSendMessagesRequest decides what is sent', async () => {
 })
 
 test('chat: chunks come as they are, unknown ones too, [DONE] does not', async () => {
-  open({ ...START, messageId: 'm' }, text('a'), { type: 'data-new-in-ai-9', x: 1 }, { type: 'finish' }, '[DONE]').close()
+  open(
+    { ...START, messageId: 'm' },
+    text('a'),
+    { type: 'data-new-in-ai-9', x: 1 },
+    { type: 'finish' },
+    '[DONE]',
+  ).close()
   const chunks = await all(await chat().sendMessages(message()))
-  assert.deepEqual(chunks, [{ type: 'start', messageId: 'm' }, text('a'), { type: 'data-new-in-ai-9', x: 1 }, { type: 'finish' }])
+  assert.deepEqual(chunks, [
+    { type: 'start', messageId: 'm' },
+    text('a'),
+    { type: 'data-new-in-ai-9', x: 1 },
+    { type: 'finish' },
+  ])
 })
 
 test('chat: a start without id gets a stable one, the same in every replay', async () => {
@@ -125,7 +159,10 @@ test('chat: a new page replays from the start', async () => {
   await reader.read()
   stream.append(...sse(text('b'), '[DONE]')).close()
   const replay = await all(await chat().reconnectToStream({ chatId: 'c' }))
-  assert.deepEqual(replay.map(({ type, delta }) => delta ?? type), ['start', 'a', 'b'])
+  assert.deepEqual(
+    replay.map(({ type, delta }) => delta ?? type),
+    ['start', 'a', 'b'],
+  )
 })
 
 test('chat: the same page goes on behind the last chunk after a disconnect, without a second start, as often as it happens', async () => {
@@ -280,7 +317,10 @@ test('chat: cancelling the chunks is no stop', async () => {
 
 test('chat: truncation is an error, never an end', async () => {
   open(START, text('a')).close('truncated')
-  await assert.rejects(async () => all(await chat().sendMessages(message())), { name: 'IncompleteStreamError', outcome: 'truncated' })
+  await assert.rejects(async () => all(await chat().sendMessages(message())), {
+    name: 'IncompleteStreamError',
+    outcome: 'truncated',
+  })
   const stream = open(START)
   stream.append('data: {"type":"text-de').close()
   await assert.rejects(async () => all(await chat().sendMessages(message())), SyntaxError)
@@ -299,7 +339,11 @@ test('chat: what the upstream or the proxy says instead of an answer is the erro
 
 const adapter = (more) => createDurableAdapter(UPSTREAM, t.options(more))
 const context = (more) => ({ threadId: 'thread-1', runId: 'run-1', ...more })
-const RUN = [{ type: 'RUN_STARTED', runId: 'p' }, { type: 'TEXT_MESSAGE_CONTENT', delta: 'a' }, { type: 'RUN_FINISHED', runId: 'p' }]
+const RUN = [
+  { type: 'RUN_STARTED', runId: 'p' },
+  { type: 'TEXT_MESSAGE_CONTENT', delta: 'a' },
+  { type: 'RUN_FINISHED', runId: 'p' },
+]
 
 test('tanstack: the adapter has connect, and never send or subscribe, which the SDK refuses beside it', () => {
   assert.deepEqual(Object.keys(adapter()).sort(), ['abort', 'connect', 'hydrate', 'joinRun'])
@@ -319,7 +363,14 @@ test('tanstack: the request is a RunAgentInput', async () => {
     },
   ]
   const forwardedProps = { provider: 'p' }
-  await all(adapter({ body: { model: 'm' } }).connect(messages, { x: 1 }, undefined, context({ forwardedProps, parentRunId: 'r0' })))
+  await all(
+    adapter({ body: { model: 'm' } }).connect(
+      messages,
+      { x: 1 },
+      undefined,
+      context({ forwardedProps, parentRunId: 'r0' }),
+    ),
+  )
   const body = JSON.parse(t.proxy.requests[0].body)
   assert.deepEqual(body, {
     threadId: 'thread-1',
@@ -362,9 +413,17 @@ test('tanstack: a run is joined from its start by its id, until it was read to i
 test('tanstack: hydrate names the run in progress, beside the application’s transcript', async () => {
   const stream = open(...RUN)
   await adapter().connect([USER], undefined, undefined, context())[Symbol.asyncIterator]().next()
-  assert.deepEqual(await adapter().hydrate('thread-1'), { messages: [], interrupts: null, activeRun: { runId: 'run-1' } })
+  assert.deepEqual(await adapter().hydrate('thread-1'), {
+    messages: [],
+    interrupts: null,
+    activeRun: { runId: 'run-1' },
+  })
   const page = adapter({ hydrate: async (threadId) => ({ messages: [{ id: threadId }] }) })
-  assert.deepEqual(await page.hydrate('thread-1'), { messages: [{ id: 'thread-1' }], interrupts: null, activeRun: { runId: 'run-1' } })
+  assert.deepEqual(await page.hydrate('thread-1'), {
+    messages: [{ id: 'thread-1' }],
+    interrupts: null,
+    activeRun: { runId: 'run-1' },
+  })
   assert.equal((await adapter().hydrate('other')).activeRun, null)
   stream.close()
   await all(page.joinRun('run-1'))
@@ -455,7 +514,10 @@ test('tanstack: a join that fails for want of a network is a time-out to the SDK
 
 test('tanstack: what the upstream says instead of an answer is the error', async () => {
   t.proxy.next('POST', (_, response) => response.writeHead(502, { 'Upstream-Status': '400' }).end('bad prompt'))
-  await assert.rejects(all(adapter().connect([USER], undefined, undefined, context())), { message: 'bad prompt', status: 400 })
+  await assert.rejects(all(adapter().connect([USER], undefined, undefined, context())), {
+    message: 'bad prompt',
+    status: 400,
+  })
 })
 
 test('tanstack: the promise form gives the bytes, resumes, and is aborted', async () => {
