@@ -23,6 +23,7 @@ from bench.rig.http import BrokenRun, number
 __all__ = ["Upstream"]
 
 _CHUNK = 65_536
+_CHUNKS_A_TURN = 8
 _TURN = {"events": 1, "dense": 64}  # writes in one turn of the loop: more would keep the storage beside us waiting
 _LAST = b"0\r\n\r\n"
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -36,7 +37,6 @@ class Upstream:
         self.requests = 0
         self.open: dict[int, _Exchange] = {}
         self.closed_at: dict[int, int] = {}
-        self.written: dict[int, int] = {}
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
 
@@ -149,6 +149,7 @@ class _Exchange:
         self._offset = 0
         self._size = 0
         self._wait_at = -1
+        self._turn: asyncio.Handle | None = None
 
     def begin(self, kind: str, size: int) -> None:
         """Starts the script called `kind`."""
@@ -181,7 +182,7 @@ class _Exchange:
     def push(self, data: bytes) -> None:
         """One write system call, at once: the loop would join writes that a flushing server keeps apart."""
         link = self._link
-        if link.fd < 0:
+        if link.fd < 0 or link.transport.is_closing():  # its number may be another socket's by now
             return
         sent = 0
         if not link.transport.get_write_buffer_size():
@@ -210,7 +211,7 @@ class _Exchange:
 
     def resume(self) -> None:
         """The socket takes more."""
-        if self._paused:
+        if self._paused and self._link.exchange is self:
             self._paused = False
             self._chunks()
 
@@ -233,9 +234,14 @@ class _Exchange:
             self.finish()
 
     def _chunks(self) -> None:
+        """Some chunks, then a turn of the loop: only there the transport finds out that the socket is full."""
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
         transport = self._link.transport
-        written = self._link.upstream.written
-        while not self._paused and self._offset != self._wait_at:
+        for _ in range(_CHUNKS_A_TURN):
+            if self._paused or self._offset == self._wait_at:
+                return
             upto = self._offset + _CHUNK
             if self._size:
                 upto = min(upto, self._size)
@@ -244,9 +250,9 @@ class _Exchange:
             size = upto - self._offset
             transport.writelines([b"%x\r\n" % size, *flat(self.index, upto, self._offset), b"\r\n"])
             self._offset = upto
-            written[self.index] = upto
             if upto == self._size:
                 transport.write(_LAST)
                 self._link.upstream.open.pop(self.index, None)
                 self._link.exchange = None
                 return
+        self._turn = self._loop.call_soon(self._chunks)
