@@ -129,7 +129,9 @@ class ScriptedProxy:
     async def _listen(self) -> asyncio.Server:
         self._writers: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
-        self._upstream = httpx.AsyncHTTPTransport()
+        self._upstream = httpx.AsyncHTTPTransport(
+            verify=False
+        )  # the upstreams are plain; certificates take long to load
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port: int = server.sockets[0].getsockname()[1]
         return server
@@ -159,7 +161,8 @@ class ScriptedProxy:
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
         await self._upstream.aclose()
-        await asyncio.sleep(0)  # a connection that was just accepted has its writer now
+        for _ in range(5):
+            await asyncio.sleep(0)  # until a connection that was just accepted has its writer
         for writer in list(self._writers):
             writer.transport.abort()
 

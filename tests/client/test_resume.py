@@ -274,6 +274,8 @@ def test_a_slow_reader_of_an_old_stream_leaves_the_credentials_of_the_new_one_al
     fetch(json=2, request_id=ID).close()
     proxy.close(old, "complete", b"end")
     assert b"".join(slow.pieces()) == b"end"
+    (kept,) = storage.all.values()
+    assert json.loads(kept)["offset"] == "-1"
     response = fetch.resume(ID)
     assert response is not None
     assert response.stream_url == proxy.stream_url(new)
@@ -429,4 +431,4 @@ def test_after_a_kill_another_process_goes_on_with_one_upstream_call_in_all(
     assert response.was_resumed
     assert response.read() in (b"twothree", b"three")  # whether "two" was noted before the kill is a race
     assert len(proxy.creates) == 1
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("*.json")) == []  # a kill in mid-writing leaves a file of another name, pruned one day
