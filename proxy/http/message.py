@@ -25,6 +25,7 @@ class Cut(Enum):
     LIMIT = "the limit on its size was reached"
     IDLE = "no byte came in time"
     ABORTED = "it was aborted"
+    GONE = "nobody wants the rest"
     SHUTDOWN = "the server stopped"
 
 
@@ -47,6 +48,10 @@ class Body(Protocol):
     def length(self) -> int | None:
         """How many bytes there will be in all, None when unknown."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether all has been taken and the end is known to be whole: the next `take` returns () at once."""
+
     async def take(self) -> tuple[Buffer, ...]:
         """Every buffer that has arrived since the last take, waiting for the first; () at the end.
 
@@ -58,7 +63,10 @@ class Body(Protocol):
         """Let exactly `max_bytes` pass and cut with `Cut.LIMIT` when one more arrives."""
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """End the body now: its source is cut off, what arrived can still be taken. Harmless after the end."""
+        """End the body now: its source is cut off. Harmless after the end.
+
+        What arrived can still be taken, but for `Cut.GONE`: then it is dropped, for there is no taker.
+        """
 
 
 class Parts:
@@ -72,6 +80,11 @@ class Parts:
         self._parts = tuple(part for part in parts if len(part))
         self.length = sum(map(len, self._parts))
         self._cut: Cut | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the buffers were taken."""
+        return not self._parts and self._cut is None
 
     async def take(self) -> tuple[Buffer, ...]:
         """All the buffers, then ()."""
@@ -168,3 +181,8 @@ class ExchangeError(Exception):
         super().__init__(exchange.value)
         self.exchange = exchange
         self.sent = sent
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the connection was lost under the exchange, as happens to one that idled: worth a new one."""
+        return self.exchange is Exchange.RESET

@@ -1,0 +1,230 @@
+"""The only place where objects are wired together: a `Config` becomes a running proxy without its sockets."""
+
+import ssl
+from contextlib import ExitStack
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from proxy.config import Config, ConfigError
+from proxy.handlers.abort import Abort
+from proxy.handlers.create import Create, CreateSettings
+from proxy.handlers.delete import Delete
+from proxy.handlers.ops import Health
+from proxy.handlers.read import Head, Read, ReadSettings
+from proxy.handlers.router import Router
+from proxy.handlers.static import StaticFiles
+from proxy.http.message import Handler, Headers
+from proxy.http.pipe import Budget, PipeLimits
+from proxy.http.pool import Pool, PoolLimits
+from proxy.http.server import ServerLimits
+from proxy.net.dial import Address, Dialler, tls_context
+from proxy.net.listen import descriptor_limit
+from proxy.policy.addresses import forbidden
+from proxy.policy.allowlist import Allowlist
+from proxy.policy.auth import Keyring
+from proxy.policy.cors import Cors
+from proxy.policy.forwarding import PassedHeaders
+from proxy.relay.idempotency import Claims
+from proxy.relay.pump import Pace
+from proxy.relay.record import Records, RecordSettings
+from proxy.relay.recovery import Recovery
+from proxy.relay.transfers import Transfers, TransferSettings
+from proxy.relay.upstream import Upstream, UpstreamSettings
+from proxy.store import Store, lock_data_directory
+from proxy.store.lock import DirectoryInUse
+from proxy.streams.client import Endpoint, Storage
+from proxy.streams.producer import RetryPolicy
+from proxy.wire.events import HeadLimits
+
+__all__ = ["App", "server_limits"]
+
+_STREAMS_ROOT = "/v1/streams/"
+_KIB = 1024
+
+
+def server_limits(config: Config) -> ServerLimits:
+    """The HTTP server's numbers."""
+    return ServerLimits(
+        head=HeadLimits(config.max_head_bytes, config.max_head_fields, config.max_target_bytes),
+        body_bytes=config.max_request_bytes,
+        body=PipeLimits(config.max_waiting_bytes, Budget(config.max_waiting_bytes_total)),
+        connections=config.max_connections or descriptor_limit() * 9 // 10,
+        write_high_water=config.max_reader_bytes,
+        head_timeout=config.head_timeout_seconds,
+        idle_timeout=config.idle_timeout_seconds,
+        body_timeout=config.body_timeout_seconds,
+        write_timeout=config.reader_timeout_seconds,
+        half_close_grace=config.half_close_seconds,
+        linger_timeout=config.lingering_seconds,
+        linger_bytes=256 * _KIB,
+        sweep=config.sweep_seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pools:
+    upstream: Pool
+    storage: Pool
+
+
+class App:
+    """One proxy: its router and everything behind it. Made inside a running loop; `aclose` leaves nothing."""
+
+    def __init__(self, config: Config, secrets: tuple[str, ...]) -> None:
+        """Raises ConfigError for what only shows when it is used: files, directories, locks."""
+        self._config = config
+        self._held = ExitStack()
+        self._store: Store | None = None
+        try:
+            self._pools = _pools(config)
+            storage = Storage(self._endpoint())
+        except BaseException:
+            self._held.close()
+            raise
+        retry = RetryPolicy(config.append_budget_seconds, config.retry_first_seconds, config.retry_longest_seconds)
+        records = Records(storage, retry, _record_settings(config))
+        self.transfers = Transfers(storage, records, _transfer_settings(config, retry))
+        patience = config.pool_timeout_seconds + config.connect_timeout_seconds + config.upstream_timeout_seconds
+        self._claims = Claims(storage, records, patience=patience + 2 * config.append_timeout_seconds, poll=0.02)
+        self._recovery = Recovery(self._store, storage, records, self.transfers, retry)
+        self.router = self._router(Keyring(secrets), storage, records)
+
+    def _endpoint(self) -> Endpoint:
+        config = self._config
+        url = urlsplit(config.durable_streams_url)
+        fields = []
+        if config.durable_streams_url:
+            handler, root = self._remote(), url.path if url.path.strip("/") else _STREAMS_ROOT
+            fields.append((b"host", url.netloc.encode("ascii")))
+        else:
+            handler, root = self._embedded(), _STREAMS_ROOT
+        if config.durable_streams_token:
+            fields.append((b"authorization", b"Bearer " + config.durable_streams_token.encode()))
+        root = root if root.endswith("/") else root + "/"
+        return Endpoint(handler, root.encode("ascii"), Headers(fields), config.append_timeout_seconds)
+
+    def _remote(self) -> Handler:
+        url = urlsplit(self._config.durable_streams_url)
+        tls = url.scheme == "https"
+        return self._pools.storage.at(Address(url.hostname or "", url.port or (443 if tls else 80), tls=tls))
+
+    def _embedded(self) -> Handler:
+        directory = self._config.data_path()
+        try:
+            self._held.enter_context(lock_data_directory(directory))
+            self._store = Store(directory, self._config.store_settings(), is_public=self._config.shared_cache)
+        except (DirectoryInUse, OSError) as error:
+            raise ConfigError(f"--data-dir: {error}") from None
+        return self._store.handler
+
+    def _router(self, keyring: Keyring, storage: Storage, records: Records) -> Router:
+        config = self._config
+        passed = PassedHeaders(config.pass_header)
+        base = config.public_url.rstrip("/")
+        upstream = Upstream(
+            self._pools.upstream,
+            UpstreamSettings(
+                config.upstream_timeout_seconds,
+                config.error_body_timeout_seconds,
+                config.max_response_bytes,
+                config.max_error_bytes,
+            ),
+        )
+        create = Create(
+            keyring,
+            Allowlist(config.allowlist),
+            upstream,
+            self.transfers,
+            self._claims,
+            CreateSettings(config.url_expiration_seconds, base, config.max_request_bytes, passed),
+        )
+        reading = ReadSettings(config.max_readers, config.keep_alive_seconds, config.shared_cache)
+        wait = config.abort_wait_seconds
+        return Router(
+            create=create,
+            streams={
+                b"GET": Read(keyring, storage, records, reading),
+                b"HEAD": Head(keyring, storage, records),
+                b"PATCH": Abort(keyring, self.transfers, wait=wait),
+                b"DELETE": Delete(keyring, storage, records, self.transfers, wait=config.append_timeout_seconds),
+            },
+            health=Health(self.transfers),
+            static=StaticFiles(),
+            cors=Cors(config.cors_origin, max_age=config.cors_max_age_seconds),
+        )
+
+    def open(self) -> None:
+        """Start what runs in the background."""
+        self.transfers.open()
+        self._recovery.start()
+
+    async def end_transfers(self) -> None:
+        """End every running stream as interrupted: flushed, recorded and closed."""
+        await self.transfers.aclose(self._config.flush_seconds)
+
+    async def aclose(self) -> None:
+        """Close everything; call it when no request is in progress any more."""
+        await self._recovery.aclose()
+        await self._claims.aclose()
+        await self._pools.upstream.aclose()
+        await self._pools.storage.aclose()
+        if self._store is not None:
+            await self._store.aclose()
+        self._held.close()
+
+
+def _pools(config: Config) -> _Pools:
+    try:
+        tls = tls_context(config.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"--ca-file {config.ca_file} cannot be used: {error.strerror or error}") from None
+    dialler = Dialler(
+        tls, timeout=config.connect_timeout_seconds, dns_cache=config.dns_cache_seconds, forbidden=forbidden
+    )
+    head = HeadLimits(config.max_upstream_head_bytes, config.max_head_fields, config.max_target_bytes)
+    # Half of what may wait: the other half is on its way to storage at the same time.
+    waiting = PipeLimits(config.max_waiting_bytes // 2, Budget(config.max_waiting_bytes_total))
+    reading = PipeLimits(config.max_reader_bytes, Budget(config.max_waiting_bytes_total))
+    upstream = PoolLimits(
+        head,
+        waiting,
+        config.upstream_connections,
+        config.upstream_connections_per_origin,
+        config.pool_timeout_seconds,
+        config.upstream_idle_seconds,
+        config.sweep_seconds,
+    )
+    storage = PoolLimits(
+        head,
+        reading,
+        config.storage_connections,
+        config.storage_connections,
+        config.pool_timeout_seconds,
+        config.storage_idle_seconds,
+        config.sweep_seconds,
+    )
+    return _Pools(Pool("upstream", dialler, upstream), Pool("storage", dialler, storage))
+
+
+def _record_settings(config: Config) -> RecordSettings:
+    # Twice the stream's life, refreshed within half of one: a stream that is read never outlives its record.
+    return RecordSettings(
+        ttl_seconds=2 * config.stream_ttl_seconds,
+        remembered=config.record_cache,
+        max_bytes=2 * config.max_upstream_head_bytes,
+        refresh_seconds=config.stream_ttl_seconds / 2,
+    )
+
+
+def _transfer_settings(config: Config, retry: RetryPolicy) -> TransferSettings:
+    return TransferSettings(
+        at_once=config.max_transfers,
+        max_bytes=config.max_response_bytes,
+        stream_ttl=config.stream_ttl_seconds,
+        inactivity=config.inactivity_timeout_seconds,
+        longest=config.max_transfer_seconds,
+        close_budget=config.close_budget_seconds,
+        sweep=config.sweep_seconds,
+        pace=Pace(config.linger_seconds, config.batch_bytes),
+        retry=retry,
+    )

@@ -1,0 +1,180 @@
+"""`python -m proxy [store | demo | fetch]`: arguments, start-up lines, signals and exit codes."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NoReturn
+
+from proxy.client import command as fetch_command
+from proxy.config import SETTINGS, Config, ConfigError, Setting
+from proxy.version import __version__
+
+__all__ = ["main"]
+
+_COMMANDS = """\
+commands:
+  python -m proxy            run the proxy
+  python -m proxy store      run the durable-streams store alone
+  python -m proxy demo       run a proxy, a scripted model and a page that shows them
+  python -m proxy fetch URL  send a request through a proxy, like curl
+
+environment:
+  Every option has a variable, named beside it; options come first. Credentials are never options:
+"""
+
+_STORE_SETTINGS = ("port", "host", "uds", "data_dir", "cors_origin", "max_connections")
+_STORE_PORT = 4437
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    commands: dict[str, Callable[[list[str]], int]] = {"store": _store, "demo": _demo, "fetch": _fetch, "serve": _serve}
+    if arguments and arguments[0] in commands:
+        return commands[arguments[0]](arguments[1:])
+    return _serve(arguments)
+
+
+def _fetch(arguments: list[str]) -> int:
+    parser = _Parser(prog="python -m proxy fetch")
+    fetch_command.add_arguments(parser)
+    return fetch_command.main(parser.parse_args(arguments))
+
+
+def _serve(arguments: list[str]) -> int:
+    from proxy.server import ProxyServer  # noqa: PLC0415  # `fetch` needs none of the server
+
+    credentials = "".join(f"  {item.env:24}{item.help}\n" for item in SETTINGS if item.flag is None)
+    parser = _Parser(
+        prog="python -m proxy",
+        description="A durable proxy for AI streaming APIs.",
+        epilog=_COMMANDS + credentials,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    config = _config(parser, arguments, SETTINGS)
+
+    async def serve() -> None:
+        server = ProxyServer(config)
+        signals = _Signals()
+        if not config.jwt_secret and not config.jwt_secret_file:
+            _say(f"Service secret in {server.secret_source}")
+        if not config.allowlist:
+            _say("No upstream is allowed yet: give --allow 'https://api.openai.com/**'")
+        _say(f"Proxy running at {server.url}")
+        await signals.first.wait()
+        _say(f"Stopping: streams may run on for {config.drain_timeout_seconds:g} s")
+        await server.stop(drain_seconds=config.drain_timeout_seconds, hurry=signals.second)
+
+    return _run(parser.prog, serve)
+
+
+def _store(arguments: list[str]) -> int:
+    from proxy.standalone import StoreServer  # noqa: PLC0415  # `fetch` needs none of the server
+
+    parser = _Parser(prog="python -m proxy store", description="A durable-streams server on SQLite.")
+    settings = [item for item in SETTINGS if item.name in _STORE_SETTINGS or item.name.startswith("store_")]
+    parser.set_defaults(port=_STORE_PORT)
+    config = _config(parser, arguments, settings)
+
+    async def serve() -> None:
+        server = StoreServer(config)
+        signals = _Signals()
+        if server.notice:
+            _say(server.notice)
+        _say(f"Store running at {server.url}")
+        await signals.first.wait()
+        await server.stop()
+
+    return _run(parser.prog, serve)
+
+
+def _demo(arguments: list[str]) -> int:
+    from proxy.demo import add_arguments, run  # noqa: PLC0415  # `fetch` needs none of the server
+
+    parser = _Parser(prog="python -m proxy demo", description="A page that shows durable streams at work.")
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
+
+    async def serve() -> None:
+        await run(options, _say, _Signals().first)
+
+    return _run(parser.prog, serve)
+
+
+def _config(parser: argparse.ArgumentParser, arguments: list[str], settings: Sequence[Setting]) -> Config:
+    """The settings from flags and environment; exits with code 2 when one is bad."""
+    parser.add_argument("--version", action="version", version=f"durable-streams-proxy {__version__}")
+    for item in settings:
+        if item.flag is not None:
+            _add(parser, item)
+    try:
+        return Config.from_sources(vars(parser.parse_args(arguments)))
+    except ConfigError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _add(parser: argparse.ArgumentParser, item: Setting) -> None:
+    given = "" if item.default in ((), "", False) else f"; default {_shown(item.default)}"
+    text = f"{item.help} [{item.env}{given}]".replace("%", "%%")
+    options: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS, "help": text}
+    if item.kind is bool:
+        parser.add_argument(item.flag or "", action="store_true", **options)
+    elif item.kind is tuple:
+        parser.add_argument(item.flag or "", action="append", metavar=(item.unit or "text").upper(), **options)
+    else:
+        parser.add_argument(item.flag or "", type=item.kind, metavar=(item.unit or "text").upper(), **options)
+
+
+def _shown(default: object) -> str:
+    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+class _Signals:
+    """SIGTERM and SIGINT as events: the first asks to stop, the second to hurry."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt
+                loop.add_signal_handler(number, self._received)
+
+    def _received(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+def _run(prog: str, serve: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve())
+    except ConfigError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it installs, asyncio's own loop otherwise."""
+    try:
+        import uvloop  # noqa: PLC0415  # not on every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

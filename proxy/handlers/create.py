@@ -1,0 +1,159 @@
+"""POST /v1/proxy: check, ask the upstream, start the transfer, answer with a pre-signed URL (protocol: Create)."""
+
+import time
+from dataclasses import dataclass
+from uuid import uuid4
+
+from proxy.base.errors import Code, Refusal
+from proxy.handlers.call import Call
+from proxy.http.message import EMPTY, Cut, Field, Headers, Parts, Response, read_all
+from proxy.policy.allowlist import Allowlist, Match
+from proxy.policy.auth import Keyring
+from proxy.policy.forwarding import PassedHeaders, content_encoding, content_type, passed_headers, upstream_headers
+from proxy.relay.idempotency import Claim, Claims, Replay, fingerprint, stream_id_of
+from proxy.relay.record import Record
+from proxy.relay.transfers import Transfers
+from proxy.relay.upstream import Upstream, about, error_answer
+from proxy.wire.url import Url, UrlError, parse_url
+
+__all__ = ["Create", "CreateSettings"]
+
+_METHODS = (b"GET", b"POST", b"PUT", b"PATCH", b"DELETE")
+_NO_STORE: Field = (b"cache-control", b"no-store")
+_MAX_KEY_BYTES = 255  # protocol: Idempotency-Key
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSettings:
+    """`url_seconds`: life of a pre-signed URL; `base`: what Location starts with; `max_request_bytes`: of a body."""
+
+    url_seconds: int
+    base: str
+    max_request_bytes: int
+    passed: PassedHeaders
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A request for an upstream that has passed every check."""
+
+    url: Url
+    match: Match
+    method: bytes
+    headers: Headers
+    body: bytes
+
+
+class Create:
+    """The create operation."""
+
+    def __init__(
+        self, keyring: Keyring, allowlist: Allowlist, upstream: Upstream, transfers: Transfers, claims: Claims,
+        settings: CreateSettings,
+    ) -> None:  # fmt: skip
+        self._keyring = keyring
+        self._allowlist = allowlist
+        self._upstream = upstream
+        self._transfers = transfers
+        self._claims = claims
+        self._settings = settings
+
+    async def __call__(self, call: Call) -> Response:
+        """201 with Location, the upstream's error as 502, or 200 for a replay. Raises Refusal, StorageError."""
+        headers = call.request.headers
+        self._keyring.check_service(
+            query=call.values(b"secret"), authorization=headers.get_all(b"authorization"), now=time.time()
+        )
+        url, method, match = self._checked(headers)
+        key = _idempotency_key(headers)
+        self._transfers.reserve()
+        try:
+            body = await read_all(call.request.body, self._settings.max_request_bytes)
+            order = _Order(url, match, method, upstream_headers(headers, url), body)
+            if key is None:
+                return await self._create(str(uuid4()), order, "")
+            return await self._create_once(key, order)
+        finally:
+            self._transfers.release()
+
+    def _checked(self, headers: Headers) -> tuple[Url, bytes, Match]:
+        """Upstream URL and method, in the protocol's order of checks."""
+        urls = headers.get_all(b"upstream-url")
+        if not urls or not urls[0]:
+            raise Refusal(Code.MISSING_UPSTREAM_URL, "the header Upstream-URL is missing")
+        methods = headers.get_all(b"upstream-method")
+        if not methods or not methods[0]:
+            raise Refusal(Code.MISSING_UPSTREAM_METHOD, "the header Upstream-Method is missing")
+        method = methods[0].upper()
+        if len(methods) > 1 or method not in _METHODS:
+            raise Refusal(Code.INVALID_UPSTREAM_METHOD, "Upstream-Method must be GET, POST, PUT, PATCH or DELETE")
+        if len(urls) > 1:
+            raise Refusal(Code.UPSTREAM_NOT_ALLOWED, "Upstream-URL may be given once")
+        try:
+            url = parse_url(urls[0])
+        except UrlError as error:
+            raise Refusal(Code.UPSTREAM_NOT_ALLOWED, f"Upstream-URL cannot be used: {error}") from None
+        match = self._allowlist.match(url)
+        if match is None:
+            raise Refusal(Code.UPSTREAM_NOT_ALLOWED, "Upstream-URL is not on the proxy's allowlist")
+        return url, method, match
+
+    async def _create(self, stream_id: str, order: _Order, request_print: str) -> Response:
+        answer = await self._upstream.ask(order.url, order.match, order.method, order.headers, Parts((order.body,)))
+        passed = self._settings.passed
+        if not 200 <= answer.status < 300:
+            return error_answer(answer, await self._upstream.error_body(answer), passed)
+        record = Record(
+            content_type=content_type(answer.headers),
+            status=answer.status,
+            content_encoding=content_encoding(answer.headers),
+            passed=tuple(passed_headers(answer.headers, passed)),
+            fingerprint=request_print,
+        )
+        try:
+            await self._transfers.start(stream_id, answer.body, record)
+        except BaseException:
+            answer.body.abort(Cut.GONE)
+            raise
+        return Response(201, Headers.trusted([self._location(stream_id), *about(answer, passed), _NO_STORE]), EMPTY)
+
+    async def _create_once(self, key: bytes, order: _Order) -> Response:
+        stream_id = stream_id_of(key)
+        request_print = fingerprint(order.method, b"%b %b" % (order.url.authority, order.url.target), order.body)
+        decision = await self._claims.resolve(stream_id, request_print)
+        if isinstance(decision, Replay):
+            return self._replayed(stream_id, decision.record)
+        return await self._create_claimed(decision, order, request_print)
+
+    async def _create_claimed(self, claim: Claim, order: _Order, request_print: str) -> Response:
+        try:
+            await self._claims.prepare(claim.stream_id)
+            return await self._create(claim.stream_id, order, request_print)
+        finally:
+            self._claims.release(claim.stream_id)
+
+    def _replayed(self, stream_id: str, record: Record) -> Response:
+        fields = [
+            self._location(stream_id),
+            (b"upstream-status", b"%d" % record.status),
+            (b"upstream-content-type", record.content_type),
+        ]
+        if record.content_encoding is not None:
+            fields.append((b"upstream-content-encoding", record.content_encoding))
+        fields += [*record.passed, (b"idempotent-replay", b"true"), _NO_STORE]
+        return Response(200, Headers.trusted(fields), EMPTY)
+
+    def _location(self, stream_id: str) -> Field:
+        expires = int(time.time()) + self._settings.url_seconds
+        signature = self._keyring.sign(stream_id, expires)
+        path = f"{self._settings.base}/v1/proxy/{stream_id}?expires={expires}&signature={signature}"
+        return b"location", path.encode()
+
+
+def _idempotency_key(headers: Headers) -> bytes | None:
+    keys = headers.get_all(b"idempotency-key")
+    if not keys:
+        return None
+    if len(keys) > 1 or not 0 < len(keys[0]) <= _MAX_KEY_BYTES:
+        raise Refusal(Code.INVALID_REQUEST, f"Idempotency-Key must be one value of 1 to {_MAX_KEY_BYTES} bytes")
+    return keys[0]

@@ -1,0 +1,38 @@
+"""DELETE: end the transfer, then remove the stream and its record (protocol: Delete)."""
+
+import time
+
+from proxy.handlers.call import Call
+from proxy.http.message import EMPTY, Cut, Headers, Response
+from proxy.policy.auth import Keyring
+from proxy.relay.record import Records
+from proxy.relay.transfers import Transfers
+from proxy.streams.client import Storage
+
+__all__ = ["Delete"]
+
+
+class Delete:
+    """The delete operation, for the service secret only."""
+
+    def __init__(
+        self, keyring: Keyring, storage: Storage, records: Records, transfers: Transfers, *, wait: float
+    ) -> None:
+        """`wait`: seconds that the transfer gets for its last append before storage is asked to delete."""
+        self._keyring = keyring
+        self._storage = storage
+        self._records = records
+        self._transfers = transfers
+        self._wait = wait
+
+    async def __call__(self, call: Call) -> Response:
+        """204, again and again. Raises Refusal, StorageError."""
+        self._keyring.check_service(
+            query=call.values(b"secret"),
+            authorization=call.request.headers.get_all(b"authorization"),
+            now=time.time(),
+        )
+        await self._transfers.end(call.stream_id, Cut.ABORTED, wait=self._wait)
+        await self._storage.delete(call.stream_id)
+        await self._records.delete(call.stream_id)
+        return Response(204, Headers(), EMPTY)

@@ -1,0 +1,182 @@
+"""Bodies of live reads: the outcome in the closing event, comments against silence, and the count of readers.
+
+Owns as much of the event stream format (WHATWG HTML, server-sent events) as it takes to find a control event; data
+events pass by reference, however large.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+from proxy.base.errors import Code, Refusal
+from proxy.http.message import Body, Buffer, Cut
+
+__all__ = ["ClosingEvents", "Counted"]
+
+_CONTROL = b"event: control"
+_END = b"\n\n"
+_KEEP_ALIVE = b": keep-alive\n\n"
+_MAX_CONTROL_BYTES = 4096  # storage's are a hundred
+
+
+class ClosingEvents:
+    """Storage's events with `upstreamOutcome` added to the control event that says `streamClosed`.
+
+    A control event is held back until it is whole; nothing else is. After `keep_alive` silent seconds, between two
+    events, a comment is sent.
+    """
+
+    length: int | None = None
+
+    def __init__(self, body: Body, outcome: Callable[[], Awaitable[bytes]], keep_alive: float) -> None:
+        self._body = body
+        self._outcome = outcome
+        self._keep_alive = keep_alive
+        self._held = b""  # an event's beginning that is, or may become, a control event's
+        self._tail = b""  # inside another event: its last byte, for an end split between two buffers
+        self._is_passing = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether storage's body has ended and nothing is held back."""
+        return self._body.ended and not self._held
+
+    async def take(self) -> tuple[Buffer, ...]:
+        """The next events, or a comment. Raises BodyError when storage broke off."""
+        while True:
+            try:
+                async with asyncio.timeout(self._keep_alive):
+                    parts = await self._body.take()
+            except TimeoutError:
+                if self._is_passing or self._held:
+                    continue  # a comment has no place inside an event
+                return (_KEEP_ALIVE,)
+            if not parts:
+                held, self._held = self._held, b""
+                return (held,) if held else ()
+            out: list[Buffer] = []
+            for part in parts:
+                await self._pass(bytes(part), out)
+            if out:
+                return tuple(out)
+
+    async def _pass(self, data: bytes, out: list[Buffer]) -> None:
+        while data:
+            if self._is_passing:
+                end = self._event_end(data)
+                if end < 0:
+                    out.append(data)
+                    self._tail = data[-1:]
+                    return
+                out.append(data[:end])
+                data, self._tail, self._is_passing = data[end:], b"", False
+            else:
+                data, self._held = self._held + data, b""
+                if not data.startswith(_CONTROL[: len(data)]):
+                    self._is_passing = True
+                elif (end := data.find(_END)) >= 0:
+                    out.append(await self._control(data[: end + 2]))
+                    data = data[end + 2 :]
+                else:
+                    if len(data) <= _MAX_CONTROL_BYTES:
+                        self._held = data
+                        return
+                    self._is_passing = True
+
+    def _event_end(self, data: bytes) -> int:
+        """Where the event ends that `data` goes on with, -1 when it does not end in it."""
+        if self._tail == b"\n" and data.startswith(b"\n"):
+            return 1
+        found = data.find(_END)
+        return found + 2 if found >= 0 else -1
+
+    async def _control(self, event: bytes) -> bytes:
+        if b"streamClosed" not in event:
+            return event
+        data = b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
+        try:
+            control = json.loads(data)
+        except ValueError:
+            return event
+        if not isinstance(control, dict) or control.get("streamClosed") is not True:
+            return event
+        control["upstreamOutcome"] = (await self._outcome()).decode()
+        return b"%b\ndata:%b\n\n" % (_CONTROL, json.dumps(control, separators=(",", ":")).encode())
+
+    def limit(self, max_bytes: int) -> None:
+        """A live read has no limit but the stream's own."""
+
+    def abort(self, cut: Cut = Cut.ABORTED) -> None:
+        """Storage's body is cut off: the reader has gone."""
+        self._body.abort(cut)
+
+
+class Counted:
+    """At most `at_once` places."""
+
+    def __init__(self, at_once: int) -> None:
+        self._free = at_once
+
+    @contextmanager
+    def entered(self) -> "Iterator[_Place]":
+        """A place for the length of the block, or of the body that keeps it. Raises Refusal when none is free."""
+        if self._free <= 0:
+            raise Refusal(Code.OVERLOADED, "too many live readers")
+        place = _Place(self)
+        try:
+            yield place
+        except BaseException:
+            place.leave()
+            raise
+
+    def change(self, by: int) -> None:
+        """Take or give back a place."""
+        self._free += by
+
+
+class _Place:
+    """One reader's place, left once."""
+
+    def __init__(self, counted: Counted) -> None:
+        self._counted: Counted | None = counted
+        counted.change(-1)
+
+    def leave(self) -> None:
+        if self._counted is not None:
+            self._counted.change(1)
+            self._counted = None
+
+    def kept_by(self, body: Body) -> Body:
+        return _Placed(body, self)
+
+
+class _Placed:
+    """A body that holds a place until it is aborted, as the server does with every body when it is done."""
+
+    def __init__(self, body: Body, place: _Place) -> None:
+        self._body = body
+        self._place = place
+
+    @property
+    def length(self) -> int | None:
+        """As of the body within."""
+        return self._body.length
+
+    @property
+    def ended(self) -> bool:
+        """As of the body within."""
+        return self._body.ended
+
+    async def take(self) -> tuple[Buffer, ...]:
+        """As of the body within."""
+        return await self._body.take()
+
+    def limit(self, max_bytes: int) -> None:
+        """As of the body within."""
+        self._body.limit(max_bytes)
+
+    def abort(self, cut: Cut = Cut.ABORTED) -> None:
+        """As of the body within; the place is free again."""
+        self._place.leave()
+        self._body.abort(cut)

@@ -1,0 +1,22 @@
+"""GET /health: whether this instance takes new streams."""
+
+from proxy.handlers.call import Call
+from proxy.http.message import Headers, Parts, Response
+from proxy.relay.transfers import Transfers
+
+__all__ = ["Health"]
+
+_HEADERS = Headers([(b"content-type", b"application/json"), (b"cache-control", b"no-store")])
+
+
+class Health:
+    """The health operation, for anyone."""
+
+    def __init__(self, transfers: Transfers) -> None:
+        self._transfers = transfers
+
+    async def __call__(self, call: Call) -> Response:
+        """200 `ok`, or 503 `draining`: a load balancer then sends nothing new."""
+        if self._transfers.is_draining:
+            return Response(503, _HEADERS, Parts((b'{"status":"draining"}',)))
+        return Response(200, _HEADERS, Parts((b'{"status":"ok"}',)))

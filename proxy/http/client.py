@@ -1,0 +1,177 @@
+"""One client connection: a request goes out, a response comes back, one exchange at a time.
+
+Owns framing and the deadline of the response's head; which connection is used when is the pool's.
+"""
+
+import asyncio
+import select
+from typing import Protocol
+
+from proxy.http.message import EMPTY, Body, Cut, Exchange, ExchangeError, Parts, Request, Response
+from proxy.http.pipe import Pipe, PipeLimits
+from proxy.net.connection import Connection
+from proxy.wire.events import Buffer, Data, End, Event, HeadLimits, PeerError, ResponseHead
+from proxy.wire.h1 import LAST_CHUNK, ClientCodec, encode_chunk
+
+__all__ = ["ClientConnection", "ConnectionOwner"]
+
+_NEVER = float("inf")
+
+
+class ConnectionOwner(Protocol):
+    """Who lends connections out: told when one is free again, and when one is gone."""
+
+    def released(self, connection: "ClientConnection") -> None:
+        """The exchange ended cleanly and the connection can serve another."""
+
+    def gone(self, connection: "ClientConnection") -> None:
+        """The connection is closed."""
+
+
+class ClientConnection(Connection):
+    """A connection to an origin. `deadline` is when the response's head is overdue, in the loop's time."""
+
+    def __init__(self, owner: ConnectionOwner, head: HeadLimits, body: PipeLimits) -> None:
+        super().__init__()
+        self._owner = owner
+        self._codec = ClientCodec(head)
+        self._limits = body
+        self._answer: asyncio.Future[Response] | None = None
+        self._pipe: Pipe | None = None
+        self.deadline = _NEVER
+        self.idle_since = 0.0
+
+    async def exchange(self, request: Request) -> Response:
+        """Send `request` and return the response once its head is here.
+
+        Raises ExchangeError; then, and when cancelled, the connection is closed.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Response] = loop.create_future()
+        self._answer = answer
+        if request.timeout is not None:
+            self.deadline = loop.time() + request.timeout
+        try:
+            await self._send(request, answer)
+            return await answer
+        except BaseException:
+            self.cut()
+            raise
+        finally:
+            self._answer = None
+            self.deadline = _NEVER
+
+    async def _send(self, request: Request, answer: "asyncio.Future[Response]") -> None:
+        body = request.body
+        head = self._codec.send_head(request.method, request.target, request.headers, body.length)
+        if body.length is not None:
+            self.write([head, *(await body.take())])
+            if body.ended:
+                return
+        else:
+            self.write([head])
+        chunked = body.length is None
+        try:
+            while not answer.done() and (parts := await body.take()):
+                self.write(encode_chunk(parts) if chunked else parts)
+                await self.drained()
+        except ConnectionError:
+            raise ExchangeError(Exchange.RESET, sent=True) from None
+        if chunked and not answer.done():
+            self.write([LAST_CHUNK])
+
+    # What the socket tells
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a response, or what nobody asked for."""
+        try:
+            self._handle(self._codec.receive(data))
+        except PeerError:
+            self._broken(Exchange.PROTOCOL, Cut.FRAMING)
+            return
+        if self._codec.failed is not None:  # what came before the fault is good
+            self._broken(Exchange.PROTOCOL, Cut.FRAMING)
+
+    def _handle(self, events: list[Event]) -> None:
+        head: ResponseHead | None = None
+        parts: list[Buffer] = []
+        ended = False
+        for event in events:
+            if isinstance(event, Data):
+                parts += event.parts
+            elif isinstance(event, End):
+                ended = True
+            elif isinstance(event, ResponseHead):
+                head = event
+        if head is not None:
+            self._answered(head, parts, whole=ended)
+        elif self._pipe is not None:
+            if parts:
+                self._pipe.feed(parts)
+            if ended and self._pipe is not None:
+                self._pipe.end()
+                self._pipe = None
+        if ended:
+            self._release()
+
+    def _answered(self, head: ResponseHead, parts: list[Buffer], *, whole: bool) -> None:
+        if self._answer is None or self._answer.done():
+            self.cut()  # a response nobody waits for
+            return
+        body: Body
+        if whole:
+            body = Parts(parts) if parts else EMPTY
+        else:
+            body = self._pipe = Pipe(self, self._limits, head.length)
+            if parts:
+                self._pipe.feed(parts)
+        self._answer.set_result(Response(head.status, head.headers, body))
+
+    def _release(self) -> None:
+        if self._codec.reusable and not self.is_lost:
+            self.resume()
+            self._owner.released(self)
+        else:
+            self.cut()
+
+    def eof_received(self) -> bool:
+        """The peer sends no more: the end of a close-delimited body, or a loss."""
+        try:
+            self._handle(self._codec.receive_eof())
+        except PeerError:
+            self._broken(Exchange.RESET, Cut.RESET)
+        return False
+
+    def lost(self) -> None:
+        """The socket is gone."""
+        self._broken(Exchange.RESET, Cut.RESET)
+        self._owner.gone(self)
+
+    def _broken(self, exchange: Exchange, cut: Cut) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ExchangeError(exchange, sent=True))
+        if self._pipe is not None:
+            pipe, self._pipe = self._pipe, None
+            pipe.fail(cut)
+        if not self.is_lost:
+            self.cut()
+
+    # What the pipe and the pool say
+
+    def body_cut(self) -> None:
+        """Nobody wants the rest of the response."""
+        self._pipe = None
+        self.cut()
+
+    def overdue(self) -> None:
+        """The response's head did not come in time."""
+        self.deadline = _NEVER
+        self._broken(Exchange.TIMEOUT, Cut.IDLE)
+
+    def is_quiet(self) -> bool:
+        """Whether the idle connection is open and has nothing to read: an unread FIN or stray bytes make it useless."""
+        if self.is_lost or self.transport.is_closing():
+            return False
+        poller = select.poll()
+        poller.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poller.poll(0)

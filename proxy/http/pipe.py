@@ -1,0 +1,185 @@
+"""A body that a connection feeds and a handler takes. Owns back-pressure, the size limit and the memory budget."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.http.message import BodyError, Buffer, Cut, first_bytes
+
+__all__ = ["Budget", "Pipe", "PipeLimits", "Source"]
+
+_BUFFER_OVERHEAD = 64  # bytes that a small buffer object costs beside its payload
+
+
+class Source(Protocol):
+    """What feeds a pipe: usually a connection."""
+
+    def pause(self) -> None:
+        """Feed no more for now."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+    def body_cut(self) -> None:
+        """Nobody wants the rest: close the connection, or drop what still comes."""
+
+
+class Budget:
+    """Bytes that may wait in all the pipes of one kind together; past it every fed pipe pauses its source."""
+
+    __slots__ = ("_limit", "_paused", "used")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.used = 0
+        self._paused: set[Pipe] = set()
+
+    def take(self, pipe: "Pipe", size: int) -> bool:
+        """Account for `size` bytes; False when `pipe` must pause until the budget has room."""
+        self.used += size
+        if self.used <= self._limit:
+            return True
+        self._paused.add(pipe)
+        return False
+
+    def give(self, pipe: "Pipe", size: int) -> None:
+        """Return what `pipe` took; those that waited for room go on."""
+        self.used -= size
+        if self._paused and self.used <= self._limit:
+            waiting, self._paused = self._paused, set()
+            for other in waiting - {pipe}:
+                other.budget_has_room()
+
+
+@dataclass(frozen=True, slots=True)
+class PipeLimits:
+    """`high_water`: bytes waiting in one pipe that pause its source; `budget`: the same for all together."""
+
+    high_water: int
+    budget: Budget
+
+
+class Pipe:
+    """A `Body` between one source and one taker."""
+
+    __slots__ = (
+        "_cut",
+        "_ended",
+        "_left",
+        "_limits",
+        "_parts",
+        "_paused",
+        "_size",
+        "_source",
+        "_waiter",
+        "length",
+    )  # fmt: skip
+
+    length: int | None
+
+    def __init__(self, source: Source, limits: PipeLimits, length: int | None = None) -> None:
+        self._source: Source | None = source
+        self._limits = limits
+        self.length = length
+        self._parts: list[Buffer] = []
+        self._size = 0  # what waits, overhead included: as the budget counts it
+        self._left: int | None = None  # bytes that may still be fed, None: no limit
+        self._cut: Cut | None = None
+        self._ended = False
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def feed(self, parts: list[Buffer]) -> None:
+        """Bytes arrived. Past the limit the rest is dropped and the source cut off."""
+        if self._ended:
+            return
+        if self._left is not None:
+            self._left -= sum(map(len, parts))
+            if self._left < 0:
+                parts = list(first_bytes(parts, self._left + sum(map(len, parts))))
+                self._add(parts)
+                self.abort(Cut.LIMIT)
+                return
+        self._add(parts)
+
+    def _add(self, parts: list[Buffer]) -> None:
+        size = sum(map(len, parts)) + _BUFFER_OVERHEAD * len(parts)
+        self._parts += parts
+        self._size += size
+        if not self._limits.budget.take(self, size) or self._size >= self._limits.high_water:
+            self._pause()
+        self._wake()
+
+    def end(self) -> None:
+        """The source has no more: the body is whole."""
+        self._finish(None)
+
+    def fail(self, cut: Cut) -> None:
+        """The source was lost before the end."""
+        self._finish(cut)
+
+    def abort(self, cut: Cut = Cut.ABORTED) -> None:
+        """End the body now and cut the source off; what arrived can still be taken."""
+        source = self._source
+        if not self._ended and source is not None:
+            self._finish(cut)
+            source.body_cut()
+        if cut is Cut.GONE:
+            self._limits.budget.give(self, self._size)
+            self._parts, self._size = [], 0
+
+    def _finish(self, cut: Cut | None) -> None:
+        if not self._ended:
+            self._ended = True
+            self._cut = cut
+            self._source = None
+            self._wake()
+
+    def limit(self, max_bytes: int) -> None:
+        """Let exactly `max_bytes` pass, counted from the body's first byte not yet taken."""
+        self._left = max_bytes - sum(map(len, self._parts))
+        if self._left < 0:
+            self._parts = list(first_bytes(self._parts, max_bytes))
+            if self._ended:
+                self._cut = Cut.LIMIT
+            self.abort(Cut.LIMIT)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _pause(self) -> None:
+        if not self._paused and self._source is not None:
+            self._paused = True
+            self._source.pause()
+
+    def budget_has_room(self) -> None:
+        """The budget of all pipes has room again."""
+        if self._paused and self._size < self._limits.high_water:
+            self._paused = False
+            if self._source is not None:
+                self._source.resume()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the source ended whole and nothing is left to take."""
+        return self._ended and self._cut is None and not self._parts
+
+    async def take(self) -> tuple[Buffer, ...]:
+        """Every buffer that waits, or the next ones; () at the end. Raises BodyError when the body was cut."""
+        while not self._parts:
+            if self._ended:
+                if self._cut is not None:
+                    raise BodyError(self._cut)
+                return ()
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        parts = tuple(self._parts)
+        size, self._parts, self._size = self._size, [], 0
+        self._limits.budget.give(self, size)
+        if self._paused:
+            self.budget_has_room()
+        return parts

@@ -1,0 +1,249 @@
+"""Connections to origins, kept and lent out: each origin is a `Handler`. Owns bounds, order and idle expiry."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from proxy.base.tasks import Tasks
+from proxy.http.client import ClientConnection
+from proxy.http.message import Exchange, ExchangeError, Handler, Request, Response
+from proxy.http.pipe import PipeLimits
+from proxy.net.dial import Address, DialError, DialFailure, Dialler
+from proxy.wire.events import HeadLimits
+
+__all__ = ["Pool", "PoolLimits"]
+
+_FAILURES = {
+    DialFailure.DNS: Exchange.DNS,
+    DialFailure.FORBIDDEN: Exchange.FORBIDDEN,
+    DialFailure.CONNECT: Exchange.CONNECT,
+    DialFailure.TLS: Exchange.TLS,
+    DialFailure.TIMEOUT: Exchange.CONNECT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Connections in all and to one origin; seconds to wait for one, to keep an idle one, between two sweeps."""
+
+    head: HeadLimits
+    body: PipeLimits
+    total: int
+    per_origin: int
+    wait: float
+    idle: float
+    sweep: float
+
+
+class _Origin:
+    """What the pool knows of one origin. A connection is idle, or lent out, or being opened."""
+
+    __slots__ = ("address", "idle", "places", "waiters")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.idle: deque[ClientConnection] = deque()  # the last used is taken first
+        self.places = 0  # idle, lent and being opened
+        self.waiters: deque[asyncio.Future[ClientConnection | None]] = deque()
+
+
+class _Lease:
+    """Ties a connection to its origin in the pool."""
+
+    __slots__ = ("_origin", "_pool")
+
+    def __init__(self, pool: "Pool", origin: _Origin) -> None:
+        self._pool = pool
+        self._origin = origin
+
+    def released(self, connection: ClientConnection) -> None:
+        """See ConnectionOwner."""
+        self._pool.released(self._origin, connection)
+
+    def gone(self, connection: ClientConnection) -> None:
+        """See ConnectionOwner."""
+        self._pool.gone(self._origin, connection)
+
+
+class Pool:
+    """Client connections to any number of origins. Start it inside a running loop; `aclose` closes every socket.
+
+    A connection has a place from before it is opened until it is closed; the bounds are bounds on places.
+    """
+
+    def __init__(self, name: str, dialler: Dialler, limits: PoolLimits) -> None:
+        self._dialler = dialler
+        self._limits = limits
+        self._origins: dict[Address, _Origin] = {}
+        self._connections: set[ClientConnection] = set()
+        self._places = 0
+        self._starved: deque[_Origin] = deque()  # origins with a waiter that the total bound holds back
+        self._is_closed = False
+        self._all_gone = asyncio.Event()
+        self._tasks = Tasks(f"pool {name}")
+        self._tasks.start("sweep", self._sweep())
+
+    def at(self, address: Address) -> Handler:
+        """The origin at `address` as a function. Its calls raise ExchangeError."""
+
+        async def handle(request: Request) -> Response:
+            connection = await self._acquire(address)
+            return await connection.exchange(request)
+
+        return handle
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    # Lending
+
+    async def _acquire(self, address: Address) -> ClientConnection:
+        origin = self._origins.get(address)
+        if origin is None:
+            origin = self._origins[address] = _Origin(address)
+        while origin.idle:
+            connection = origin.idle.pop()
+            if connection.is_quiet():
+                return connection
+            connection.cut()
+        if origin.places >= self._limits.per_origin or not self._has_room():
+            lent = await self._wait(origin)
+            if lent is not None:
+                return lent
+        else:
+            self._take_place(origin)
+        return await self._open(origin)
+
+    def _has_room(self) -> bool:
+        if self._places < self._limits.total:
+            return True
+        for other in self._origins.values():
+            if other.idle:
+                other.idle.popleft().cut()  # its place is free as soon as its socket is closed, which is next
+                return True
+        return False
+
+    def _take_place(self, origin: _Origin) -> None:
+        origin.places += 1
+        self._places += 1
+
+    async def _open(self, origin: _Origin) -> ClientConnection:
+        """Open a connection on a place already taken. Raises ExchangeError; then the place is free again."""
+        lease = _Lease(self, origin)
+        try:
+            connection = await self._dialler.dial(
+                lambda: ClientConnection(lease, self._limits.head, self._limits.body), origin.address
+            )
+            if connection.is_lost or self._is_closed:
+                connection.cut()
+                raise DialError(DialFailure.CONNECT)
+        except DialError as error:
+            self._leave_place(origin)
+            raise ExchangeError(_FAILURES[error.failure], sent=False) from None
+        except BaseException:
+            self._leave_place(origin)
+            raise
+        self._connections.add(connection)
+        return connection
+
+    async def _wait(self, origin: _Origin) -> ClientConnection | None:
+        """A connection that another exchange is done with, or None: a place was taken for a new one."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[ClientConnection | None] = loop.create_future()
+        origin.waiters.append(waiter)
+        if origin.places < self._limits.per_origin:
+            self._starved.append(origin)
+        timer = loop.call_later(self._limits.wait, _give_up, waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._hand_back(origin, waiter.result())  # it was served while being cancelled
+            raise
+        finally:
+            timer.cancel()
+            if waiter in origin.waiters:
+                origin.waiters.remove(waiter)
+
+    def _hand_back(self, origin: _Origin, connection: ClientConnection | None) -> None:
+        if connection is None:
+            self._leave_place(origin)
+        else:
+            self.released(origin, connection)
+
+    # Taking back
+
+    def released(self, origin: _Origin, connection: ClientConnection) -> None:
+        """An exchange ended cleanly: the first waiter gets the connection, else it is kept."""
+        if self._is_closed:
+            connection.cut()
+        elif not self._serve(origin, connection):
+            if self._next_starved() is not None:
+                connection.cut()  # another origin needs the place more
+                return
+            connection.idle_since = asyncio.get_running_loop().time()
+            origin.idle.append(connection)
+
+    def gone(self, origin: _Origin, connection: ClientConnection) -> None:
+        """A connection is closed: its place is free."""
+        if connection in self._connections:
+            self._connections.discard(connection)
+            if connection in origin.idle:
+                origin.idle.remove(connection)
+            self._leave_place(origin)
+        if not self._connections:
+            self._all_gone.set()
+
+    def _leave_place(self, origin: _Origin) -> None:
+        """A place is free: the first who waits for one takes it."""
+        origin.places -= 1
+        self._places -= 1
+        heir = origin if any(not waiter.done() for waiter in origin.waiters) else self._next_starved()
+        if heir is not None and self._serve(heir, None):
+            self._take_place(heir)
+        if not origin.places and not origin.waiters and self._origins.get(origin.address) is origin:
+            del self._origins[origin.address]
+
+    def _next_starved(self) -> _Origin | None:
+        while self._starved:
+            origin = self._starved[0]
+            if any(not waiter.done() for waiter in origin.waiters):
+                return origin
+            self._starved.popleft()
+        return None
+
+    def _serve(self, origin: _Origin, connection: ClientConnection | None) -> bool:
+        while origin.waiters:
+            waiter = origin.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return True
+        return False
+
+    # Time
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._limits.sweep)
+            now = loop.time()
+            for connection in [each for each in self._connections if each.deadline <= now]:
+                connection.overdue()
+            for origin in list(self._origins.values()):
+                while origin.idle and origin.idle[0].idle_since + self._limits.idle <= now:
+                    origin.idle.popleft().cut()
+
+    async def aclose(self) -> None:
+        """Close every connection, lent ones too, and return when all sockets are closed."""
+        self._is_closed = True
+        await self._tasks.aclose()
+        while self._connections:
+            self._all_gone.clear()
+            for connection in list(self._connections):
+                connection.cut()
+            await self._all_gone.wait()
+
+
+def _give_up(waiter: "asyncio.Future[ClientConnection | None]") -> None:
+    if not waiter.done():
+        waiter.set_exception(ExchangeError(Exchange.BUSY, sent=False))

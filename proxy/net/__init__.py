@@ -1,0 +1,1 @@
+"""Sockets without HTTP: a connection with flow control, listening, dialling, TLS contexts."""

@@ -1,0 +1,154 @@
+"""`Idempotency-Key`: one upstream call however often, and wherever, the same request is made.
+
+The stream's id follows from the key, so all instances agree on it. While the first call is under way it holds a claim
+in storage, whose create-if-absent decides between two at once; afterwards the stream and its record are the answer.
+Claims expire by themselves, so that a caller who died does not block the key.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import secrets
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from proxy.base.errors import Code, Refusal
+from proxy.base.tasks import Tasks
+from proxy.relay.record import Record, Records
+from proxy.streams.client import Reply, Storage, StorageError
+
+__all__ = ["Claim", "Claims", "Replay", "fingerprint", "stream_id_of"]
+
+logger = logging.getLogger(__name__)
+
+_JSON = b"application/json"
+_MAX_CLAIM_BYTES = 4096
+
+
+def stream_id_of(key: bytes) -> str:
+    """The stream id that belongs to an idempotency key: a UUID made of its digest."""
+    digest = hashlib.sha256(b"durable-streams-proxy idempotency key\0" + key).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=5))
+
+
+def fingerprint(method: bytes, target: bytes, body: bytes) -> str:
+    """What makes two requests the same: method, URL and body."""
+    digest = hashlib.sha256()
+    for part in (method, target, body):
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The key was used before: its stream exists."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The key is ours: make the call, then `fulfil` or `release`."""
+
+    stream_id: str
+
+
+class Claims:
+    """Decides who makes the call for a key. `patience`: seconds that a claim lasts and others wait for it."""
+
+    def __init__(self, storage: Storage, records: Records, *, patience: float, poll: float) -> None:
+        self._storage = storage
+        self._records = records
+        self._patience = patience
+        self._poll = poll
+        self._tasks = Tasks("claim")
+
+    async def resolve(self, stream_id: str, request: str) -> Replay | Claim:
+        """The stream of an earlier call, or the right to make it. `request` is the fingerprint.
+
+        Raises Refusal when the key belongs to another request, StorageError.
+        """
+        give_up = asyncio.get_running_loop().time() + 2 * self._patience
+        token = secrets.token_hex(16)
+        while True:
+            if (replay := await self._replay(stream_id, request)) is not None:
+                return replay
+            if await self._claim(stream_id, request, token):
+                replay = await self._replay(stream_id, request)  # the one before us may have finished in between
+                if replay is None:
+                    return Claim(stream_id)
+                self.release(stream_id)
+                return replay
+            await self._wait(stream_id)
+            if asyncio.get_running_loop().time() > give_up:
+                raise StorageError("another call with the same idempotency key does not end")
+
+    async def _replay(self, stream_id: str, request: str) -> Replay | None:
+        metadata = await self._storage.head(stream_id)
+        if metadata is None:
+            return None
+        record = await self._records.get(stream_id)
+        if record is None:
+            return None
+        _same(record.fingerprint, request)
+        return Replay(record)
+
+    async def _claim(self, stream_id: str, request: str, token: str) -> bool:
+        """Whether the claim is ours: it did not exist, or it is the one that we made before an answer was lost."""
+        expires = datetime.now(UTC) + timedelta(seconds=self._patience)
+        lifetime = (b"stream-expires-at", expires.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode())
+        name = _claim_name(stream_id)
+        content = json.dumps({"fingerprint": request, "token": token}).encode()
+        if await self._storage.create(name, _JSON, lifetime, content) is Reply.ACCEPTED:
+            return True
+        found = await self._storage.read_whole(name, _MAX_CLAIM_BYTES)
+        if found is None:
+            return False
+        try:
+            claim = json.loads(found)[0]
+            holder, claimed = claim["token"], claim["fingerprint"]
+        except (ValueError, LookupError, TypeError):
+            raise StorageError("a claim is not one of ours", is_final=True) from None
+        _same(claimed, request)
+        return bool(holder == token)
+
+    async def _wait(self, stream_id: str) -> None:
+        """Return when the claim has ended, by success, failure or age."""
+        give_up = asyncio.get_running_loop().time() + self._patience
+        delay = self._poll
+        while asyncio.get_running_loop().time() < give_up:
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 20 * self._poll)
+            metadata = await self._storage.head(_claim_name(stream_id))
+            if metadata is None or await self._storage.head(stream_id) is not None:
+                return
+
+    async def prepare(self, stream_id: str) -> None:
+        """Remove what an ended stream of the same key left behind, so that the new one starts empty."""
+        await self._storage.delete(stream_id)
+        await self._records.delete(stream_id)
+
+    def release(self, stream_id: str) -> None:
+        """The call is over: with a stream, which is now the answer, or without, and the key is free."""
+        self._tasks.start(stream_id, self._release(stream_id))
+
+    async def _release(self, stream_id: str) -> None:
+        with suppress(StorageError):  # it expires
+            await self._storage.delete(_claim_name(stream_id))
+
+    async def aclose(self) -> None:
+        """Wait until every claim has been given back."""
+        await self._tasks.wait()
+
+
+def _claim_name(stream_id: str) -> str:
+    return f"{stream_id}.claim"
+
+
+def _same(known: str, request: str) -> None:
+    if known != request:
+        raise Refusal(Code.IDEMPOTENCY_CONFLICT, "the Idempotency-Key was used for another request")

@@ -1,0 +1,78 @@
+"""The pump: from an upstream's body into one stream, by reference, until either ends. The heart of the product."""
+
+import asyncio
+from dataclasses import dataclass
+
+from proxy.http.message import Body, BodyError, Cut
+from proxy.streams.client import Reply
+from proxy.streams.names import Outcome
+from proxy.streams.producer import Producer
+
+__all__ = ["Pace", "Stopped", "Watch", "pump"]
+
+_OUTCOMES = {
+    Cut.RESET: Outcome.UPSTREAM_ERROR,
+    Cut.FRAMING: Outcome.UPSTREAM_ERROR,
+    Cut.LIMIT: Outcome.TRUNCATED,
+    Cut.IDLE: Outcome.TIMEOUT,
+    Cut.ABORTED: Outcome.ABORTED,
+    Cut.GONE: Outcome.ABORTED,
+    Cut.SHUTDOWN: Outcome.INTERRUPTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Appends of one stream are at least `linger` seconds apart, but for those that follow `batch_bytes` or more."""
+
+    linger: float
+    batch_bytes: int
+
+
+class Stopped(Exception):
+    """Storage wants no more from this producer: the stream is gone, closed or fenced, or has lost an append."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.value)
+        self.reply = reply
+
+
+class Watch:
+    """Since when the pump has been waiting for the upstream, in the loop's time; None while it does not."""
+
+    __slots__ = ("waiting_since",)
+
+    def __init__(self) -> None:
+        self.waiting_since: float | None = None
+
+
+async def pump(body: Body, producer: Producer, pace: Pace, watch: Watch) -> Outcome:
+    """Append everything that `body` yields, in order; a body that ends whole closes the stream with its last append.
+
+    COMPLETE means closed. Any other outcome leaves the stream open, every byte before the cut stored. Raises
+    Stopped, and StorageError when storage refused for longer than the retry budget.
+    """
+    clock = asyncio.get_running_loop().time
+    try:
+        watch.waiting_since = clock()
+        while parts := await body.take():
+            watch.waiting_since = None
+            started = clock()
+            _accepted(await producer.append(parts, close=body.ended))
+            if producer.is_closed:
+                return Outcome.COMPLETE
+            rest = pace.linger - (clock() - started)
+            if rest > 0 and sum(map(len, parts)) < pace.batch_bytes:
+                await asyncio.sleep(rest)
+            watch.waiting_since = clock()
+    except BodyError as error:
+        return _OUTCOMES[error.cut]
+    finally:
+        watch.waiting_since = None
+    _accepted(await producer.close())
+    return Outcome.COMPLETE
+
+
+def _accepted(reply: Reply) -> None:
+    if reply is not Reply.ACCEPTED:
+        raise Stopped(reply)

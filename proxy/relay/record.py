@@ -1,0 +1,163 @@
+"""The record beside each stream: what the upstream said about its answer, and how the transfer ended.
+
+Owns the record's form in storage (`{id}.record`, a JSON stream: facts first, then outcomes, of which the last counts)
+and a bounded memory of records. A closed stream whose record holds no outcome is complete.
+"""
+
+import asyncio
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+from proxy.http.message import Field
+from proxy.streams.client import Storage, StorageError
+from proxy.streams.names import Outcome
+from proxy.streams.producer import Producer, RetryPolicy
+
+__all__ = ["Record", "RecordSettings", "Records", "outcome_of", "record_name"]
+
+_JSON = b"application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a stream. Header values are as the upstream sent them."""
+
+    content_type: bytes
+    status: int
+    content_encoding: bytes | None = None
+    passed: tuple[Field, ...] = ()
+    fingerprint: str = ""
+    outcome: Outcome | None = None
+
+    def encode(self) -> bytes:
+        """The facts as the record's first JSON message."""
+        facts: dict[str, object] = {"contentType": _text(self.content_type), "status": self.status}
+        if self.content_encoding is not None:
+            facts["contentEncoding"] = _text(self.content_encoding)
+        if self.passed:
+            facts["headers"] = [[_text(name), _text(value)] for name, value in self.passed]
+        if self.fingerprint:
+            facts["fingerprint"] = self.fingerprint
+        return json.dumps(facts, ensure_ascii=True).encode()
+
+    @classmethod
+    def decode(cls, content: bytes) -> "Record":
+        """The record from the JSON array that storage gives. Raises ValueError when it is none of ours."""
+        try:
+            facts, *rest = json.loads(content)
+            encoding = facts.get("contentEncoding")
+            record = cls(
+                content_type=facts["contentType"].encode("latin-1"),
+                status=int(facts["status"]),
+                content_encoding=None if encoding is None else encoding.encode("latin-1"),
+                passed=tuple((n.encode("latin-1"), v.encode("latin-1")) for n, v in facts.get("headers", ())),
+                fingerprint=str(facts.get("fingerprint", "")),
+            )
+            for message in rest:
+                record = replace(record, outcome=Outcome(message["outcome"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError("not a stream's record") from error
+        return record
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1")
+
+
+def record_name(stream_id: str) -> str:
+    """The name of the record beside the stream `stream_id`."""
+    return f"{stream_id}.record"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSettings:
+    """`ttl_seconds`: of a record in storage; `remembered`: records in memory; `max_bytes`: of one record.
+
+    What is remembered is read again after `refresh_seconds`, which also lets storage know that it is in use.
+    """
+
+    ttl_seconds: int
+    remembered: int
+    max_bytes: int
+    refresh_seconds: float
+
+
+@dataclass(slots=True)
+class _Remembered:
+    record: Record
+    is_final: bool
+    until: float
+
+
+class Records:
+    """All records, in storage and, the recently used ones, in memory."""
+
+    def __init__(self, storage: Storage, retry: RetryPolicy, settings: RecordSettings) -> None:
+        self._storage = storage
+        self._retry = retry
+        self._settings = settings
+        self._lifetime: Field = (b"stream-ttl", b"%d" % settings.ttl_seconds)
+        self._known: OrderedDict[str, _Remembered] = OrderedDict()
+
+    async def create(self, stream_id: str, record: Record) -> None:
+        """Write a new record. Raises StorageError."""
+        await self._storage.create(record_name(stream_id), _JSON, self._lifetime, record.encode())
+        self._remember(stream_id, record, is_final=False)
+
+    async def end(self, stream_id: str, record: Record, outcome: Outcome, *, budget: float, fence: int = 0) -> Record:
+        """Append `outcome`; sent twice it is stored once. Raises StorageError past `budget` seconds.
+
+        `fence` is the epoch to write under: one who takes over from a dead owner uses a later one.
+        """
+        name = record_name(stream_id)
+        producer = Producer(self._storage, name, _JSON, self._retry, epoch=fence)
+        await producer.append((json.dumps({"outcome": outcome.value}).encode(),), budget=budget)
+        ended = replace(record, outcome=outcome)
+        self._remember(stream_id, ended, is_final=True)
+        return ended
+
+    def completed(self, stream_id: str, record: Record) -> None:
+        """The stream was closed without another outcome: nothing is written, the record will not change."""
+        self._remember(stream_id, record, is_final=True)
+
+    async def get(self, stream_id: str, *, is_closed: bool = False) -> Record | None:
+        """The record, None when there is none. For a closed stream it is the final one. Raises StorageError."""
+        known = self._known.get(stream_id)
+        now = asyncio.get_running_loop().time()
+        if known is not None and known.until > now and (known.is_final or not is_closed):
+            self._known.move_to_end(stream_id)
+            return known.record
+        content = await self._storage.read_whole(record_name(stream_id), self._settings.max_bytes)
+        if content is None:
+            self.forget(stream_id)
+            return None
+        try:
+            record = Record.decode(content)
+        except ValueError as error:
+            raise StorageError(str(error), is_final=True) from None
+        self._remember(stream_id, record, is_final=is_closed)
+        return record
+
+    async def delete(self, stream_id: str) -> None:
+        """Remove the record. Raises StorageError."""
+        self.forget(stream_id)
+        await self._storage.delete(record_name(stream_id))
+
+    def forget(self, stream_id: str) -> None:
+        """Drop what is remembered of the stream."""
+        self._known.pop(stream_id, None)
+
+    def _remember(self, stream_id: str, record: Record, *, is_final: bool) -> None:
+        until = asyncio.get_running_loop().time() + self._settings.refresh_seconds
+        self._known[stream_id] = _Remembered(record, is_final, until)
+        self._known.move_to_end(stream_id)
+        if len(self._known) > self._settings.remembered:
+            self._known.popitem(last=False)
+
+
+def outcome_of(record: Record | None) -> Outcome:
+    """The outcome of a closed stream with this record; without a record nobody can say that it is whole."""
+    if record is None:
+        return Outcome.INTERRUPTED
+    return record.outcome or Outcome.COMPLETE

@@ -1,0 +1,222 @@
+"""What runs here: every transfer from its first PUT to its recorded outcome. Owns their tasks, deadlines and number."""
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+
+import anyio
+
+from proxy.base.errors import Code, Refusal
+from proxy.base.tasks import Tasks
+from proxy.http.message import Body, Cut, Field
+from proxy.relay.pump import Pace, Stopped, Watch, pump
+from proxy.relay.record import Record, Records
+from proxy.streams.client import Reply, Storage, StorageError
+from proxy.streams.names import Outcome
+from proxy.streams.producer import Producer, RetryPolicy
+
+__all__ = ["Transfer", "TransferSettings", "Transfers"]
+
+logger = logging.getLogger(__name__)
+
+_OCTETS = b"application/octet-stream"  # of every data stream, so that bytes stay bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """Bounds of transfers: how many at once, bytes of one body, and times in seconds."""
+
+    at_once: int
+    max_bytes: int
+    stream_ttl: int
+    inactivity: float
+    longest: float
+    close_budget: float
+    sweep: float
+    pace: Pace
+    retry: RetryPolicy
+
+
+class Transfer:
+    """One running copy. `established` is set once stream and record exist, or `failure` says why they do not."""
+
+    def __init__(self, stream_id: str, body: Body, record: Record) -> None:
+        self.stream_id = stream_id
+        self.body = body
+        self.record = record
+        self.watch = Watch()
+        self.started = asyncio.get_running_loop().time()
+        self.established = asyncio.Event()
+        self.failure: StorageError | None = None
+        self.is_unwanted = False  # its stream shall not remain
+        self.ended = asyncio.Event()
+
+    def abort(self, cut: Cut = Cut.ABORTED) -> None:
+        """End the body; what arrived is still stored, then the stream is closed. The first cut wins."""
+        self.body.abort(cut)
+
+
+class Transfers:
+    """The transfers of this process, by stream id. Each runs in a task that belongs here."""
+
+    def __init__(self, storage: Storage, records: Records, settings: TransferSettings) -> None:
+        self._storage = storage
+        self._records = records
+        self._settings = settings
+        self._lifetime: Field = (b"stream-ttl", b"%d" % settings.stream_ttl)
+        self._running: dict[str, Transfer] = {}
+        self._expected = 0
+        self._tasks = Tasks("transfer")
+        self._sweeper = Tasks("transfers")
+        self.is_draining = False
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def open(self) -> None:
+        """Start looking after deadlines. Call it inside the loop."""
+        self._sweeper.start("sweep", self._sweep())
+
+    def reserve(self) -> None:
+        """Claim a place for a transfer to come; `release` it if none does. Raises Refusal."""
+        if self.is_draining:
+            raise Refusal(Code.DRAINING, "the proxy is shutting down")
+        if len(self._running) + self._expected >= self._settings.at_once:
+            raise Refusal(Code.OVERLOADED, "too many streams are running")
+        self._expected += 1
+
+    def release(self) -> None:
+        """Give a reserved place back; a started transfer counts by itself."""
+        self._expected -= 1
+
+    def get(self, stream_id: str) -> Transfer | None:
+        """The transfer into this stream if it runs here."""
+        return self._running.get(stream_id)
+
+    async def start(self, stream_id: str, body: Body, record: Record) -> None:
+        """Create stream and record and pump `body` into the stream; returns when both exist.
+
+        Raises StorageError when they cannot be created; then, and when cancelled, nothing of them remains.
+        """
+        body.limit(self._settings.max_bytes)
+        transfer = self._running[stream_id] = Transfer(stream_id, body, record)
+        self._tasks.start(stream_id, self._run(transfer))
+        try:
+            await transfer.established.wait()
+        except asyncio.CancelledError:
+            transfer.is_unwanted = True
+            body.abort(Cut.GONE)
+            raise
+        if transfer.failure is not None:
+            raise transfer.failure
+
+    async def end(self, stream_id: str, cut: Cut, *, wait: float) -> None:
+        """Abort the transfer into this stream if it runs here, and wait up to `wait` seconds for its end."""
+        transfer = self._running.get(stream_id)
+        if transfer is not None:
+            transfer.abort(cut)
+            with anyio.move_on_after(wait):
+                await transfer.ended.wait()
+
+    # One transfer
+
+    async def _run(self, transfer: Transfer) -> None:
+        try:
+            if await self._establish(transfer):
+                transfer.established.set()
+                await self._pump(transfer)
+            else:
+                await self._remove(transfer.stream_id)
+        finally:
+            if not transfer.body.ended:
+                transfer.body.abort(Cut.GONE)
+            self._running.pop(transfer.stream_id, None)
+            transfer.established.set()
+            transfer.ended.set()
+
+    async def _establish(self, transfer: Transfer) -> bool:
+        """Create stream and record side by side; False when one failed or nobody wants them any more."""
+
+        async def create_record() -> None:
+            try:
+                await self._records.create(transfer.stream_id, transfer.record)
+            except StorageError as error:
+                transfer.failure = error
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(create_record)
+            try:
+                await self._storage.create(transfer.stream_id, _OCTETS, self._lifetime)
+            except StorageError as error:
+                transfer.failure = error
+        if transfer.failure is not None:
+            logger.warning("stream %s could not be created: %s", transfer.stream_id, transfer.failure)
+        return transfer.failure is None and not transfer.is_unwanted
+
+    async def _remove(self, stream_id: str) -> None:
+        """Leave nothing half-done behind; what storage refuses to delete expires."""
+        with suppress(StorageError):
+            await self._storage.delete(stream_id)
+        with suppress(StorageError):
+            await self._records.delete(stream_id)
+
+    async def _pump(self, transfer: Transfer) -> None:
+        settings = self._settings
+        producer = Producer(self._storage, transfer.stream_id, _OCTETS, settings.retry)
+        try:
+            outcome = await pump(transfer.body, producer, settings.pace, transfer.watch)
+        except Stopped as stopped:
+            transfer.body.abort(Cut.GONE)
+            if stopped.reply is not Reply.GAP:
+                logger.info("stream %s: %s", transfer.stream_id, stopped)
+                self._records.forget(transfer.stream_id)  # whoever closed or deleted it knows the outcome
+                return
+            outcome = Outcome.STORAGE_ERROR
+        except StorageError as error:
+            logger.warning("stream %s: %s", transfer.stream_id, error)
+            transfer.body.abort(Cut.GONE)
+            outcome = Outcome.STORAGE_ERROR
+        if outcome is Outcome.COMPLETE:
+            self._records.completed(transfer.stream_id, transfer.record)
+        else:
+            await self._end(transfer, producer, outcome)
+
+    async def _end(self, transfer: Transfer, producer: Producer, outcome: Outcome) -> None:
+        """Record the outcome, then close: a crash between the two can never make a cut stream look whole."""
+        budget = self._settings.close_budget
+        try:
+            await self._records.end(transfer.stream_id, transfer.record, outcome, budget=budget)
+            await producer.close(budget=budget)
+        except StorageError as error:
+            logger.error("stream %s stays open, %s was not recorded: %s", transfer.stream_id, outcome.value, error)
+
+    # All of them
+
+    async def _sweep(self) -> None:
+        """Abort what has waited or run too long."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(self._settings.sweep)
+            now = clock()
+            quiet_since, oldest = now - self._settings.inactivity, now - self._settings.longest
+            for transfer in self._running.values():
+                waiting = transfer.watch.waiting_since
+                if (waiting is not None and waiting <= quiet_since) or transfer.started <= oldest:
+                    transfer.abort(Cut.IDLE)
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new transfers and let the running ones go on for `seconds`."""
+        self.is_draining = True
+        with anyio.move_on_after(seconds):
+            await self._tasks.wait()
+
+    async def aclose(self, seconds: float) -> None:
+        """End every transfer as interrupted, flushed and closed; what takes longer than `seconds` is cancelled."""
+        self.is_draining = True
+        for transfer in list(self._running.values()):
+            transfer.abort(Cut.SHUTDOWN)
+        with anyio.move_on_after(seconds):
+            await self._tasks.wait()
+        await self._tasks.aclose()
+        await self._sweeper.aclose()

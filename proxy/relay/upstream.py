@@ -1,0 +1,117 @@
+"""Asking the upstream: one request, sent at most once, and what its answer means for the caller.
+
+Owns the choice between a stream, a refusal and the upstream's own error (protocol: Create).
+"""
+
+from dataclasses import dataclass
+
+import anyio
+
+from proxy.base.errors import Code, Refusal
+from proxy.http.message import (
+    BodyError,
+    Buffer,
+    Cut,
+    Exchange,
+    ExchangeError,
+    Field,
+    Headers,
+    Parts,
+    Request,
+    Response,
+    first_bytes,
+)
+from proxy.http.pool import Pool
+from proxy.net.dial import Address
+from proxy.policy.allowlist import Match
+from proxy.policy.forwarding import PassedHeaders, content_encoding, content_type, passed_headers
+from proxy.wire.url import Url
+
+__all__ = ["Upstream", "UpstreamSettings", "about", "error_answer"]
+
+_MESSAGES = {
+    Exchange.BUSY: "no connection to the upstream became free in time",
+    Exchange.DNS: "the upstream's host name could not be resolved",
+    Exchange.CONNECT: "the connection to the upstream could not be opened",
+    Exchange.TLS: "the TLS handshake with the upstream failed",
+    Exchange.RESET: "the upstream closed the connection without an answer",
+    Exchange.PROTOCOL: "the upstream's answer was not valid HTTP",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """Seconds for the response's head and for an error's body; bytes of a response and of an error's body."""
+
+    head_timeout: float
+    error_timeout: float
+    max_response_bytes: int
+    max_error_bytes: int
+
+
+class Upstream:
+    """The world of upstreams behind one pool."""
+
+    def __init__(self, pool: Pool, settings: UpstreamSettings) -> None:
+        self._pool = pool
+        self._settings = settings
+
+    async def ask(self, url: Url, match: Match, method: bytes, headers: Headers, body: Parts) -> Response:
+        """The upstream's answer: 2xx with its body to come, or an error status. Raises Refusal for all else.
+
+        When cancelled, the connection is closed.
+        """
+        address = Address(url.host, url.port, tls=url.scheme == "https", guarded=not match.literal_host)
+        request = Request(method, url.target, headers, body, self._settings.head_timeout)
+        try:
+            response = await self._pool.at(address)(request)
+        except ExchangeError as error:
+            raise _refusal(error.exchange) from None
+        if 300 <= response.status < 400:
+            response.body.abort(Cut.GONE)
+            raise Refusal(Code.REDIRECT_NOT_ALLOWED, "the upstream answered with a redirect, which is never followed")
+        if response.status < 300 and (response.body.length or 0) > self._settings.max_response_bytes:
+            response.body.abort(Cut.GONE)
+            raise Refusal(Code.RESPONSE_TOO_LARGE, "the upstream announced a body larger than the proxy stores")
+        return response
+
+    async def error_body(self, response: Response) -> Parts:
+        """As much of an error's body as comes in time and fits."""
+        settings = self._settings
+        collected: list[Buffer] = []
+        size = 0
+        with anyio.move_on_after(settings.error_timeout):
+            try:
+                while size <= settings.max_error_bytes and (parts := await response.body.take()):
+                    collected += parts
+                    size += sum(map(len, parts))
+            except BodyError:
+                pass  # what came is passed on
+        if not response.body.ended:
+            response.body.abort(Cut.GONE)
+        return Parts(first_bytes(collected, settings.max_error_bytes))
+
+
+def _refusal(exchange: Exchange) -> Refusal:
+    if exchange is Exchange.TIMEOUT:
+        return Refusal(Code.UPSTREAM_TIMEOUT, "the upstream did not answer in time")
+    if exchange is Exchange.FORBIDDEN:
+        return Refusal(Code.UPSTREAM_NOT_ALLOWED, "the upstream's host resolves to an address that is not allowed")
+    return Refusal(Code.UPSTREAM_ERROR, _MESSAGES[exchange])
+
+
+def about(response: Response, passed: PassedHeaders) -> list[Field]:
+    """The fields on our answer that tell about the upstream's: status, content type and coding, what passes."""
+    fields = [
+        (b"upstream-status", b"%d" % response.status),
+        (b"upstream-content-type", content_type(response.headers)),
+    ]
+    if (encoding := content_encoding(response.headers)) is not None:
+        fields.append((b"upstream-content-encoding", encoding))
+    return fields + passed_headers(response.headers, passed)
+
+
+def error_answer(response: Response, body: Parts, passed: PassedHeaders) -> Response:
+    """The 502 that hands an upstream's error on."""
+    fields = [(b"content-type", content_type(response.headers)), *about(response, passed)]
+    return Response(502, Headers.trusted(fields), body)

@@ -1,0 +1,96 @@
+"""The Python API: `create_proxy_server` starts a proxy inside the running event loop.
+
+Owns start and stop: sockets, the HTTP server over the app's router, and the order in which they end.
+"""
+
+import asyncio
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from proxy.app import App, server_limits
+from proxy.config import Config, ConfigError
+from proxy.http.server import HttpServer
+from proxy.net.listen import bind_tcp, bind_unix
+
+__all__ = ["ProxyServer", "create_proxy_server"]
+
+_READERS_SECONDS = 2.0  # after the last stream was closed its readers get this long to be told
+
+
+class ProxyServer:
+    """A running proxy. `async with` stops it at the end of the block."""
+
+    def __init__(self, config: Config) -> None:
+        """Bind, wire and start. Raises ConfigError when a setting cannot be used here."""
+        secrets, self.secret_source = config.secrets()
+        try:
+            sockets = [bind_unix(Path(config.uds))] if config.uds else bind_tcp(config.host, config.port)
+        except OSError as error:
+            raise ConfigError(str(error.strerror)) from None
+        try:
+            self._app = App(config, secrets)
+        except BaseException:
+            for listening in sockets:
+                listening.close()
+            raise
+        self._http = HttpServer(self._app.router, self._app.router.refuse, server_limits(config))
+        self.port = 0 if config.uds else sockets[0].getsockname()[1]
+        self.url = f"unix:{config.uds}" if config.uds else f"http://{_bracketed(config.host)}:{self.port}"
+        self._app.open()
+        self._http.serve(sockets)
+        self._is_stopped = False
+
+    def __repr__(self) -> str:
+        return f"<ProxyServer {self.url}>"
+
+    async def stop(self, *, drain_seconds: float = 0, hurry: asyncio.Event | None = None) -> None:
+        """Take no new streams, let running ones go on for `drain_seconds`, then end them as `interrupted`.
+
+        `hurry`, when set, ends the draining. Returns when no task and no socket is left; a second call at once.
+        """
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        async with anyio.create_task_group() as group:
+
+            async def drain() -> None:
+                await self._app.transfers.drain(drain_seconds)
+                group.cancel_scope.cancel()
+
+            group.start_soon(drain)
+            await (hurry or asyncio.Event()).wait()
+            group.cancel_scope.cancel()
+        await self._app.end_transfers()
+        await self._http.stop_accepting()
+        self._http.drain()
+        with anyio.move_on_after(_READERS_SECONDS):
+            await self._http.wait_requests()
+        await self._http.aclose()
+        await self._app.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+async def create_proxy_server(**settings: object) -> ProxyServer:
+    """Start a proxy. `settings` are the fields of `Config`: `port=4440, allowlist=["https://api.openai.com/**"], …`.
+
+    Lists may be any sequence, and one secret a plain string. Raises ConfigError, TypeError for an unknown name.
+    """
+    values = {
+        name: (value,) if name == "jwt_secret" and isinstance(value, str) else value for name, value in settings.items()
+    }
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return ProxyServer(Config(**values))  # type: ignore[arg-type]  # Config checks what it is given
