@@ -16,7 +16,7 @@ import apsw
 from proxy.base.tasks import Tasks
 from proxy.store import forks
 from proxy.store.outcomes import Outcome, Verdict
-from proxy.store.reading import Piece, Readers
+from proxy.store.reading import Piece, Readers, Unreadable
 from proxy.store.recent import RecentPieces
 from proxy.store.rules import is_same, judge
 from proxy.store.settings import StoreSettings
@@ -42,6 +42,7 @@ class Engine:
     def __init__(self, path: Path, settings: StoreSettings, wall: Callable[[], float]) -> None:
         self._settings = settings
         self._wall = wall
+        self._latest = 0
         self._loop = asyncio.get_running_loop()
         self._recent = RecentPieces(settings.tail_bytes, settings.tails_bytes)
         self._table = StreamTable(settings.streams, self._recent.drop)
@@ -67,8 +68,9 @@ class Engine:
         await self._writer.aclose()
 
     def now(self) -> int:
-        """Unix time in milliseconds."""
-        return int(self._wall() * 1000)
+        """Unix time in milliseconds. Never goes back: what has expired stays expired when the clock is set."""
+        self._latest = max(self._latest, int(self._wall() * 1000))
+        return self._latest
 
     # Finding
 
@@ -82,6 +84,8 @@ class Engine:
                     return None
             elif stream.deleted or not stream.is_expired(self.now()):
                 return stream
+            elif stream.removing:
+                await self._decided(stream)
             elif (await self.delete(stream)).verdict in _REFUSED:
                 return None
 
@@ -184,8 +188,6 @@ class Engine:
                     break
                 if await self._decided(stream):
                     return outcome
-        if self.is_closing:
-            return Outcome(Verdict.FAILED)
         if self._is_full(append.size):
             return Outcome(Verdict.FULL)
         return await self._enqueue(self._append_to(stream, append))
@@ -250,16 +252,18 @@ class Engine:
     def touch(self, stream: Stream) -> None:
         """Somebody reads: a TTL starts again."""
         expires = stream.touch(self.now())
-        if expires is not None and not self.is_closing:
+        if expires is not None:
             self._enqueue(Write(stream, state=(0, None, expires, stream.id)))
 
     # Reading
 
     async def read(self, stream: Stream, position: int, end: int, size: int) -> list[Piece]:
-        """Pieces from `position` up to `end` until `size` bytes are reached; fewer when the stream was removed.
+        """Pieces from `position` up to `end` until `size` bytes are reached; none when the stream was removed.
 
-        In JSON mode the first piece is whole, even where `position` is inside it. Raises apsw.Error.
+        In JSON mode the first piece is whole, even where `position` is inside it. Raises Unreadable.
         """
+        if stream.gone:
+            return []
         found = self._recent.find(stream, position, size)
         if found is None:
             segments = stream.segments(end)
@@ -285,13 +289,16 @@ class Engine:
     def _enqueue(self, write: Write) -> "asyncio.Future[Outcome]":
         """Queue `write` for the next commit: all that comes in one turn of the loop is handed over at once."""
         stream = write.stream
+        write.done = self._loop.create_future()
+        if self.is_closing:
+            write.done.set_result(Outcome(Verdict.FAILED))
+            return write.done
         if stream is not None:
             stream.queued += 1
             self._unsettled[stream] = None
         if not self._queue:
             self._loop.call_soon(self._hand_over)
         self._queue.append(write)
-        write.done = self._loop.create_future()
         return write.done
 
     def _hand_over(self) -> None:
@@ -366,7 +373,7 @@ class Engine:
                 while await self._readers.run(lambda reader: reader.has_expired(now)):  # noqa: B023  # awaited at once
                     if await self._expire(now) in _REFUSED:
                         break
-            except apsw.Error as error:
+            except Unreadable as error:
                 logger.warning("expired streams could not be looked up: %s", error)
 
     async def _expire(self, now: int) -> Verdict:

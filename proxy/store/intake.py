@@ -30,7 +30,7 @@ class Intake:
         try:
             if body.length is not None and body.length > self._per_body:
                 raise TooLong
-            while taken := await body.take():
+            while not body.ended and (taken := await body.take()):
                 for part in taken:
                     size += len(part)
                     self._left -= len(part)

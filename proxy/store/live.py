@@ -4,6 +4,7 @@ Each data event is followed by a control event, and waiting costs nothing: a com
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass
 
 from proxy.http.message import Buffer, Cut
@@ -11,10 +12,21 @@ from proxy.store.cursors import next_cursor
 from proxy.store.engine import Engine
 from proxy.store.offsets import format_offset
 from proxy.store.pulled import PulledBody
-from proxy.store.sse import KEEP_ALIVE, Encoding, control_event, data_event, encoding_of, whole_characters
+from proxy.store.reading import Unreadable
+from proxy.store.sse import (
+    KEEP_ALIVE,
+    LONGEST_CHARACTER,
+    Encoding,
+    control_event,
+    data_event,
+    encoding_of,
+    whole_characters,
+)
 from proxy.store.state import Stream, Watch
 
 __all__ = ["LiveBody", "LiveLimits"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,7 @@ class LiveBody(PulledBody):
         self._position = position
         self._cursor = cursor
         self._limits = limits
+        self._event_bytes = max(limits.event_bytes, LONGEST_CHARACTER)  # or an event may hold nothing whole
         self._encoding = encoding_of(stream.media)
         self._watch = Watch(stream)
         self._until = asyncio.get_running_loop().time() + limits.whole
@@ -60,7 +73,9 @@ class LiveBody(PulledBody):
                 break
             if self._seen != stream.tail or stream.closed:
                 self._engine.touch(stream)
-                return await self._events()
+                if events := await self._events():
+                    return events
+                continue
             if now >= silent_until:
                 self._engine.touch(stream)
                 return [KEEP_ALIVE]
@@ -74,9 +89,15 @@ class LiveBody(PulledBody):
         payload = b""
         position = reached = min(self._position, tail)
         if position < tail:
-            pieces = await self._engine.read(stream, position, tail, self._limits.event_bytes)
+            try:
+                pieces = await self._engine.read(stream, position, tail, self._event_bytes)
+            except Unreadable as error:
+                logger.error("a live read broke off: %s", error)
+                self._cut = Cut.RESET
+                return []
             if not pieces:
-                return []  # removed under the reader
+                self._is_last = True  # removed under the reader
+                return []
             payload = pieces[0][1] if len(pieces) == 1 else b"".join([data for _, data in pieces])
             reached = pieces[-1][0] + len(pieces[-1][1])
         is_end = reached == stream.tail
@@ -86,9 +107,12 @@ class LiveBody(PulledBody):
             position += len(payload)
         else:
             position = reached
+        is_news = self._seen is None or is_last or position > self._position
         self._position = position
         self._seen = reached if is_end else None
         self._is_last = is_last
+        if not is_news:
+            return []  # only the first bytes of a character came
         cursor = next_cursor(self._cursor, self._engine.now() / 1000, self._limits.cursor)
         control = control_event(format_offset(position), cursor, up_to_date=is_end, closed=is_last)
         return [data_event(payload, self._encoding), control] if payload else [control]

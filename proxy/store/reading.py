@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
+import apsw
+
 from proxy.store.sqlite import open_for_reading
 from proxy.store.state import Fork, Segment, Spec, Stream
 
-__all__ = ["Piece", "Reader", "Readers"]
+__all__ = ["Piece", "Reader", "Readers", "Unreadable"]
 
 T = TypeVar("T")
 Piece = tuple[int, bytes]  # position, data
@@ -50,6 +52,10 @@ class _Row:
     source: int | None
     start: int
     deleted: int
+
+
+class Unreadable(Exception):
+    """The database could not be read; the message is SQLite's."""
 
 
 class Reader:
@@ -205,19 +211,22 @@ class Readers:
         self._idle: list[Reader] = []
 
     async def run(self, work: Callable[[Reader], T]) -> T:
-        """The result of `work`, done in a thread. Raises apsw.Error. A cancelled call's work is finished unseen."""
+        """The result of `work`, done in a thread. Raises Unreadable. A cancelled call's work is finished unseen."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
 
     def _run(self, work: Callable[[Reader], T]) -> T:
         try:
-            reader = self._idle.pop()
-        except IndexError:
-            reader = Reader(self._path)
-        try:
-            return work(reader)
-        finally:
-            reader.rest()
-            self._idle.append(reader)
+            try:
+                reader = self._idle.pop()
+            except IndexError:
+                reader = Reader(self._path)
+            try:
+                return work(reader)
+            finally:
+                reader.rest()
+                self._idle.append(reader)
+        except apsw.Error as error:
+            raise Unreadable(str(error)) from error
 
     async def aclose(self) -> None:
         """Finish what runs and close the connections."""

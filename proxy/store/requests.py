@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from proxy.store.offsets import parse_offset
@@ -15,10 +16,10 @@ __all__ = ["BadRequest", "Fields", "Live", "Query", "fields_of", "parse_append",
 Fields = dict[bytes, bytes]
 
 _WHOLE = re.compile(rb"0|[1-9][0-9]{0,11}")  # seconds or counts; the bound keeps milliseconds within 64 bits
-_DIGITS = re.compile(rb"[0-9]{1,16}")
 _LARGEST = 2**53 - 1  # what every client can count to
+_LONGEST_COUNT = 16  # its digits
+_REMEMBERED = 64  # content types whose media type need not be parsed again
 _TYPE = re.compile(rb"[\w-]+/[\w-]+")
-_PRODUCER = (b"producer-id", b"producer-epoch", b"producer-seq")
 
 
 class BadRequest(Exception):
@@ -86,13 +87,18 @@ def parse_append(fields: Fields) -> Append:
     content_type = fields.get(b"content-type")
     seq = fields.get(b"stream-seq")
     return Append(
-        pieces=[],
-        size=0,
-        media=None if content_type is None else media_type(content_type.decode("latin-1")),
-        producer=_producer(fields),
-        seq=None if seq is None else seq.decode("latin-1"),
-        close=_closes(fields),
+        [],
+        0,
+        None if content_type is None else _media_type(content_type),
+        _producer(fields),
+        None if seq is None else seq.decode("latin-1"),
+        _closes(fields),
     )
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _media_type(content_type: bytes) -> str:
+    return media_type(content_type.decode("latin-1"))
 
 
 def _closes(fields: Fields) -> bool:
@@ -101,7 +107,9 @@ def _closes(fields: Fields) -> bool:
 
 
 def _producer(fields: Fields) -> Producer | None:
-    name, epoch, seq = (fields.get(each) for each in _PRODUCER)
+    name = fields.get(b"producer-id")
+    epoch = fields.get(b"producer-epoch")
+    seq = fields.get(b"producer-seq")
     if name is None and epoch is None and seq is None:
         return None
     if not name or epoch is None or seq is None:
@@ -110,7 +118,7 @@ def _producer(fields: Fields) -> Producer | None:
 
 
 def _count(name: str, value: bytes) -> int:
-    if not _DIGITS.fullmatch(value) or int(value) > _LARGEST:
+    if not value.isdigit() or len(value) > _LONGEST_COUNT or int(value) > _LARGEST:
         raise BadRequest(f"{name} is not a whole number")
     return int(value)
 

@@ -3,6 +3,9 @@
 The path of a request is the stream's name as it stands: data, never a file name. Owns no state of streams.
 """
 
+import asyncio
+import logging
+
 from proxy.http.message import EMPTY, Field, Headers, Parts, Request, Response
 from proxy.store.cursors import next_cursor
 from proxy.store.engine import Engine
@@ -11,6 +14,7 @@ from proxy.store.json_mode import InvalidJson, as_array
 from proxy.store.live import LiveBody, LiveLimits
 from proxy.store.offsets import format_offset
 from proxy.store.outcomes import Outcome, Verdict
+from proxy.store.reading import Unreadable
 from proxy.store.requests import BadRequest, Fields, Live, Query, fields_of, parse_append, parse_query, parse_spec
 from proxy.store.settings import StoreSettings
 from proxy.store.snapshot import SnapshotBody
@@ -19,6 +23,9 @@ from proxy.store.state import Append, Stream, Watch
 
 __all__ = ["BASE_FIELDS", "Service"]
 
+logger = logging.getLogger(__name__)
+
+_KEEP_SECONDS = 60  # a cache may go on serving a stream that was deleted for this long
 _METHODS = b"GET, POST, PUT, DELETE, HEAD, OPTIONS"
 
 BASE_FIELDS = Headers(
@@ -87,10 +94,15 @@ class Service:
         self._live = LiveLimits(
             settings.keep_alive_seconds, settings.sse_seconds, settings.cursor_seconds, settings.event_bytes
         )
-        self._keep: Field = (b"cache-control", b"%s, max-age=60" % (b"public" if is_public else b"private"))
+        self._keep: Field = (
+            b"cache-control",
+            b"%s, max-age=%d" % (b"public" if is_public else b"private", _KEEP_SECONDS),
+        )
 
     async def __call__(self, request: Request) -> Response:
-        """Answer one request. Raises BodyError when its body broke off, apsw.Error when the disk cannot be read."""
+        """Answer one request. Raises BodyError when its body broke off."""
+        if self._engine.is_closing:
+            return _failed(Outcome(Verdict.FAILED))
         path, _, query = request.target.partition(b"?")
         name = path.decode("latin-1")
         method = request.method
@@ -113,6 +125,9 @@ class Service:
             return _refused(413, f"an append holds at most {self._settings.append_bytes} bytes")
         except Overloaded:
             return _refused(503, "too many bytes are being stored already", _RETRY)
+        except Unreadable as error:
+            logger.error("%r: the database cannot be read: %s", request, error)
+            return _failed(Outcome(Verdict.FAILED))
         return _refused(405, "the method is not one of this protocol", (b"allow", _METHODS))
 
     # Writing
@@ -205,9 +220,15 @@ class Service:
 
     async def _long_poll(self, stream: Stream, position: int, query: Query, fields: Fields) -> Response:
         """Wait at the stream's end for more, for its closure, or until time is over."""
-        if not stream.closed and not self._engine.is_closing:
-            await Watch(stream).wait(self._settings.long_poll_seconds)
-            self._engine.touch(stream)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._settings.long_poll_seconds
+        watch = Watch(stream)
+        while position == stream.tail and not (stream.closed or stream.gone or stream.deleted):
+            left = until - loop.time()
+            if left <= 0 or self._engine.is_closing:
+                break
+            await watch.wait(left)
+        self._engine.touch(stream)
         if stream.gone or stream.deleted:
             return _failed(Outcome(Verdict.GONE if stream.deleted else Verdict.MISSING))
         if position < stream.tail:

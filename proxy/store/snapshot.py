@@ -1,12 +1,16 @@
 """The body of a catch-up read: what was there when it was asked for, however large, a bounded step at a time."""
 
+import logging
+
 from proxy.http.message import Buffer, Cut
 from proxy.store.engine import Engine
 from proxy.store.pulled import PulledBody
-from proxy.store.reading import Piece
+from proxy.store.reading import Piece, Unreadable
 from proxy.store.state import Stream
 
 __all__ = ["SnapshotBody"]
+
+logger = logging.getLogger(__name__)
 
 
 class SnapshotBody(PulledBody):
@@ -29,7 +33,15 @@ class SnapshotBody(PulledBody):
     async def _make(self) -> list[Buffer]:
         if self._position == self._end:
             return []
-        pieces = self._pieces or await self._engine.read(self._stream, self._position, self._end, self._step)
+        pieces = self._pieces
+        if not pieces:
+            if self._engine.is_closing:
+                self._cut = Cut.SHUTDOWN
+                return []
+            try:
+                pieces = await self._engine.read(self._stream, self._position, self._end, self._step)
+            except Unreadable as error:
+                logger.error("a read broke off: %s", error)
         if not pieces or pieces[0][0] != self._position:
             self._cut = Cut.RESET
             return []

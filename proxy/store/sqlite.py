@@ -75,6 +75,7 @@ def open_for_writing(path: Path) -> apsw.Connection:
         wanted = ".".join(map(str, _SAFE))
         raise UnsafeSqlite(f"SQLite {apsw.sqlite_lib_version()} may lose committed writes; {wanted} or newer is needed")
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    _sync_directory(path.parent)
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         _prepare(connection)
@@ -85,6 +86,15 @@ def open_for_writing(path: Path) -> apsw.Connection:
         connection.close()
         raise
     return connection
+
+
+def _sync_directory(directory: Path) -> None:
+    """A new file is there after a power cut only when its directory is on disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _prepare(connection: apsw.Connection) -> None:

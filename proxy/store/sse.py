@@ -7,13 +7,21 @@ import base64
 import re
 from enum import Enum
 
-__all__ = ["KEEP_ALIVE", "Encoding", "control_event", "data_event", "encoding_of", "whole_characters"]
+__all__ = [
+    "KEEP_ALIVE",
+    "LONGEST_CHARACTER",
+    "Encoding",
+    "control_event",
+    "data_event",
+    "encoding_of",
+    "whole_characters",
+]
 
 
 KEEP_ALIVE = b":\n\n"
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-_LONGEST_CHARACTER = 4  # bytes of UTF-8
+LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 class Encoding(Enum):
@@ -56,7 +64,7 @@ def control_event(offset: str, cursor: str, *, up_to_date: bool, closed: bool) -
 
 def whole_characters(payload: bytes) -> int:
     """How many bytes to send now, so that no UTF-8 character is cut in two; all when its end can not be awaited."""
-    for back in range(1, min(_LONGEST_CHARACTER, len(payload) + 1)):
+    for back in range(1, min(LONGEST_CHARACTER, len(payload) + 1)):
         byte = payload[-back]
         if byte >= 0xC0:  # the first byte of a character tells how long it is
             length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4

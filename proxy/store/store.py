@@ -31,6 +31,7 @@ class Store:
         `wall` gives Unix time in seconds. `is_public` lets shared caches keep what cannot change any more. Raises
         UnsafeSqlite, ForeignDatabase, apsw.Error, OSError.
         """
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._engine = Engine(directory / _DATABASE, settings, wall)
         self.handler: Handler = Service(self._engine, settings, is_public=is_public)
 

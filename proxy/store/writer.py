@@ -66,7 +66,7 @@ class Writer:
         self._database = Database(path)
         self.last_id = self._database.last_id()
         self._look()
-        self._thread = threading.Thread(target=self._run, name="store-writer")
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
     # Called by the event loop

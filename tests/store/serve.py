@@ -38,8 +38,11 @@ def refuse(refusal: Refusal) -> Response:
     return Response(refusal.code.status, Headers(), Parts([refusal.message.encode()]))
 
 
+LONG_POLL_SECONDS = 1.0
+
+
 async def serve(directory: Path) -> None:
-    settings = dataclasses.replace(SETTINGS, long_poll_seconds=2.0)
+    settings = dataclasses.replace(SETTINGS, long_poll_seconds=LONG_POLL_SECONDS)
     async with open_store(directory, settings) as store:
         server = HttpServer(store.handler, refuse, LIMITS)
         listening = socket.create_server(("127.0.0.1", 0), backlog=1024)

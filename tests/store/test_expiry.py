@@ -1,0 +1,106 @@
+"""Expiry: sliding and fixed, over restarts, and what the sweep gives back."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import apsw
+import pytest
+
+from tests.store.kit import Client, Clock, opened, small, until
+
+
+async def test_reads_and_writes_restart_a_ttl(client: Client, clock: Clock) -> None:
+    await client.put("/s", stream_ttl="10")
+    for target in ("/s", "/s?offset=now", "/s?offset=-1"):
+        clock.time += 9
+        assert (await client.get(target)).status == 200
+        clock.time += 9
+        assert (await client.post("/s", b"x")).status == 204
+    clock.time += 10
+    assert (await client.get("/s")).status == 404
+
+
+async def test_metadata_restarts_no_ttl(client: Client, clock: Clock) -> None:
+    await client.put("/s", stream_ttl="10")
+    clock.time += 9
+    assert (await client.head("/s")).status == 200
+    clock.time += 1
+    assert (await client.head("/s")).status == 404
+
+
+async def test_a_fixed_time_stays_where_it_is(client: Client, clock: Clock) -> None:
+    then = datetime.fromtimestamp(clock.time + 10, UTC).isoformat()
+    await client.put("/s", stream_expires_at=then)
+    assert (await client.head("/s"))["stream-expires-at"] == then
+    clock.time += 9
+    assert (await client.post("/s", b"x")).status == 204
+    clock.time += 1
+    assert (await client.post("/s", b"x")).status == 404
+
+
+async def test_a_path_whose_stream_expired_is_free(client: Client, clock: Clock) -> None:
+    await client.put("/s", b"old", stream_ttl="10")
+    clock.time += 11
+    assert (await client.put("/s", b"new", content_type="text/plain")).status == 201
+    assert (await client.get("/s")).body == b"new"
+
+
+async def test_a_stream_that_is_read_all_the_time_outlives_a_restart(tmp_path: Path, clock: Clock) -> None:
+    async with opened(tmp_path, clock=clock) as (_, client):
+        await client.put("/s", b"x", stream_ttl="100")
+        for _ in range(50):
+            clock.time += 7
+            assert (await client.get("/s")).status == 200
+    clock.time += 99
+    async with opened(tmp_path, clock=clock) as (_, client):
+        assert (await client.get("/s")).status == 200
+        clock.time += 200
+    async with opened(tmp_path, clock=clock) as (_, client):
+        assert (await client.get("/s")).status == 404
+
+
+async def test_a_clock_that_goes_back_brings_nothing_back(client: Client, clock: Clock) -> None:
+    await client.put("/s", stream_ttl="10")
+    clock.time += 11
+    assert (await client.head("/s")).status == 404
+    clock.time -= 3600
+    assert (await client.head("/s")).status == 404
+
+
+async def test_the_sweep_removes_what_expired_and_shrinks_the_file(tmp_path: Path, clock: Clock) -> None:
+    settings = small(sweep_seconds=0.01, vacuum_bytes=0, sweep_rows=64, checkpoint_bytes=1 << 16)
+    async with opened(tmp_path, settings, clock) as (store, client):
+        for number in range(40):
+            life = {"stream_ttl": "10"} if number % 2 else {}
+            await client.put(f"/{number}", b"x" * 100_000, **life)
+        kept = [f"/{number}" for number in range(0, 40, 2)]
+        assert len(await store.open_streams("", 100)) == 40
+        clock.time += 60
+
+        async def is_swept() -> bool:
+            return len(await store.open_streams("", 100)) == 20
+
+        await until(is_swept)
+        assert sorted(await store.open_streams("", 100)) == sorted(kept)
+
+        async def is_small() -> bool:
+            assert (await client.put("/still", b"x")).status in (200, 201)  # the log moves when there are writes
+            return os.stat(tmp_path / "streams.db").st_size < 40 * 100_000 * 0.6
+
+        await until(is_small)
+        for path in kept:
+            assert (await client.get(path)).body == b"x" * 100_000
+    connection = apsw.Connection(str(tmp_path / "streams.db"))
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert connection.execute(
+        "SELECT count(*) FROM pieces WHERE stream NOT IN (SELECT id FROM streams)"
+    ).fetchall() == [(0,)]
+    connection.close()
+
+
+@pytest.mark.parametrize("ttl", ["0", "1"])
+async def test_the_shortest_lives(client: Client, clock: Clock, ttl: str) -> None:
+    assert (await client.put("/s", stream_ttl=ttl)).status == 201
+    clock.time += float(ttl)
+    assert (await client.head("/s")).status == 404

@@ -1,0 +1,78 @@
+"""Many streams, long streams: what is in memory stays bounded."""
+
+import gc
+from pathlib import Path
+
+import apsw
+
+from proxy.store.state import Stream
+from tests.store.kit import opened, small
+
+MANY = 100_000
+
+
+def in_memory() -> int:
+    gc.collect()
+    return sum(isinstance(each, Stream) for each in gc.get_objects())
+
+
+async def test_a_start_loads_no_stream_however_many_there_are(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (_, client):
+        await client.put("/first", b"x")
+    connection = apsw.Connection(str(tmp_path / "streams.db"))
+    with connection:
+        connection.executemany(
+            "INSERT INTO streams (id, path, content_type, created, start) VALUES (?, ?, 'text/plain', 0, 0)",
+            ((number, f"/s/{number:06}") for number in range(2, MANY + 2)),
+        )
+    connection.close()
+    before = in_memory()
+    async with opened(tmp_path, small(streams=100)) as (store, client):
+        assert in_memory() == before
+        assert (await client.get("/first")).body == b"x"
+        for number in range(2, 1000):
+            assert (await client.head(f"/s/{number:06}")).status == 200
+        assert in_memory() <= before + 100
+        page = await store.open_streams("/s/099990", 1000)
+        assert page == [f"/s/{number:06}" for number in range(99_991, MANY + 2)]
+        assert (await client.put("/new")).status == 201
+
+
+async def test_a_stream_that_left_memory_goes_on_where_it_was(tmp_path: Path) -> None:
+    async with opened(tmp_path, small(streams=2, tails_bytes=1000)) as (_, client):
+        for seq in range(5):
+            for number in range(10):
+                path = f"/{number}"
+                if seq == 0:
+                    await client.put(path, stream_ttl="1000")
+                assert (await client.produce(path, b"%d" % seq, seq)).status == 200
+                assert (await client.produce(path, b"%d" % seq, seq)).status == 204
+        for number in range(10):
+            assert (await client.get(f"/{number}")).body == b"01234"
+
+
+async def test_a_reader_keeps_its_stream_in_memory(tmp_path: Path) -> None:
+    async with opened(tmp_path, small(streams=1)) as (_, client):
+        await client.put("/s", content_type="text/plain")
+        events = await client.events("/s?offset=-1&live=sse")
+        await events.control()
+        for number in range(5):
+            await client.put(f"/{number}")
+        await client.post("/s", b"still here", content_type="text/plain")
+        assert await events.data() == "still here"
+
+
+async def test_a_long_stream_is_read_in_small_steps(tmp_path: Path) -> None:
+    async with opened(tmp_path, small(step_bytes=64 << 10, piece_bytes=16 << 10)) as (_, client):
+        await client.put("/s")
+        block = bytes(range(256)) * 4096
+        for _ in range(8):
+            await client.post("/s", block)
+        response = await client.send("GET", "/s")
+        assert response.body.length == 8 * len(block)
+        largest = total = 0
+        while parts := await response.body.take():
+            size = sum(map(len, parts))
+            largest, total = max(largest, size), total + size
+        assert total == 8 * len(block)
+        assert largest <= 80 << 10
