@@ -4,18 +4,28 @@ Owns the application: its page, the route that gives the page a short-lived toke
 embedded store are the real ones, and the page is an ordinary client of theirs: the secret never reaches the browser.
 """
 
+import argparse
 import asyncio
 import json
+import secrets
+import tempfile
 import time
-from collections.abc import Iterator
+import webbrowser
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 
+from proxy.app import server_limits
 from proxy.base.errors import Code, Refusal
+from proxy.config import Config, ConfigError
+from proxy.handlers.router import error_response
 from proxy.handlers.static import StaticFiles
-from proxy.http.message import Body, BodyError, Buffer, Cut, Headers, Parts, Request, Response, read_all
+from proxy.http.message import Body, BodyError, Buffer, Cut, Headers, Parts, Request, Response, TooLarge, read_all
+from proxy.http.server import HttpServer
+from proxy.net.listen import bind_tcp
 from proxy.policy.auth import mint
+from proxy.server import create_proxy_server
 
-__all__ = ["Application", "ScriptedAnswer"]
+__all__ = ["Application", "ScriptedAnswer", "add_arguments", "run"]
 
 _TOKEN_SECONDS = 60.0
 _PACE_SECONDS = 0.06  # slow enough to try everything while it speaks
@@ -122,7 +132,15 @@ class Application:
         )
 
     async def __call__(self, request: Request) -> Response:
-        """Answer one request. Raises Refusal for any other path, and for a Host that is not this machine's."""
+        """Answer one request: 404 for any other path, and for a Host that is not this machine's."""
+        try:
+            return await self._route(request)
+        except Refusal as refusal:
+            return error_response(refusal)
+        except TooLarge:
+            return error_response(Refusal(Code.REQUEST_TOO_LARGE, "the question is too long"))
+
+    async def _route(self, request: Request) -> Response:
         host = (request.headers.get(b"host") or b"").rpartition(b":")[0]
         if host not in _LOOPBACK:  # another site's name that points here must not get a token
             raise Refusal(Code.NOT_FOUND, "there is nothing under this name")
@@ -148,3 +166,46 @@ class Application:
         text = _STORY if b"story" in question else _NETWORK if b"network" in question else _HOW
         body: Body = ScriptedAnswer(text)
         return Response(200, Headers([(b"content-type", b"text/event-stream")]), body)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m proxy demo`."""
+    text = "Port of the proxy; the page is on the next one. 0 picks free ones [default 4440]"
+    parser.add_argument("--port", type=int, default=4440, metavar="PORT", help=text)
+    text = "Directory of the streams; without one they end with the demo"
+    parser.add_argument("--data-dir", default="", metavar="PATH", help=text)
+    parser.add_argument("--no-open", action="store_true", help="Do not open a browser")
+
+
+async def run(options: argparse.Namespace, say: Callable[[str], None], stopped: asyncio.Event) -> None:
+    """Run the demo until `stopped` is set. Raises ConfigError when a port or the directory cannot be used."""
+    with tempfile.TemporaryDirectory(prefix="durable-demo-") as temporary:
+        try:
+            sockets = bind_tcp("localhost", options.port + 1 if options.port else 0)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"--port {options.port}: {error}") from None
+        port = sockets[0].getsockname()[1]
+        origin = f"http://localhost:{port}"
+        secret = secrets.token_urlsafe(32)
+        try:
+            proxy = await create_proxy_server(
+                port=options.port,
+                allowlist=[f"{origin}/model"],
+                jwt_secret=secret,
+                cors_origin=[origin, f"http://127.0.0.1:{port}"],
+                data_dir=options.data_dir or temporary,
+            )
+        except BaseException:
+            for listening in sockets:
+                listening.close()
+            raise
+        async with proxy:
+            application = Application(secret=secret, origin=origin, proxy_origin=proxy.url)
+            server = HttpServer(application, error_response, server_limits(Config()))
+            server.serve(sockets)
+            say(f"Demo running at {origin}")
+            say(f"Its proxy is at {proxy.url}")
+            if not options.no_open:
+                await asyncio.to_thread(webbrowser.open, origin)
+            await stopped.wait()
+            await server.aclose()

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from proxy.base.errors import Code, Refusal
+from proxy.base.errors import Refusal
 from proxy.demo import Application, ScriptedAnswer
 from proxy.http.message import BodyError, Headers, Parts, Request, Response, read_all
 from proxy.policy.auth import Keyring
@@ -50,9 +50,9 @@ async def test_the_page_gets_a_token_that_the_proxy_takes_for_a_minute_and_never
 
 @pytest.mark.parametrize("host", ["evil.example:4441", "localhost.evil.example:4441", "", "evil.example"])
 async def test_a_name_that_was_pointed_at_this_machine_gets_nothing(host: str) -> None:
-    with pytest.raises(Refusal) as refusal:
-        await _ask("GET", "/api/session", host=host)
-    assert refusal.value.code is Code.NOT_FOUND
+    response = await _ask("GET", "/api/session", host=host)
+    assert response.status == 404
+    assert b"token" not in await read_all(response.body, 1 << 20)
 
 
 @pytest.mark.parametrize("host", ["localhost:4441", "127.0.0.1:4441", "[::1]:4441"])
@@ -61,9 +61,8 @@ async def test_this_machine_by_any_of_its_names_is_answered(host: str) -> None:
 
 
 async def test_other_methods_are_refused() -> None:
-    with pytest.raises(Refusal) as refusal:
-        await _ask("POST", "/api/session")
-    assert refusal.value.code is Code.METHOD_NOT_ALLOWED
+    assert (await _ask("POST", "/api/session")).status == 405
+    assert (await _ask("POST", "/model", body=bytes(100_000))).status == 413
 
 
 @pytest.mark.parametrize(

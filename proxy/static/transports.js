@@ -7,8 +7,11 @@
 
 import { EventStreamParser, IncompleteStreamError, createDurableFetch } from './client.js'
 
-/** How long (ms) a stop waits for a 201, whose stream it can abort; then the request itself is given up. */
-const STOP_GRACE = 700
+/**
+ * How long (ms) a stop waits for a 201, whose stream it can abort; then the request itself is given up. The proxy needs
+ * half a second to be sure that a client is gone, and a stop is to reach the upstream within one.
+ */
+const STOP_GRACE = 300
 
 const abortError = () => new DOMException('The request was aborted', 'AbortError')
 const macrotask = () => new Promise((resolve) => setTimeout(resolve))

@@ -1,0 +1,94 @@
+/** `python -m proxy demo` as a visitor meets it, its Content-Security-Policy in force. */
+import assert from 'node:assert/strict'
+import { after, before } from 'node:test'
+import { browserTest, launch, start } from './harness.js'
+
+const world = {}
+before(async () => {
+  world.proxy = await start('demo', '--port', '0', '--no-open')
+  world.app = world.proxyUrl = world.proxy.url
+  world.browser = await launch()
+})
+after(async () => {
+  await world.browser?.close()
+  await world.proxy?.stop()
+})
+
+const it = (name, body) => browserTest(world, `demo: ${name}`, body)
+
+/** Asks, and waits until the answer is longer than `length` characters. */
+async function ask(page, length = 40) {
+  await page.fill('#prompt', 'How does it work?')
+  await page.keyboard.press('Enter')
+  await grown(page, length)
+}
+const grown = (page, length) =>
+  page.waitForFunction((least) => document.querySelector('.answer')?.textContent.length > least, length)
+const state = (page, wanted) =>
+  page.waitForFunction((text) => document.querySelector('#outcome').textContent === text, wanted)
+const fact = (page, name) => page.textContent(`#fact-${name}`)
+
+it('an answer survives a reload and a cut network, is called once, and is whole', async (visit) => {
+  const { page } = await visit.open('')
+  await ask(page)
+  await page.click('#reload')
+  await grown(page, 80)
+  await page.click('#offline')
+  await state(page, 'reconnecting')
+  await page.click('#offline')
+  await state(page, 'complete')
+  assert.match(await page.textContent('.answer'), /^A durable stream is a log[^]*stays readable\.\s*$/)
+  assert.equal(await fact(page, 'calls'), '1')
+  assert.ok(Number(await fact(page, 'connections')) >= 2)
+  assert.equal(await page.$$eval('.tries .done', (nodes) => nodes.length), 2)
+  assert.deepEqual(visit.console, [])
+})
+
+it('a second tab shows the same answer, and stop ends it in both', async (visit) => {
+  const first = (await visit.open('')).page
+  await ask(first)
+  const [second] = await Promise.all([visit.context.waitForEvent('page'), first.click('#tab')])
+  await grown(second, 60)
+  await second.click('#stop')
+  for (const page of [first, second]) await state(page, 'aborted')
+  assert.equal(await first.textContent('.answer'), await second.textContent('.answer'))
+  assert.deepEqual(visit.console, [])
+})
+
+it('the curl command reads the same answer', async (visit) => {
+  const { page } = await visit.open('')
+  await ask(page)
+  await page.click('#stop-too')
+  await state(page, 'aborted')
+  const url = /'(.*)'/.exec(await page.textContent('#curl'))[1]
+  const text = await (await fetch(url.replace('&live=sse', ''))).text()
+  assert.match(text, /^data: \{"choices"/)
+  assert.equal(String(new TextEncoder().encode(text).length), (await fact(page, 'bytes')).replace(',', ''))
+})
+
+it('everything can be reached and used by keyboard, and nothing is wider than a phone', async (visit) => {
+  const { page } = await visit.open('')
+  await page.setViewportSize({ width: 390, height: 844 })
+  const reached = new Set()
+  for (let count = 0; count < 20; count++) {
+    await page.keyboard.press('Tab')
+    reached.add(await page.evaluate(() => document.activeElement.id))
+  }
+  for (const id of ['prompt', 'send', 'reload', 'offline', 'tab', 'clear']) assert.ok(reached.has(id), id)
+  await ask(page)
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390)
+  const unnamed = await page.$$eval('button, a, input, textarea', (nodes) =>
+    nodes.filter((node) => !node.textContent.trim() && !node.labels?.length).map((node) => node.outerHTML),
+  )
+  assert.deepEqual(unnamed, [])
+})
+
+it('New chat forgets everything', async (visit) => {
+  const { page } = await visit.open('')
+  await ask(page)
+  await page.click('#stop')
+  await state(page, 'aborted')
+  await page.click('#clear')
+  await page.waitForSelector('#welcome:not([hidden])')
+  assert.equal(await page.$$eval('.answer', (nodes) => nodes.length), 0)
+})

@@ -1,0 +1,77 @@
+/** The examples of docs/clients.md, run as they stand there. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { EXAMPLES, browserTest, useWorld } from './harness.js'
+
+const world = useWorld()
+
+test('every example of the page is run here', () => {
+  assert.deepEqual(Object.keys(EXAMPLES), ['fetch.js', 'vercel.jsx', 'tanstack.jsx'])
+})
+
+browserTest(world, 'docs: the fetch example asks, and another page goes on with the answer', async (visit) => {
+  const ask = () =>
+    void window
+      .ask('why?', (text) => (document.body.dataset.text = (document.body.dataset.text ?? '') + text))
+      .then((result) => (window.result = result))
+  const shows = (text) => page.waitForFunction((wanted) => document.body.dataset.text === wanted, text)
+  const { page } = await visit.open('docs-fetch')
+  await page.evaluate(ask)
+  const call = await world.upstream.next()
+  assert.deepEqual(call.body, { question: 'why?' })
+  call.send('one')
+  await shows('data: one\n\n')
+  await page.reload()
+  await page.evaluate(ask)
+  call.send('two').end()
+  await shows('data: one\n\ndata: two\n\n')
+  await page.waitForFunction(() => window.result)
+  assert.deepEqual(await page.evaluate(() => window.result), { wasResumed: true, outcome: 'complete' })
+  assert.equal(world.upstream.calls.length, 1)
+})
+
+const CHATS = {
+  vercel: {
+    begin: [{ type: 'start' }, { type: 'text-start', id: 't' }, { type: 'text-delta', id: 't', delta: 'one ' }],
+    end: [{ type: 'text-delta', id: 't', delta: 'two' }, { type: 'text-end', id: 't' }, { type: 'finish' }],
+    afterReload: ['one two'], // the messages of the page's own are the application's to keep
+  },
+  tanstack: {
+    begin: [
+      { type: 'RUN_STARTED', threadId: 'thread-1', runId: 'r' },
+      { type: 'TEXT_MESSAGE_START', messageId: 'm', role: 'assistant' },
+      { type: 'TEXT_MESSAGE_CONTENT', messageId: 'm', delta: 'one ' },
+    ],
+    end: [
+      { type: 'TEXT_MESSAGE_CONTENT', messageId: 'm', delta: 'two' },
+      { type: 'TEXT_MESSAGE_END', messageId: 'm' },
+      { type: 'RUN_FINISHED', threadId: 'thread-1', runId: 'r', finishReason: 'stop' },
+    ],
+    afterReload: ['hi', 'one two'],
+  },
+}
+
+for (const [name, { begin, end, afterReload }] of Object.entries(CHATS))
+  browserTest(world, `docs: the ${name} example goes on after a reload, and stops`, async (visit) => {
+    const { page } = await visit.open(`docs-${name}`)
+    const shows = (...texts) =>
+      page.waitForFunction(
+        (wanted) => JSON.stringify([...document.querySelectorAll('p')].map((node) => node.textContent)) === wanted,
+        JSON.stringify(texts),
+      )
+    const ask = async () => {
+      await page.fill('input', 'hi')
+      await page.click('button:text("Ask")')
+      return (await world.upstream.next()).send(...begin)
+    }
+    const first = await ask()
+    await shows('hi', 'one ')
+    await page.reload()
+    first.send(...end).end()
+    await shows(...afterReload)
+    await page.waitForSelector('button:text("Ask")')
+    const second = await ask()
+    await page.click('button:text("Stop")')
+    await second.closed
+    assert.equal(world.upstream.calls.length, 2)
+  })

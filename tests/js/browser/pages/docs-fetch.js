@@ -1,0 +1,3 @@
+import { ask } from 'docs:fetch.js'
+
+window.ask = ask

@@ -1,0 +1,9 @@
+import { StrictMode } from 'react'
+import { createRoot } from 'react-dom/client'
+import { Chat } from 'docs:tanstack.jsx'
+
+createRoot(document.getElementById('root')).render(
+  <StrictMode>
+    <Chat threadId="thread-1" />
+  </StrictMode>,
+)
