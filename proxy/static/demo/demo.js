@@ -122,6 +122,7 @@ async function follow(turn, open) {
     if (!response.ok) throw new Error(response.proxyError?.message || (await response.text()))
     current.response = response
     if (response.wasResumed) log(`resumed ${response.streamId.slice(0, 8)}…`, 'good')
+    if (response.wasResumed && performance.getEntriesByType('navigation')[0]?.type === 'reload') done('try-reload')
     showStream(response)
     const [decoder, parser, reader] = [new TextDecoder(), new EventStreamParser(), response.body.getReader()]
     for (let part; !(part = await reader.read()).done;) {
@@ -231,10 +232,7 @@ $('suggestions').addEventListener('click', ({ target }) => {
 })
 $('stop').addEventListener('click', stop)
 $('stop-too').addEventListener('click', stop)
-$('reload').addEventListener('click', () => {
-  if (current) done('try-reload')
-  location.reload()
-})
+$('reload').addEventListener('click', () => location.reload())
 $('offline').addEventListener('click', () => cutNetwork(!network.isCut))
 $('tab').addEventListener('click', () => done('try-tab'))
 $('clear').addEventListener('click', () => {
