@@ -1,5 +1,6 @@
 /** The examples of docs/clients.md, run as they stand there. */
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { EXAMPLES, browserTest, useWorld } from './harness.js'
 
@@ -28,6 +29,17 @@ browserTest(world, 'docs: the fetch example asks, and another page goes on with 
   await page.waitForFunction(() => window.result)
   assert.deepEqual(await page.evaluate(() => window.result), { wasResumed: true, outcome: 'complete' })
   assert.equal(world.upstream.calls.length, 1)
+})
+
+browserTest(world, 'docs: a page of another origin imports the client from the proxy itself', async (visit) => {
+  const { page } = await visit.open('docs-fetch')
+  const { version } = JSON.parse(readFileSync(new URL('../../../proxy/static/package.json', import.meta.url), 'utf8'))
+  const url = `${world.proxyUrl}/static/${version}`
+  const names = await page.evaluate(async (from) => Object.keys(await import(`${from}/transports.js`)), url)
+  assert.deepEqual(names.sort(), ['createDurableAdapter', 'createDurableChatTransport'])
+  const response = await page.request.get(`${url}/client.js`)
+  assert.match(response.headers()['cache-control'], /immutable/)
+  assert.match(response.headers()['content-type'], /^text\/javascript/)
 })
 
 const CHATS = {
