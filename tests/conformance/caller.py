@@ -245,7 +245,7 @@ class Caller:
         """The stream of a 201 or of a replay."""
         assert created.status_code in (200, 201), (created.status_code, created.text)
         location = created.headers["location"]
-        assert re.match(r"(https?://[^/]+)?/v1/proxy/", location), location
+        assert re.match(r"(https?://[^?]+)?/v1/proxy/", location), location
         return Stream(self, location)
 
     def create(

@@ -22,7 +22,14 @@ def caller() -> Iterator[Caller]:
         return
     secret = secrets.token_urlsafe(24)
     with NpmStorage() as storage:
-        args = ["--durable-streams-url", storage.url, "--allow", "http://localhost:*/**"]
+        args = [
+            "--durable-streams-url",
+            storage.url,
+            "--allow",
+            "http://localhost:*/**",
+            "--error-body-timeout-seconds",
+            "1",
+        ]
         with ProxyProcess(args, env={"PROXY_JWT_SECRET": secret}) as proxy:
             caller = Caller(proxy.url, secret)
             yield caller

@@ -259,18 +259,21 @@ def test_without_storage_every_operation_says_so_and_the_upstream_is_let_go(
 
 
 def test_a_cut_connection_to_storage_costs_no_byte_and_doubles_none(
-    relayed: tuple[Caller, Relay], upstream: Upstream
+    relayed: tuple[Caller, Relay], storage: NpmStorage, upstream: Upstream
 ) -> None:
     caller, relay = relayed
     tokens = [sse_event(f"token {number}") for number in range(12)]
     route = upstream.serve(chunked(*(step for token in tokens for step in (token, GATE))))
-    stream = caller.create(route.url)
-    for number in range(len(tokens)):
-        stream.until(b"".join(tokens[: number + 1]))
-        cut = Cut(Way.TO_CLIENT if number % 2 else Way.TO_SERVER, number * 20, "rst" if number % 3 else "fin")
-        relay.cut_open(cut)
-        route.release()
-    assert stream.whole()[:2] == (b"".join(tokens), "complete")
+    created = caller.create(route.url)
+    with running(storage.url) as reading:  # the reader's own way to storage is not cut
+        stream = Stream(Caller(reading.url, SECRET), created.url)
+        for number in range(len(tokens)):
+            stream.until(b"".join(tokens[: number + 1]))
+            way = Way.TO_CLIENT if number % 2 else Way.TO_SERVER
+            relay.cut_open(Cut(way, number * 20, "rst" if number % 3 else "fin"))
+            route.release()
+        assert stream.whole()[:2] == (b"".join(tokens), "complete")
+        stream.caller.http.close()
     assert (route.count, route.cuts) == (1, 0)
     assert relay.cuts_made > 0
 
