@@ -40,6 +40,7 @@ def test_an_abort_may_be_repeated(caller: Caller, upstream: Upstream) -> None:
     assert [stream.abort().status_code for _ in range(3)] == [204, 204, 204]
     assert stream.whole()[:2] == (b"one", "aborted")
     assert stream.abort().status_code == 204
+    route.wait_closed()
     assert (route.count, route.cuts) == (1, 1)
 
 
