@@ -183,7 +183,8 @@ async def run(options: argparse.Namespace, say: Callable[[str], None], stopped: 
         try:
             sockets = bind_tcp("localhost", options.port + 1 if options.port else 0)
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"--port {options.port}: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"--port {options.port}: {reason}") from None
         port = sockets[0].getsockname()[1]
         origin = f"http://localhost:{port}"
         secret = secrets.token_urlsafe(32)
