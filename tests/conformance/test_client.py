@@ -19,6 +19,7 @@ from proxy.client import (
     Outcome,
     ProxyError,
     Retry,
+    Timeouts,
     create_abort,
     create_async_durable_fetch,
     create_durable_fetch,
@@ -32,6 +33,7 @@ from tests.kit.scripts import GATE, HANG, RESET, chunked, echo, fixed, sse, unti
 from tests.kit.upstream import Upstream
 
 QUICK = Retry(reads=8, first_delay=0.01, max_delay=0.1)
+PATIENT = Timeouts(answer=15, data=15)  # seconds: a test may fail, but never hang
 Connect = Callable[..., DurableFetch]
 
 
@@ -41,7 +43,7 @@ def connect(caller: Caller) -> Iterator[Connect]:
     made: list[DurableFetch] = []
 
     def connect(proxy_url: str | None = None, **options: object) -> DurableFetch:
-        defaults: dict[str, object] = {"proxy_authorization": caller.secret, "retry": QUICK}
+        defaults: dict[str, object] = {"proxy_authorization": caller.secret, "retry": QUICK, "timeouts": PATIENT}
         made.append(create_durable_fetch(proxy_url or caller.url, **(defaults | options)))  # type: ignore[arg-type]  # any
         return made[-1]
 
