@@ -193,6 +193,7 @@ def _pools(config: Config) -> _Pools:
         config.pool_timeout_seconds,
         config.upstream_idle_seconds,
         config.sweep_seconds,
+        keeps_redirected=False,
     )
     storage = PoolLimits(
         head,
@@ -202,6 +203,7 @@ def _pools(config: Config) -> _Pools:
         config.pool_timeout_seconds,
         config.storage_idle_seconds,
         config.sweep_seconds,
+        keeps_redirected=True,
     )
     return _Pools(Pool("upstream", dialler, upstream), Pool("storage", dialler, storage))
 

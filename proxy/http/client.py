@@ -31,8 +31,10 @@ class ConnectionOwner(Protocol):
 class ClientConnection(Connection):
     """A connection to an origin. `deadline` is when the response's head is overdue, in the loop's time."""
 
-    def __init__(self, owner: ConnectionOwner, head: HeadLimits, body: PipeLimits) -> None:
+    def __init__(self, owner: ConnectionOwner, head: HeadLimits, body: PipeLimits, *, keeps_redirected: bool) -> None:
         super().__init__()
+        self._keeps_redirected = keeps_redirected
+        self._is_spent = False  # not to be used again, however cleanly the exchange ends
         self._owner = owner
         self._codec = ClientCodec(head)
         self._limits = body
@@ -55,11 +57,13 @@ class ClientConnection(Connection):
             await self._send(request, answer)
             return await answer
         except BaseException:
-            self.cut()
+            if self._answer is answer:
+                self._answer = None
+                self.deadline = _NEVER
+                self.cut()
+            elif answer.done() and not answer.cancelled() and answer.exception() is None:
+                answer.result().body.abort(Cut.GONE)  # cancelled just when the response came
             raise
-        finally:
-            self._answer = None
-            self.deadline = _NEVER
 
     async def _send(self, request: Request, answer: "asyncio.Future[Response]") -> None:
         body = request.body
@@ -118,6 +122,7 @@ class ClientConnection(Connection):
         if self._answer is None or self._answer.done():
             self.cut()  # a response nobody waits for
             return
+        self._is_spent = 300 <= head.status < 400 and not self._keeps_redirected
         body: Body
         if whole:
             body = Parts(parts) if parts else EMPTY
@@ -125,10 +130,17 @@ class ClientConnection(Connection):
             body = self._pipe = Pipe(self, self._limits, head.length)
             if parts:
                 self._pipe.feed(parts)
-        self._answer.set_result(Response(head.status, head.headers, body))
+        self._settled().set_result(Response(head.status, head.headers, body))
+
+    def _settled(self) -> "asyncio.Future[Response]":
+        """The waiting exchange's future; from now on the connection may serve another exchange."""
+        answer, self._answer = self._answer, None
+        self.deadline = _NEVER
+        assert answer is not None  # noqa: S101  # the caller has looked
+        return answer
 
     def _release(self) -> None:
-        if self._codec.reusable and not self.is_lost:
+        if self._codec.reusable and not self.is_lost and not self._is_spent:
             self.resume()
             self._owner.released(self)
         else:
@@ -149,7 +161,7 @@ class ClientConnection(Connection):
 
     def _broken(self, exchange: Exchange, cut: Cut) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ExchangeError(exchange, sent=True))
+            self._settled().set_exception(ExchangeError(exchange, sent=True))
         if self._pipe is not None:
             pipe, self._pipe = self._pipe, None
             pipe.fail(cut)

@@ -24,7 +24,10 @@ _FAILURES = {
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Connections in all and to one origin; seconds to wait for one, to keep an idle one, between two sweeps."""
+    """Connections in all and to one origin; seconds to wait for one, to keep an idle one, between two sweeps.
+
+    `keeps_redirected`: whether a connection is used again after a 3xx.
+    """
 
     head: HeadLimits
     body: PipeLimits
@@ -33,6 +36,7 @@ class PoolLimits:
     wait: float
     idle: float
     sweep: float
+    keeps_redirected: bool
 
 
 class _Origin:
@@ -132,7 +136,10 @@ class Pool:
         lease = _Lease(self, origin)
         try:
             connection = await self._dialler.dial(
-                lambda: ClientConnection(lease, self._limits.head, self._limits.body), origin.address
+                lambda: ClientConnection(
+                    lease, self._limits.head, self._limits.body, keeps_redirected=self._limits.keeps_redirected
+                ),
+                origin.address,
             )
             if connection.is_lost or self._is_closed:
                 connection.cut()
