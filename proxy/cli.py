@@ -31,6 +31,18 @@ _STORE_PORT = 4437
 
 
 class _Parser(argparse.ArgumentParser):
+    """Options by their whole names; every fault is one line and exit code 2."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The parsed arguments. The first unknown one is named, never its value: that may be a secret."""
+        known, unknown = self.parse_known_args(arguments)
+        if unknown:
+            self.error(f"unknown argument {unknown[0].partition('=')[0]}")
+        return known
+
     def error(self, message: str) -> NoReturn:
         """One line, exit code 2."""
         self.exit(2, f"{self.prog}: {message}; see --help\n")
@@ -49,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fetch(arguments: list[str]) -> int:
     parser = _Parser(prog="python -m proxy fetch")
     fetch_command.add_arguments(parser)
-    return fetch_command.main(parser.parse_args(arguments))
+    return fetch_command.main(parser.parse_all(arguments))
 
 
 def _serve(arguments: list[str]) -> int:
@@ -104,7 +116,7 @@ def _demo(arguments: list[str]) -> int:
 
     parser = _Parser(prog="python -m proxy demo", description="A page that shows durable streams at work.")
     add_arguments(parser)
-    options = parser.parse_args(arguments)
+    options = parser.parse_all(arguments)
 
     async def serve() -> None:
         await run(options, _say, _Signals().first)
@@ -112,14 +124,14 @@ def _demo(arguments: list[str]) -> int:
     return _run(parser.prog, serve)
 
 
-def _config(parser: argparse.ArgumentParser, arguments: list[str], settings: Sequence[Setting]) -> Config:
+def _config(parser: _Parser, arguments: list[str], settings: Sequence[Setting]) -> Config:
     """The settings from flags and environment; exits with code 2 when one is bad."""
     parser.add_argument("--version", action="version", version=f"durable-streams-proxy {__version__}")
     for item in settings:
         if item.flag is not None:
             _add(parser, item)
     try:
-        return Config.from_sources(vars(parser.parse_args(arguments)))
+        return Config.from_sources(vars(parser.parse_all(arguments)))
     except ConfigError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
