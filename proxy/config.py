@@ -65,12 +65,14 @@ class Config:
     public_url: str = _setting("", "URL that clients reach the proxy at; makes Location absolute", unit="URL")
     durable_streams_url: str = _setting(
         "",
-        "Storage: a durable-streams service; none: the embedded store",
+        "Storage: a durable-streams service; none given: the embedded store",
         unit="URL",
         env="DURABLE_STREAMS_URL",
     )
     durable_streams_token: str = _setting("", "Bearer token for storage", env="DURABLE_STREAMS_TOKEN", flag=None)
-    data_dir: str = _setting("~/.local/share/durable-proxy", "Directory of secret and embedded store", unit="path")
+    data_dir: str = _setting(
+        "~/.local/share/durable-proxy", "Directory of the embedded store and the secret", unit="path"
+    )
     ca_file: str = _setting("", "More certificate authorities to trust, beside the system's", unit="path")
 
     # Who may do what
@@ -108,7 +110,7 @@ class Config:
     # Sizes
     max_response_bytes: int = _setting(104_857_600, "An upstream's body is cut after this", unit="bytes", minimum=1)
     max_request_bytes: int = _setting(64 * _MIB, "A request body larger than this is refused", unit="bytes")
-    max_error_bytes: int = _setting(64 * _KIB, "Of an upstream's error body, what is passed on", unit="bytes")
+    max_error_bytes: int = _setting(64 * _KIB, "What is passed on of an upstream's error body", unit="bytes")
     max_head_bytes: int = _setting(32 * _KIB, "A request head larger than this is refused", unit="bytes", minimum=256)
     max_head_fields: int = _setting(100, "A head with more fields than this is refused", unit="fields", minimum=8)
     max_target_bytes: int = _setting(8 * _KIB, "A request target longer than this is refused", unit="bytes", minimum=64)
@@ -133,7 +135,9 @@ class Config:
         0, "Client connections at once; 0: what the file descriptor limit allows, less a tenth", unit="connections"
     )
     upstream_connections: int = _setting(10_000, "Connections to upstreams at once", unit="connections", minimum=1)
-    upstream_connections_per_origin: int = _setting(10_000, "The same to one origin", unit="connections", minimum=1)
+    upstream_connections_per_origin: int = _setting(
+        10_000, "Connections to one upstream origin at once", unit="connections", minimum=1
+    )
     storage_connections: int = _setting(10_000, "Connections to storage at once", unit="connections", minimum=1)
     record_cache: int = _setting(10_000, "Stream records remembered in memory", unit="records", minimum=1)
 
@@ -142,7 +146,9 @@ class Config:
     idle_timeout_seconds: float = _setting(75.0, "A kept-alive connection without a request is closed", unit="s")
     body_timeout_seconds: float = _setting(30.0, "A request body without progress is refused", unit="s", minimum=0.01)
     reader_timeout_seconds: float = _setting(60.0, "A reader that takes nothing is cut", unit="s", minimum=0.01)
-    pool_timeout_seconds: float = _setting(5.0, "Waiting for a free connection", unit="s", minimum=0.01)
+    pool_timeout_seconds: float = _setting(
+        5.0, "Waiting for a free connection to an upstream or to storage", unit="s", minimum=0.01
+    )
     connect_timeout_seconds: float = _setting(10.0, "Opening a connection, TLS included", unit="s", minimum=0.01)
     upstream_timeout_seconds: float = _setting(60.0, "Waiting for an upstream's response head", unit="s", minimum=0.01)
     error_body_timeout_seconds: float = _setting(5.0, "Reading an upstream's error body", unit="s", minimum=0.01)
@@ -150,7 +156,7 @@ class Config:
         600.0, "An upstream's body without a byte ends as timeout", unit="s", minimum=0.01
     )
     max_transfer_seconds: float = _setting(3600.0, "A longer transfer ends as timeout", unit="s", minimum=0.01)
-    append_timeout_seconds: float = _setting(10.0, "One attempt at storage", unit="s", minimum=0.01)
+    append_timeout_seconds: float = _setting(10.0, "One request to storage", unit="s", minimum=0.01)
     append_budget_seconds: float = _setting(60.0, "All attempts at one append", unit="s")
     close_budget_seconds: float = _setting(600.0, "All attempts at recording an outcome and closing", unit="s")
     drain_timeout_seconds: float = _setting(30.0, "After SIGTERM, transfers run on for this long", unit="s")
@@ -170,12 +176,12 @@ class Config:
     sweep_seconds: float = _setting(0.25, "How often deadlines are looked over", unit="s", minimum=0.001)
 
     # The embedded store
-    store_max_bytes: int = _setting(0, "Size of the store past which appends are refused; 0: none", unit="bytes")
+    store_max_bytes: int = _setting(0, "Size of the store past which appends are refused; 0: no bound", unit="bytes")
     store_min_free_bytes: int = _setting(
         64 * _MIB, "Creates are refused while the store's disk has less room than this", unit="bytes"
     )
     store_read_token: str = _setting("", "Bearer token that reads of the standalone store must show", flag=None)
-    store_write_token: str = _setting("", "The same for writes; it may read too", flag=None)
+    store_write_token: str = _setting("", "Bearer token that writes to it must show; it may read too", flag=None)
 
     def __post_init__(self) -> None:
         for setting in SETTINGS:
