@@ -9,8 +9,8 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from proxy.http.message import Field
-from proxy.streams.client import Storage, StorageError
+from proxy.http.message import Field, Headers
+from proxy.streams.client import Reply, Storage, StorageError
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer, RetryPolicy
 
@@ -48,21 +48,33 @@ class Record:
             facts, *rest = json.loads(content)
             encoding = facts.get("contentEncoding")
             record = cls(
-                content_type=facts["contentType"].encode("latin-1"),
-                status=int(facts["status"]),
-                content_encoding=None if encoding is None else encoding.encode("latin-1"),
-                passed=tuple((n.encode("latin-1"), v.encode("latin-1")) for n, v in facts.get("headers", ())),
+                content_type=_value(facts["contentType"]),
+                status=_status(facts["status"]),
+                content_encoding=None if encoding is None else _value(encoding),
+                passed=tuple(Headers((n.encode("latin-1"), v.encode("latin-1")) for n, v in facts.get("headers", ()))),
                 fingerprint=str(facts.get("fingerprint", "")),
             )
             for message in rest:
                 record = replace(record, outcome=Outcome(message["outcome"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("not a stream's record") from error
         return record
 
 
 def _text(value: bytes) -> str:
     return value.decode("latin-1")
+
+
+def _value(text: str) -> bytes:
+    """A header value as it was sent: what storage holds is not trusted to be one."""
+    ((_, value),) = Headers([(b"x", text.encode("latin-1"))])
+    return value
+
+
+def _status(number: object) -> int:
+    if type(number) is not int or not 200 <= number <= 599:
+        raise ValueError("not a final status")
+    return number
 
 
 def record_name(stream_id: str) -> str:
@@ -100,22 +112,26 @@ class Records:
         self._lifetime: Field = (b"stream-ttl", b"%d" % settings.ttl_seconds)
         self._known: OrderedDict[str, _Remembered] = OrderedDict()
 
-    async def create(self, stream_id: str, record: Record) -> None:
-        """Write a new record. Raises StorageError."""
-        await self._storage.create(record_name(stream_id), _JSON, self._lifetime, record.encode())
-        self._remember(stream_id, record, is_final=False)
+    async def create(self, stream_id: str, record: Record) -> Reply:
+        """Write a new record: ACCEPTED, DUPLICATE, or EXISTS when there was another. Raises StorageError."""
+        reply = await self._storage.create(record_name(stream_id), _JSON, self._lifetime, record.encode())
+        if reply is not Reply.EXISTS:
+            self._remember(stream_id, record, is_final=False)
+        return reply
 
-    async def end(self, stream_id: str, record: Record, outcome: Outcome, *, budget: float, fence: int = 0) -> Record:
+    async def end(self, stream_id: str, record: Record, outcome: Outcome, *, budget: float, fence: int = 0) -> None:
         """Append `outcome`; sent twice it is stored once. Raises StorageError past `budget` seconds.
 
-        `fence` is the epoch to write under: one who takes over from a dead owner uses a later one.
+        `fence` is the epoch to write under: one who takes over from a dead owner uses a later one. A record that is
+        gone, or was taken over, is left as it is.
         """
         name = record_name(stream_id)
         producer = Producer(self._storage, name, _JSON, self._retry, epoch=fence)
-        await producer.append((json.dumps({"outcome": outcome.value}).encode(),), budget=budget)
-        ended = replace(record, outcome=outcome)
-        self._remember(stream_id, ended, is_final=True)
-        return ended
+        reply = await producer.append((json.dumps({"outcome": outcome.value}).encode(),), budget=budget)
+        if reply is Reply.ACCEPTED:
+            self._remember(stream_id, replace(record, outcome=outcome), is_final=True)
+        else:
+            self.forget(stream_id)
 
     def completed(self, stream_id: str, record: Record) -> None:
         """The stream was closed without another outcome: nothing is written, the record will not change."""

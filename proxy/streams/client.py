@@ -33,7 +33,7 @@ class Reply(Enum):
     """What storage did with a create or an append (Durable Streams protocol, sections on PUT and POST)."""
 
     ACCEPTED = "stored"
-    DUPLICATE = "stored before under the same sequence number"
+    DUPLICATE = "stored before by the same request, whose answer was lost"
     EXISTS = "the stream exists already"
     CLOSED = "the stream is closed"
     FENCED = "a producer of a later epoch has taken over"
@@ -94,17 +94,18 @@ class Storage:
     ) -> Reply:
         """Create a stream; `lifetime` is its Stream-TTL or Stream-Expires-At field.
 
-        ACCEPTED, or EXISTS when there is one already (with the same settings or others). Raises StorageError.
+        ACCEPTED; EXISTS when there was one already; DUPLICATE when there is one after an attempt whose answer was
+        lost: probably that attempt's. Raises StorageError.
         """
         headers = self.headers((b"content-type", content_type), lifetime)
         if closed:
             headers = headers.plus((b"stream-closed", b"true"))
-        response = await self._call(b"PUT", self.target(name), headers, data)
+        response, is_repeated = await self._repeatable(b"PUT", self.target(name), headers, data)
         discard(response)
         if response.status == 201:
             return Reply.ACCEPTED
         if response.status in (200, 409):
-            return Reply.EXISTS
+            return Reply.DUPLICATE if is_repeated else Reply.EXISTS
         raise unexpected(response)
 
     async def append(self, append: Append) -> Reply:
@@ -116,8 +117,7 @@ class Storage:
         except ExchangeError as error:
             raise StorageError(str(error)) from None
         status = response.status
-        if not response.body.ended:
-            response.body.abort(Cut.GONE)
+        discard(response)
         if status == 200:
             return Reply.ACCEPTED
         if status == 204:
@@ -165,11 +165,7 @@ class Storage:
         A live read has no deadline: it follows storage.
         """
         target = self.target(name) + (b"?" + query if query else b"")
-        timeout = None if live else self._endpoint.timeout
-        try:
-            return await self._endpoint.handler(Request(b"GET", target, headers, EMPTY, timeout))
-        except ExchangeError as error:
-            raise StorageError(str(error)) from None
+        return (await self._repeatable(b"GET", target, headers, live=live))[0]
 
     async def delete(self, name: str) -> bool:
         """Delete a stream; False when there was none. Raises StorageError."""
@@ -181,13 +177,19 @@ class Storage:
             return False
         raise unexpected(response)
 
-    async def _call(self, method: bytes, target: bytes, headers: Headers, data: bytes = b"") -> Response:
-        """An exchange that may be repeated at once when its connection was lost: PUT, HEAD, GET, DELETE."""
+    async def _call(self, method: bytes, target: bytes, headers: Headers) -> Response:
+        return (await self._repeatable(method, target, headers))[0]
+
+    async def _repeatable(
+        self, method: bytes, target: bytes, headers: Headers, data: bytes = b"", *, live: bool = False
+    ) -> tuple[Response, bool]:
+        """An exchange that is repeated at once when its connection was lost (PUT, HEAD, GET, DELETE), and whether."""
         endpoint = self._endpoint
+        timeout = None if live else endpoint.timeout
         for attempt in range(_QUICK_RETRIES + 1):
             body = Parts((data,)) if data else EMPTY
             try:
-                return await endpoint.handler(Request(method, target, headers, body, endpoint.timeout))
+                return await endpoint.handler(Request(method, target, headers, body, timeout)), attempt > 0
             except ExchangeError as error:
                 if not error.is_loss or attempt == _QUICK_RETRIES:
                     raise StorageError(str(error)) from None

@@ -64,7 +64,7 @@ class Producer:
         except StorageError as error:
             self._is_uncertain = True
             reply = await self._insist(append, error, self._retry.budget if budget is None else budget)
-            self._is_uncertain = False
+        self._is_uncertain = False
         if reply is Reply.ACCEPTED or reply is Reply.DUPLICATE:
             self._seq += 1
             self.is_closed = close
