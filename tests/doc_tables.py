@@ -1,0 +1,75 @@
+"""The tables of settings in README.md and docs/configuration.md: `python -m tests.doc_tables` writes them anew.
+
+Owns what lies between `<!-- settings: … -->` and `<!-- end -->`. The words are those of `proxy.config`.
+"""
+
+import re
+from pathlib import Path
+
+from proxy.config import SETTINGS, Setting
+
+__all__ = ["ROOT", "with_tables"]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+IMPORTANT = (
+    "port", "host", "allowlist", "jwt_secret", "jwt_secret_file", "durable_streams_url", "data_dir", "public_url",
+    "cors_origin", "stream_ttl_seconds", "url_expiration_seconds", "max_response_bytes", "max_request_bytes",
+    "max_transfers", "upstream_timeout_seconds", "inactivity_timeout_seconds", "max_transfer_seconds",
+    "drain_timeout_seconds",
+)  # fmt: skip
+
+# Where a section of docs/configuration.md begins; it goes on to the next one.
+SECTIONS = {
+    "place": "port",
+    "access": "allowlist",
+    "lives": "stream_ttl_seconds",
+    "sizes": "max_response_bytes",
+    "numbers": "max_transfers",
+    "times": "head_timeout_seconds",
+    "store": "store_max_bytes",
+}
+
+_TABLE = re.compile(r"(<!-- settings: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def with_tables(page: str) -> str:
+    """`page` with every table of settings as it should be."""
+    return _TABLE.sub(lambda found: found[1] + "\n" + _table(_chosen(found[2])) + "\n" + found[3], page)
+
+
+def _chosen(name: str) -> list[Setting]:
+    if name == "important":
+        by_name = {setting.name: setting for setting in SETTINGS}
+        return [by_name[each] for each in IMPORTANT]
+    names = [setting.name for setting in SETTINGS]
+    starts = [names.index(first) for first in SECTIONS.values()]
+    at = list(SECTIONS).index(name)
+    return list(SETTINGS[starts[at] : ([*starts, len(names)])[at + 1]])
+
+
+def _table(settings: list[Setting]) -> str:
+    rows = ["| Flag | Variable | Default | Unit | Meaning |", "|---|---|---|---|---|"]
+    for each in settings:
+        flag = f"`{each.flag}`" if each.flag else "none"
+        cells = (flag, f"`{each.env}`", _default(each.default), each.unit, each.help)
+        rows.append("| " + " | ".join(cells).replace("|  |", "| |").replace("|  |", "| |") + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _default(value: object) -> str:
+    if isinstance(value, bool):
+        return "off"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{item}`" for item in value)
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`" if value != "" else ""
+
+
+def main() -> None:
+    """Write the tables."""
+    for path in (ROOT / "README.md", ROOT / "docs" / "configuration.md"):
+        path.write_text(with_tables(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
