@@ -126,11 +126,12 @@ class Create:
         return await self._create_claimed(decision, order, request_print)
 
     async def _create_claimed(self, claim: Claim, order: _Order, request_print: str) -> Response:
+        stream_id = claim.stream_id
         try:
-            await self._claims.prepare(claim.stream_id)
-            return await self._create(claim.stream_id, order, request_print)
+            await self._claims.prepare(stream_id)
+            return await self._create(stream_id, order, request_print)
         finally:
-            self._claims.release(claim.stream_id)
+            self._claims.release(claim, self._transfers.removed(stream_id))
 
     def _replayed(self, stream_id: str, record: Record) -> Response:
         fields = [

@@ -6,16 +6,19 @@ events pass by reference, however large.
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from proxy.base.errors import Code, Refusal
-from proxy.http.message import Body, Buffer, Cut
+from proxy.http.message import Body, BodyError, Buffer, Cut
+from proxy.streams.client import StorageError
 
 __all__ = ["ClosingEvents", "Counted"]
 
-_CONTROL = b"event: control"
+_CONTROL = b"event: control\n"
 _END = b"\n\n"
+_ANY_END = re.compile(rb"\n\r?\n")
 _KEEP_ALIVE = b": keep-alive\n\n"
 _MAX_CONTROL_BYTES = 4096  # storage's are a hundred
 
@@ -24,7 +27,7 @@ class ClosingEvents:
     """Storage's events with `upstreamOutcome` added to the control event that says `streamClosed`.
 
     A control event is held back until it is whole; nothing else is. After `keep_alive` silent seconds, between two
-    events, a comment is sent.
+    events, a comment is sent. Only lines that end as storage's own do, with LF, are rewritten.
     """
 
     length: int | None = None
@@ -34,7 +37,7 @@ class ClosingEvents:
         self._outcome = outcome
         self._keep_alive = keep_alive
         self._held = b""  # an event's beginning that is, or may become, a control event's
-        self._tail = b""  # inside another event: its last byte, for an end split between two buffers
+        self._tail = b""  # inside another event: its last bytes, for an end split between two buffers
         self._is_passing = False
 
     @property
@@ -67,14 +70,14 @@ class ClosingEvents:
                 end = self._event_end(data)
                 if end < 0:
                     out.append(data)
-                    self._tail = data[-1:]
+                    self._tail = (self._tail + data[-2:])[-2:]
                     return
-                out.append(data[:end])
-                data, self._tail, self._is_passing = data[end:], b"", False
+                out.append(data[:end] if end < len(data) else data)
+                data, self._is_passing = data[end:], False
             else:
                 data, self._held = self._held + data, b""
                 if not data.startswith(_CONTROL[: len(data)]):
-                    self._is_passing = True
+                    self._pass_on()
                 elif (end := data.find(_END)) >= 0:
                     out.append(await self._control(data[: end + 2]))
                     data = data[end + 2 :]
@@ -82,14 +85,19 @@ class ClosingEvents:
                     if len(data) <= _MAX_CONTROL_BYTES:
                         self._held = data
                         return
-                    self._is_passing = True
+                    self._pass_on()
+
+    def _pass_on(self) -> None:
+        """The event that begins here is none of ours."""
+        self._is_passing, self._tail = True, b"\n"  # a blank line is an event by itself
 
     def _event_end(self, data: bytes) -> int:
         """Where the event ends that `data` goes on with, -1 when it does not end in it."""
-        if self._tail == b"\n" and data.startswith(b"\n"):
-            return 1
-        found = data.find(_END)
-        return found + 2 if found >= 0 else -1
+        border = self._tail + data[:2]
+        if (found := _ANY_END.search(border)) is not None:
+            return found.end() - len(self._tail)
+        found = _ANY_END.search(data)
+        return found.end() if found is not None else -1
 
     async def _control(self, event: bytes) -> bytes:
         if b"streamClosed" not in event:
@@ -97,12 +105,15 @@ class ClosingEvents:
         data = b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
         try:
             control = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return event
         if not isinstance(control, dict) or control.get("streamClosed") is not True:
             return event
-        control["upstreamOutcome"] = (await self._outcome()).decode()
-        return b"%b\ndata:%b\n\n" % (_CONTROL, json.dumps(control, separators=(",", ":")).encode())
+        try:
+            control["upstreamOutcome"] = (await self._outcome()).decode()
+        except StorageError:
+            raise BodyError(Cut.RESET) from None  # the reader comes again, and is then told
+        return b"%bdata:%b\n\n" % (_CONTROL, json.dumps(control, separators=(",", ":")).encode())
 
     def limit(self, max_bytes: int) -> None:
         """A live read has no limit but the stream's own."""

@@ -74,13 +74,8 @@ class Read:
         record = await self._records.get(stream_id, is_closed=is_closed)
         fields = _fields(response.headers, record, is_closed=is_closed, shared=self._settings.shared_cache)
         body: Body = response.body
-        if (
-            response.headers.get(
-                b"content-type",
-            )
-            == b"text/event-stream"
-            and status == 200
-        ):
+        kind = response.headers.get(b"content-type") or b""
+        if status == 200 and kind.partition(b";")[0] == b"text/event-stream":
 
             async def outcome() -> bytes:
                 return outcome_of(await self._records.get(stream_id, is_closed=True)).value.encode()

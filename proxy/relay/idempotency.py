@@ -11,6 +11,7 @@ import json
 import logging
 import secrets
 import uuid
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -52,9 +53,10 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The key is ours: make the call, then `fulfil` or `release`."""
+    """The key is ours: make the call, then `release`. After `until`, in the loop's time, it may be another's."""
 
     stream_id: str
+    until: float
 
 
 class Claims:
@@ -72,19 +74,25 @@ class Claims:
 
         Raises Refusal when the key belongs to another request, StorageError.
         """
-        give_up = asyncio.get_running_loop().time() + 2 * self._patience
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + 2 * self._patience
         token = secrets.token_hex(16)
         while True:
             if (replay := await self._replay(stream_id, request)) is not None:
                 return replay
-            if await self._claim(stream_id, request, token):
-                replay = await self._replay(stream_id, request)  # the one before us may have finished in between
+            claim = Claim(stream_id, clock() + self._patience)
+            if await self._claim_or_withdraw(stream_id, request, token):
+                try:
+                    replay = await self._replay(stream_id, request)  # the one before us may have finished in between
+                except BaseException:
+                    self.release(claim)
+                    raise
                 if replay is None:
-                    return Claim(stream_id)
-                self.release(stream_id)
+                    return claim
+                self.release(claim)
                 return replay
             await self._wait(stream_id)
-            if asyncio.get_running_loop().time() > give_up:
+            if clock() > give_up:
                 raise StorageError("another call with the same idempotency key does not end")
 
     async def _replay(self, stream_id: str, request: str) -> Replay | None:
@@ -96,6 +104,19 @@ class Claims:
             return None
         _same(record.fingerprint, request)
         return Replay(record)
+
+    async def _claim_or_withdraw(self, stream_id: str, request: str, token: str) -> bool:
+        """As `_claim`; when that ends in doubt, a claim of ours that did reach storage is taken back."""
+        try:
+            return await self._claim(stream_id, request, token)
+        except (asyncio.CancelledError, StorageError):
+            self._tasks.start(stream_id, self._withdraw(stream_id, request, token))
+            raise
+
+    async def _withdraw(self, stream_id: str, request: str, token: str) -> None:
+        with suppress(StorageError, Refusal):
+            if await self._claim(stream_id, request, token):
+                await self._storage.delete(_claim_name(stream_id))
 
     async def _claim(self, stream_id: str, request: str, token: str) -> bool:
         """Whether the claim is ours: it did not exist, or it is the one that we made before an answer was lost."""
@@ -111,7 +132,7 @@ class Claims:
         try:
             claim = json.loads(found)[0]
             holder, claimed = claim["token"], claim["fingerprint"]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise StorageError("a claim is not one of ours", is_final=True) from None
         _same(claimed, request)
         return bool(holder == token)
@@ -132,13 +153,16 @@ class Claims:
         await self._storage.delete(stream_id)
         await self._records.delete(stream_id)
 
-    def release(self, stream_id: str) -> None:
-        """The call is over: with a stream, which is now the answer, or without, and the key is free."""
-        self._tasks.start(stream_id, self._release(stream_id))
+    def release(self, claim: Claim, after: Awaitable[None] | None = None) -> None:
+        """The call is over, once `after` is: its stream is the answer now, or there is none and the key is free."""
+        self._tasks.start(claim.stream_id, self._release(claim, after))
 
-    async def _release(self, stream_id: str) -> None:
-        with suppress(StorageError):  # it expires
-            await self._storage.delete(_claim_name(stream_id))
+    async def _release(self, claim: Claim, after: Awaitable[None] | None) -> None:
+        if after is not None:
+            await after
+        if asyncio.get_running_loop().time() < claim.until:
+            with suppress(StorageError):  # it expires
+                await self._storage.delete(_claim_name(claim.stream_id))
 
     async def aclose(self) -> None:
         """Wait until every claim has been given back."""

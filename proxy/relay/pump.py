@@ -53,17 +53,18 @@ async def pump(body: Body, producer: Producer, pace: Pace, watch: Watch) -> Outc
     Stopped, and StorageError when storage refused for longer than the retry budget.
     """
     clock = asyncio.get_running_loop().time
+    not_before = 0.0
     try:
         watch.waiting_since = clock()
         while parts := await body.take():
             watch.waiting_since = None
-            started = clock()
+            if (rest := not_before - clock()) > 0:
+                await asyncio.sleep(rest)  # what arrives meanwhile makes the next batch larger
+            if sum(map(len, parts)) < pace.batch_bytes:
+                not_before = clock() + pace.linger
             _accepted(await producer.append(parts, close=body.ended))
             if producer.is_closed:
                 return Outcome.COMPLETE
-            rest = pace.linger - (clock() - started)
-            if rest > 0 and sum(map(len, parts)) < pace.batch_bytes:
-                await asyncio.sleep(rest)
             watch.waiting_since = clock()
     except BodyError as error:
         return _OUTCOMES[error.cut]

@@ -5,8 +5,11 @@ else writes them. Runs beside the first requests and never delays them.
 """
 
 import logging
+import re
 from collections.abc import Awaitable
 from typing import Protocol
+
+import anyio
 
 from proxy.base.tasks import Tasks
 from proxy.relay.record import Records
@@ -20,7 +23,8 @@ __all__ = ["OpenStreams", "Recovery"]
 logger = logging.getLogger(__name__)
 
 _PAGE = 500
-_SUFFIXES = (".record", ".claim")
+_AT_ONCE = 50  # storage commits what waits together
+_STREAM_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the store may hold streams that are not ours
 
 
 class OpenStreams(Protocol):
@@ -56,11 +60,19 @@ class Recovery:
     async def _run(self, store: OpenStreams) -> None:
         ended = 0
         after = ""
+        limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+        async def end(stream_id: str) -> None:
+            nonlocal ended
+            async with limiter:
+                ended += await self._end(stream_id)
+
         while paths := await store.open_streams(after, _PAGE):
             after = paths[-1]
-            for path in paths:
-                if not path.endswith(_SUFFIXES) and await self._end(path.rpartition("/")[2]):
-                    ended += 1
+            async with anyio.create_task_group() as group:
+                for stream_id in (path.rpartition("/")[2] for path in paths):
+                    if _STREAM_ID.fullmatch(stream_id):
+                        group.start_soon(end, stream_id)
         if ended:
             logger.warning("%d streams that a former process left open were closed as interrupted", ended)
 
@@ -74,7 +86,7 @@ class Recovery:
                 return False  # one of ours, ended since the list was made
             record = await self._records.get(stream_id)
             budget = self._retry.budget
-            if record is not None:
+            if record is not None and record.outcome is None:  # the last process may have recorded why it ended
                 await self._records.end(stream_id, record, Outcome.INTERRUPTED, budget=budget, fence=1)
             content_type = metadata.headers.get(b"content-type") or b"application/octet-stream"
             await Producer(self._storage, stream_id, content_type, self._retry, epoch=1).close()

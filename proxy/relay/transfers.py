@@ -21,6 +21,7 @@ __all__ = ["Transfer", "TransferSettings", "Transfers"]
 logger = logging.getLogger(__name__)
 
 _OCTETS = b"application/octet-stream"  # of every data stream, so that bytes stay bytes
+_STREAM, _RECORD = "stream", "record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Transfer:
         self.established = asyncio.Event()
         self.failure: StorageError | None = None
         self.is_unwanted = False  # its stream shall not remain
+        self.made = {_STREAM, _RECORD}  # what is removed when it fails: never what was there before
         self.ended = asyncio.Event()
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
@@ -70,6 +72,7 @@ class Transfers:
         self._tasks = Tasks("transfer")
         self._sweeper = Tasks("transfers")
         self.is_draining = False
+        self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._running)
@@ -97,19 +100,34 @@ class Transfers:
     async def start(self, stream_id: str, body: Body, record: Record) -> None:
         """Create stream and record and pump `body` into the stream; returns when both exist.
 
-        Raises StorageError when they cannot be created; then, and when cancelled, nothing of them remains.
+        The caller holds a place until after this. Raises StorageError when they cannot be created, or exist already
+        and are somebody else's, and Refusal after `aclose`; then, and when cancelled, nothing of ours remains.
         """
+        if self._is_closed:
+            raise Refusal(Code.DRAINING, "the proxy is shutting down")
+        await self.end(stream_id, Cut.GONE, wait=self._settings.retry.budget)  # of a stream that has expired
+        if stream_id in self._running:
+            raise StorageError("a former transfer into this stream has not ended yet", is_final=True)
         body.limit(self._settings.max_bytes)
         transfer = self._running[stream_id] = Transfer(stream_id, body, record)
         self._tasks.start(stream_id, self._run(transfer))
+        self._expected -= 1  # the place that the caller holds stands for both of us
         try:
             await transfer.established.wait()
         except asyncio.CancelledError:
             transfer.is_unwanted = True
             body.abort(Cut.GONE)
             raise
+        finally:
+            self._expected += 1
         if transfer.failure is not None:
             raise transfer.failure
+
+    async def removed(self, stream_id: str) -> None:
+        """Return when nothing is left of a transfer whose `start` was cancelled; at once for any other."""
+        transfer = self._running.get(stream_id)
+        if transfer is not None and transfer.is_unwanted:
+            await transfer.ended.wait()
 
     async def end(self, stream_id: str, cut: Cut, *, wait: float) -> None:
         """Abort the transfer into this stream if it runs here, and wait up to `wait` seconds for its end."""
@@ -126,8 +144,8 @@ class Transfers:
             if await self._establish(transfer):
                 transfer.established.set()
                 await self._pump(transfer)
-            else:
-                await self._remove(transfer.stream_id)
+            if transfer.is_unwanted or transfer.failure is not None:
+                await self._remove(transfer)
         finally:
             if not transfer.body.ended:
                 transfer.body.abort(Cut.GONE)
@@ -140,26 +158,28 @@ class Transfers:
 
         async def create_record() -> None:
             try:
-                await self._records.create(transfer.stream_id, transfer.record)
+                _made(transfer, _RECORD, await self._records.create(transfer.stream_id, transfer.record))
             except StorageError as error:
                 transfer.failure = error
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(create_record)
-            try:
-                await self._storage.create(transfer.stream_id, _OCTETS, self._lifetime)
-            except StorageError as error:
-                transfer.failure = error
+        recording = self._tasks.start(f"{transfer.stream_id} record", create_record())
+        try:
+            _made(transfer, _STREAM, await self._storage.create(transfer.stream_id, _OCTETS, self._lifetime))
+        except StorageError as error:
+            transfer.failure = error
+        await recording
         if transfer.failure is not None:
             logger.warning("stream %s could not be created: %s", transfer.stream_id, transfer.failure)
         return transfer.failure is None and not transfer.is_unwanted
 
-    async def _remove(self, stream_id: str) -> None:
+    async def _remove(self, transfer: Transfer) -> None:
         """Leave nothing half-done behind; what storage refuses to delete expires."""
-        with suppress(StorageError):
-            await self._storage.delete(stream_id)
-        with suppress(StorageError):
-            await self._records.delete(stream_id)
+        if _STREAM in transfer.made:
+            with suppress(StorageError):
+                await self._storage.delete(transfer.stream_id)
+        if _RECORD in transfer.made:
+            with suppress(StorageError):
+                await self._records.delete(transfer.stream_id)
 
     async def _pump(self, transfer: Transfer) -> None:
         settings = self._settings
@@ -171,6 +191,8 @@ class Transfers:
             if stopped.reply is not Reply.GAP:
                 logger.info("stream %s: %s", transfer.stream_id, stopped)
                 self._records.forget(transfer.stream_id)  # whoever closed or deleted it knows the outcome
+                if stopped.reply is Reply.CLOSED:
+                    await self._closed_by_another(transfer)
                 return
             outcome = Outcome.STORAGE_ERROR
         except StorageError as error:
@@ -187,9 +209,21 @@ class Transfers:
         budget = self._settings.close_budget
         try:
             await self._records.end(transfer.stream_id, transfer.record, outcome, budget=budget)
-            await producer.close(budget=budget)
+            if await producer.close(budget=budget) is Reply.GAP:  # storage has lost an append: begin a new count
+                fresh = Producer(self._storage, transfer.stream_id, _OCTETS, self._settings.retry, epoch=1)
+                await fresh.close(budget=budget)
         except StorageError as error:
             logger.error("stream %s stays open, %s was not recorded: %s", transfer.stream_id, outcome.value, error)
+
+    async def _closed_by_another(self, transfer: Transfer) -> None:
+        """A stream that was closed before its end is never to look complete, whoever closed it."""
+        try:
+            record = await self._records.get(transfer.stream_id, is_closed=True)
+            if record is not None and record.outcome is None:
+                budget = self._settings.close_budget
+                await self._records.end(transfer.stream_id, record, Outcome.INTERRUPTED, budget=budget)
+        except StorageError as error:
+            logger.error("stream %s was closed by another, which was not recorded: %s", transfer.stream_id, error)
 
     # All of them
 
@@ -213,10 +247,17 @@ class Transfers:
 
     async def aclose(self, seconds: float) -> None:
         """End every transfer as interrupted, flushed and closed; what takes longer than `seconds` is cancelled."""
-        self.is_draining = True
+        self.is_draining = self._is_closed = True
         for transfer in list(self._running.values()):
             transfer.abort(Cut.SHUTDOWN)
         with anyio.move_on_after(seconds):
             await self._tasks.wait()
         await self._tasks.aclose()
         await self._sweeper.aclose()
+
+
+def _made(transfer: Transfer, what: str, reply: Reply) -> None:
+    """Storage answered a create: what was there already is not ours to fill, nor to remove."""
+    if reply is Reply.EXISTS:
+        transfer.made.discard(what)
+        transfer.failure = StorageError(f"the {what} exists already", is_final=True)

@@ -80,15 +80,16 @@ class Upstream:
         settings = self._settings
         collected: list[Buffer] = []
         size = 0
-        with anyio.move_on_after(settings.error_timeout):
-            try:
+        try:
+            with anyio.move_on_after(settings.error_timeout):
                 while size <= settings.max_error_bytes and (parts := await response.body.take()):
                     collected += parts
                     size += sum(map(len, parts))
-            except BodyError:
-                pass  # what came is passed on
-        if not response.body.ended:
-            response.body.abort(Cut.GONE)
+        except BodyError:
+            pass  # what came is passed on
+        finally:
+            if not response.body.ended:
+                response.body.abort(Cut.GONE)
         return Parts(first_bytes(collected, settings.max_error_bytes))
 
 
