@@ -182,8 +182,8 @@ def _pools(config: Config) -> _Pools:
         tls, timeout=config.connect_timeout_seconds, dns_cache=config.dns_cache_seconds, forbidden=forbidden
     )
     head = HeadLimits(config.max_upstream_head_bytes, config.max_head_fields, config.max_target_bytes)
-    # Half of what may wait: the other half is on its way to storage at the same time.
-    waiting = PipeLimits(config.max_waiting_bytes // 2, Budget(config.max_waiting_bytes_total))
+    # A batch is on its way to storage while the next one waits, and a read may overshoot the mark as far as it is high.
+    waiting = PipeLimits(config.max_waiting_bytes // 4, Budget(config.max_waiting_bytes_total))
     reading = PipeLimits(config.max_reader_bytes, Budget(config.max_waiting_bytes_total))
     upstream = PoolLimits(
         head,
@@ -193,7 +193,7 @@ def _pools(config: Config) -> _Pools:
         config.pool_timeout_seconds,
         config.upstream_idle_seconds,
         config.sweep_seconds,
-        keeps_redirected=False,
+        is_careful=True,
     )
     storage = PoolLimits(
         head,
@@ -203,7 +203,7 @@ def _pools(config: Config) -> _Pools:
         config.pool_timeout_seconds,
         config.storage_idle_seconds,
         config.sweep_seconds,
-        keeps_redirected=True,
+        is_careful=False,
     )
     return _Pools(Pool("upstream", dialler, upstream), Pool("storage", dialler, storage))
 

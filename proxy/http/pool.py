@@ -26,7 +26,8 @@ _FAILURES = {
 class PoolLimits:
     """Connections in all and to one origin; seconds to wait for one, to keep an idle one, between two sweeps.
 
-    `keeps_redirected`: whether a connection is used again after a 3xx.
+    `is_careful`: a request that is lost here cannot be sent again, so an idle connection is looked at before it is
+    used, and not used at all after a redirect.
     """
 
     head: HeadLimits
@@ -36,7 +37,7 @@ class PoolLimits:
     wait: float
     idle: float
     sweep: float
-    keeps_redirected: bool
+    is_careful: bool
 
 
 class _Origin:
@@ -107,7 +108,7 @@ class Pool:
             origin = self._origins[address] = _Origin(address)
         while origin.idle:
             connection = origin.idle.pop()
-            if connection.is_quiet():
+            if not self._limits.is_careful or connection.is_quiet():
                 return connection
             connection.cut()
         if origin.places >= self._limits.per_origin or not self._has_room():
@@ -137,7 +138,7 @@ class Pool:
         try:
             connection = await self._dialler.dial(
                 lambda: ClientConnection(
-                    lease, self._limits.head, self._limits.body, keeps_redirected=self._limits.keeps_redirected
+                    lease, self._limits.head, self._limits.body, keeps_redirected=not self._limits.is_careful
                 ),
                 origin.address,
             )

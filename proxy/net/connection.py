@@ -4,7 +4,11 @@ Subclasses say what received bytes mean (`data_received`) and what a lost peer m
 """
 
 import asyncio
+import socket
+import struct
+import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import cast
 
 from proxy.wire.events import Buffer
@@ -12,12 +16,25 @@ from proxy.wire.events import Buffer
 __all__ = ["Connection"]
 
 
-class Connection(asyncio.Protocol):
+_READ_BYTES = 128 * 1024  # one read brings at most this: what a paused peer may still push through
+
+_threads = threading.local()
+
+
+def _scratch() -> memoryview:
+    """Where reads of this thread land: filled and emptied within one callback, so all its connections share it."""
+    if not hasattr(_threads, "scratch"):
+        _threads.scratch = memoryview(bytearray(_READ_BYTES))
+    return cast(memoryview, _threads.scratch)
+
+
+class Connection(asyncio.BufferedProtocol):
     """A connected socket. `write` never blocks; `drained` waits until the peer takes what was written."""
 
     transport: asyncio.Transport
 
     def __init__(self) -> None:
+        self._scratch = _scratch()
         self.is_lost = False
         self._writable: asyncio.Future[None] | None = None
         self.is_write_paused = False
@@ -26,6 +43,17 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport (asyncio calls this once)."""
         self.transport = cast(asyncio.Transport, transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next read goes (asyncio asks)."""
+        return self._scratch
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """A read of `nbytes` is there: hand it on as bytes of its own."""
+        self.data_received(bytes(self._scratch[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came from the peer, never none."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone: wake a waiting writer and tell the subclass, once."""
@@ -48,9 +76,14 @@ class Connection(asyncio.Protocol):
             self._writable.set_result(None)
 
     def write(self, buffers: Iterable[Buffer]) -> None:
-        """Queue buffers for sending, by reference: they leave as one vectored write."""
-        if not self.is_lost:
+        """Queue buffers for sending, by reference: they leave as one vectored write. Dropped once it is closing."""
+        if not self.is_closing:
             self.transport.writelines(buffers)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the connection was closed or cut, by whichever side."""
+        return self.is_lost or self.transport.is_closing()
 
     async def drained(self) -> None:
         """Return when more may be written, at once if nothing is in the way. Raises ConnectionResetError."""
@@ -70,13 +103,13 @@ class Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Stop reading from the socket: the peer feels it."""
-        if not self._reading_paused and not self.is_lost:
+        if not self._reading_paused and not self.is_closing:
             self._reading_paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read again after `pause`."""
-        if self._reading_paused and not self.is_lost:
+        if self._reading_paused and not self.is_closing:
             self._reading_paused = False
             self.transport.resume_reading()
 
@@ -87,3 +120,13 @@ class Connection(asyncio.Protocol):
     def cut(self) -> None:
         """Close at once; what is queued is dropped."""
         self.transport.abort()
+
+    def reset(self) -> None:
+        """Close at once by RST, so that the peer cannot take what it has for all."""
+        if not self.is_closing:
+            linger_for_no_time = struct.pack("ii", 1, 0)
+            with suppress(OSError):  # a Unix socket knows no RST
+                self.transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, linger_for_no_time
+                )
+            self.cut()

@@ -100,7 +100,7 @@ class Listener:
     """Accepts connections on some sockets while `has_room` says so; `made_room` wakes it after it did not."""
 
     def __init__(
-        self, sockets: list[socket.socket], factory: Callable[[], asyncio.Protocol], has_room: Callable[[], bool]
+        self, sockets: list[socket.socket], factory: Callable[[], asyncio.BaseProtocol], has_room: Callable[[], bool]
     ) -> None:
         self.sockets = sockets
         self._factory = factory

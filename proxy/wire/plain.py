@@ -16,7 +16,9 @@ _LINES = rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [!-~][ -~]*+\r\n)*+)\r\n"
 _FIELD = re.compile(rb"([^:]+): ([^\r]*)\r\n")
 _REQUEST = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) (/(?!/)[!\"$-\[\]-~]*+) HTTP/1\.1\r\n" + _LINES)
 _RESPONSE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [ -~]*+)?\r\n" + _LINES)
-_HOST = re.compile(rb"[A-Za-z0-9.\-]+(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?")
+_HOST = re.compile(
+    rb"[A-Za-z0-9.\-]+(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}))?"
+)  # ports to 64999; the rest goes the long way
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 _UNUSUAL = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"content_length", b"transfer_encoding"))
