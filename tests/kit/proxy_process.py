@@ -1,6 +1,5 @@
 """`python -m proxy` as a real process: secrets by environment, start-up line awaited, output collected."""
 
-import atexit
 import os
 import re
 import signal
@@ -43,7 +42,8 @@ def run_proxy(
 class ProxyProcess:
     """`with ProxyProcess(["--allow", …], env={"PROXY_JWT_SECRET": …}) as proxy:` and `proxy.url` answers.
 
-    The port is free (`--port 0`) unless `args` name one. `output` is stdout and stderr as they came.
+    The port is free (`--port 0`) unless `args` name one. `output` is stdout and stderr as they came. It never outlives
+    the process that started it.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class ProxyProcess:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        atexit.register(self.kill)
+        # Kills the proxy when the tests end without having done so, even by SIGKILL: then its stdin ends.
+        self._leash = subprocess.Popen(["sh", "-c", f"read _; kill -KILL {self._process.pid}"], stdin=subprocess.PIPE)
         self._collector = threading.Thread(target=self._collect, name="proxy output", daemon=True)
         self._collector.start()
         if not self._running.wait(timeout) or not self.url:
@@ -100,10 +101,12 @@ class ProxyProcess:
     def wait(self, timeout: float = 20) -> int:
         """Wait for its end: the exit code, negative for a signal. Its output is whole afterwards."""
         code = self._process.wait(timeout)
+        self._leash.kill()
+        self._leash.wait(timeout)
         self._collector.join(timeout)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        atexit.unregister(self.kill)
+        for pipe in (self._process.stdout, self._leash.stdin):
+            if pipe is not None:
+                pipe.close()
         return code
 
     def stop(self, timeout: float = 40) -> int:
