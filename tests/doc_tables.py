@@ -1,16 +1,20 @@
-"""The tables of settings in README.md and docs/configuration.md: `python -m tests.doc_tables` writes them anew.
+"""The tables in pages that follow from the code: `python -m tests.doc_tables` writes them anew.
 
-Owns what lies between `<!-- settings: … -->` and `<!-- end -->`. The words are those of `proxy.config`.
+Owns what lies between `<!-- settings: … -->` or `<!-- modules: … -->` and `<!-- end -->`. The words are those of
+`proxy.config` and of the modules' own first sentences.
 """
 
+import ast
 import re
 from pathlib import Path
 
 from proxy.config import SETTINGS, Setting
 
-__all__ = ["ROOT", "with_tables"]
+__all__ = ["PAGES", "ROOT", "modules", "with_tables"]
 
 ROOT = Path(__file__).resolve().parent.parent
+
+PAGES = (ROOT / "README.md", ROOT / "docs" / "configuration.md", ROOT / "docs" / "design.md")
 
 IMPORTANT = (
     "port", "host", "allowlist", "jwt_secret", "jwt_secret_file", "durable_streams_url", "data_dir", "public_url",
@@ -30,12 +34,31 @@ SECTIONS = {
     "store": "store_max_bytes",
 }
 
-_TABLE = re.compile(r"(<!-- settings: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- (settings|modules): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def with_tables(page: str) -> str:
-    """`page` with every table of settings as it should be."""
-    return _TABLE.sub(lambda found: found[1] + "\n" + _table(_chosen(found[2])) + "\n" + found[3], page)
+    """`page` with every table as it should be."""
+    return _TABLE.sub(lambda found: f"{found[1]}\n{_written(found[2], found[3])}\n{found[4]}", page)
+
+
+def modules(folder: str) -> list[Path]:
+    """The modules of a folder of the package ("proxy" for those at its top), in order."""
+    path = ROOT / "proxy" if folder == "proxy" else ROOT / "proxy" / folder
+    return sorted(each for each in path.glob("*.py") if each.name != "__init__.py")
+
+
+def _written(kind: str, name: str) -> str:
+    return _table(_chosen(name)) if kind == "settings" else _module_table(name)
+
+
+def _module_table(folder: str) -> str:
+    rows = ["| Module | |", "|---|---|"]
+    for path in modules(folder):
+        text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].split())
+        sentence = re.split(r"(?<=[.])\s+(?=[A-Z])", text)[0].removesuffix(".").replace("|", "\\|")
+        rows.append(f"| `{path.stem}` | {sentence} |")
+    return "\n".join(rows) + "\n"
 
 
 def _chosen(name: str) -> list[Setting]:
@@ -67,7 +90,7 @@ def _default(value: object) -> str:
 
 def main() -> None:
     """Write the tables."""
-    for path in (ROOT / "README.md", ROOT / "docs" / "configuration.md"):
+    for path in PAGES:
         path.write_text(with_tables(path.read_text()))
 
 
