@@ -1,0 +1,52 @@
+"""A loop whose clock jumps to the next timer: hours pass at once, and the same schedule gives the same run.
+
+Only for what needs no socket and no thread.
+"""
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["run_in_virtual_time"]
+
+T = TypeVar("T")
+
+
+class _Selector(selectors.DefaultSelector):
+    """Never waits: says how long it would have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready:
+            if timeout is None:
+                raise AssertionError("nothing will ever happen: everybody waits")
+            self.now += max(timeout, 0.0)
+        return ready
+
+
+class _VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def run_in_virtual_time(work: Coroutine[Any, Any, T], *, limit: float = 100_000.0) -> T:
+    """Run `work` to its end and check that it leaves no task; TimeoutError after `limit` virtual seconds."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(limit):
+            result = await work
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+        return result
+
+    with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
+        return runner.run(bounded())

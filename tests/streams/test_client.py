@@ -1,0 +1,253 @@
+"""`proxy.streams.client`: what storage's answers mean, against the real store and the tests' own in memory."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.http.message import (
+    EMPTY,
+    BodyError,
+    Cut,
+    Exchange,
+    Field,
+    Handler,
+    Headers,
+    Parts,
+    Request,
+    Response,
+    read_all,
+)
+from proxy.streams.client import Append, Endpoint, Reply, Storage, StorageError
+from tests.kit.handlers import Failing, Recording, answer, lost
+from tests.kit.memory_storage import MemoryStorage
+from tests.store.kit import opened
+
+TTL: Field = (b"stream-ttl", b"1000")
+OCTETS = b"application/octet-stream"
+
+
+def storage_at(handler: Handler, *fields: Field) -> Storage:
+    return Storage(Endpoint(handler, b"/v1/streams/", Headers(fields), 10.0))
+
+
+@pytest.fixture(params=["the store", "in memory"])
+async def handler(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Handler]:
+    if request.param == "in memory":
+        yield MemoryStorage()
+    else:
+        async with opened(tmp_path_factory.mktemp("store")) as (store, _):
+            yield store.handler
+
+
+def append_of(storage: Storage, name: str, data: bytes, seq: int, *, epoch: int = 0, close: bool = False) -> Append:
+    headers = storage.headers(
+        (b"content-type", OCTETS),
+        (b"producer-id", b"p"),
+        (b"producer-epoch", b"%d" % epoch),
+        (b"producer-seq", b"%d" % seq),
+    )
+    if close:
+        headers = headers.plus((b"stream-closed", b"true"))
+    return Append(storage.target(name), headers, (data,) if data else ())
+
+
+async def test_a_create_tells_a_new_stream_from_one_that_was_there(handler: Handler) -> None:
+    storage = storage_at(handler)
+    assert await storage.create("s", OCTETS, TTL) is Reply.ACCEPTED
+    assert await storage.create("s", OCTETS, TTL) is Reply.EXISTS
+    assert await storage.create("s", b"application/json", TTL) is Reply.EXISTS
+
+
+async def test_a_create_whose_answer_was_lost_is_asked_again_and_knows_its_own(handler: Handler) -> None:
+    failing = Failing(handler).then(lost(), after=True)
+    assert await storage_at(failing).create("s", OCTETS, TTL, b"once") is Reply.DUPLICATE
+    assert await storage_at(handler).read_whole("s", 100) == b"once"
+
+
+async def test_appends_are_numbered_and_each_answer_is_a_value(handler: Handler) -> None:
+    storage = storage_at(handler)
+    assert await storage.append(append_of(storage, "s", b"a", 0)) is Reply.GONE
+    await storage.create("s", OCTETS, TTL)
+    assert await storage.append(append_of(storage, "s", b"a", 0)) is Reply.ACCEPTED
+    assert await storage.append(append_of(storage, "s", b"a", 0)) is Reply.DUPLICATE
+    assert await storage.append(append_of(storage, "s", b"c", 2)) is Reply.GAP
+    assert await storage.append(append_of(storage, "s", b"b", 0, epoch=1)) is Reply.ACCEPTED
+    assert await storage.append(append_of(storage, "s", b"b", 1)) is Reply.FENCED
+    assert await storage.append(append_of(storage, "s", b"c", 1, epoch=1, close=True)) is Reply.ACCEPTED
+    assert await storage.append(append_of(storage, "s", b"c", 1, epoch=1, close=True)) is Reply.DUPLICATE
+    assert await storage.append(append_of(storage, "s", b"d", 2, epoch=1)) is Reply.CLOSED
+    assert await storage.read_whole("s", 100) == b"abc"
+
+
+async def test_an_empty_close_is_an_append(handler: Handler) -> None:
+    storage = storage_at(handler)
+    await storage.create("s", OCTETS, TTL)
+    for _ in range(2):
+        reply = await storage.append(append_of(storage, "s", b"", 0, close=True))
+        assert reply in (Reply.ACCEPTED, Reply.DUPLICATE)
+    metadata = await storage.head("s")
+    assert metadata is not None
+    assert metadata.headers.get(b"stream-closed") == b"true"
+
+
+async def test_what_is_not_there_is_none_or_false(handler: Handler) -> None:
+    storage = storage_at(handler)
+    assert await storage.head("s") is None
+    assert await storage.read_whole("s", 100) is None
+    assert await storage.delete("s") is False
+    await storage.create("s", OCTETS, TTL)
+    assert await storage.delete("s") is True
+    assert await storage.head("s") is None
+
+
+async def test_a_json_stream_is_read_as_an_array(handler: Handler) -> None:
+    storage = storage_at(handler)
+    await storage.create("s", b"application/json", TTL, b'{"a":1}')
+    assert (await storage.read_whole("s", 100) or b"").replace(b" ", b"") == b'[{"a":1}]'
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "final", "after"),
+    [
+        (500, (), False, None),
+        (503, ((b"retry-after", b"7"),), False, 7.0),
+        (503, ((b"retry-after", b"Wed, 21 Oct 2015 07:28:00 GMT"),), False, None),
+        (503, ((b"retry-after", b"999999"),), False, None),
+        (503, ((b"retry-after", "²".encode("latin-1")),), False, None),
+        (507, (), False, None),
+        (429, ((b"retry-after", b"0"),), False, 0.0),
+        (408, (), False, None),
+        (425, (), False, None),
+        (400, (), True, None),
+        (401, (), True, None),
+        (403, (), True, None),
+        (409, (), True, None),
+        (413, (), True, None),
+        (301, (), True, None),
+    ],
+)
+async def test_any_other_status_is_an_error_that_says_whether_to_try_again(
+    status: int, fields: tuple[Field, ...], final: bool, after: float | None
+) -> None:
+    storage = storage_at(answer(status, *fields))
+    with pytest.raises(StorageError) as caught:
+        await storage.append(append_of(storage, "s", b"a", 0))
+    assert (caught.value.is_final, caught.value.retry_after) == (final, after)
+    for work in (storage.head("s"), storage.delete("s"), storage.read_whole("s", 10)):
+        with pytest.raises(StorageError):
+            await work
+    if status != 409:
+        with pytest.raises(StorageError):
+            await storage.create("s", OCTETS, TTL)
+
+
+async def test_a_lost_connection_is_tried_again_for_all_but_appends() -> None:
+    handler = Recording(MemoryStorage())
+    failing = Failing(handler)
+    storage = storage_at(failing)
+    await storage.create("s", OCTETS, TTL)
+    for work in (storage.head("s"), storage.read_whole("s", 9), storage.read("s", b"", Headers(), live=True)):
+        failing.then(lost(), times=2)
+        assert await work is not None
+    failing.then(lost(), times=3)
+    with pytest.raises(StorageError):
+        await storage.head("s")
+    failing.then(lost())
+    with pytest.raises(StorageError) as caught:
+        await storage.append(append_of(storage, "s", b"a", 0))
+    assert not caught.value.is_final
+    assert "POST" not in {seen.method for seen in handler.seen}
+
+
+async def test_no_connection_at_all_is_not_tried_again_at_once() -> None:
+    failing = Failing(MemoryStorage())
+    failing.always = lost(Exchange.CONNECT, sent=False)
+    with pytest.raises(StorageError):
+        await storage_at(failing).head("s")
+    assert failing.met == 1
+
+
+async def test_every_request_carries_the_endpoint_s_fields_and_a_deadline_but_a_live_read_has_none() -> None:
+    seen: list[Request] = []
+
+    async def handler(request: Request) -> Response:
+        seen.append(request)
+        return Response(200, Headers())
+
+    storage = storage_at(handler, (b"authorization", b"Bearer t"))
+    await storage.head("s")
+    await storage.read("s", b"offset=-1", storage.headers(), live=False)
+    await storage.read("s", b"live=sse", storage.headers(), live=True)
+    await storage.read("s", b"", storage.headers(), live=False)
+    assert [request.headers.get(b"authorization") for request in seen] == [b"Bearer t"] * 4
+    assert [request.timeout for request in seen] == [10.0, 10.0, None, 10.0]
+    assert [request.target for request in seen[1:]] == [
+        b"/v1/streams/s?offset=-1",
+        b"/v1/streams/s?live=sse",
+        b"/v1/streams/s",
+    ]
+
+
+async def test_a_small_stream_that_is_large_or_breaks_off_is_an_error() -> None:
+    async def large(_: Request) -> Response:
+        return Response(200, Headers(), Parts([b"x" * 101]))
+
+    with pytest.raises(StorageError):
+        await storage_at(large).read_whole("s", 100)
+
+    cut = Parts([b"x" * 10])
+    cut.limit(5)
+
+    async def broken(_: Request) -> Response:
+        return Response(200, Headers(), cut)
+
+    with pytest.raises(StorageError):
+        await storage_at(broken).read_whole("s", 100)
+    with pytest.raises(BodyError):
+        await read_all(cut, 100)
+
+
+async def test_a_stream_in_pieces_is_read_to_its_end() -> None:
+    pages = {b"-1": (b"one ", b"a"), b"a": (b"two ", b"b"), b"b": (b"three", b"c"), b"c": (b"", b"c")}
+
+    async def handler(request: Request) -> Response:
+        data, following = pages[request.target.partition(b"offset=")[2]]
+        return Response(200, Headers([(b"stream-next-offset", following)]), Parts([data]))
+
+    assert await storage_at(handler).read_whole("s", 100) == b"one two three"
+    with pytest.raises(StorageError):
+        await storage_at(handler).read_whole("s", 12)
+
+
+async def test_a_body_that_nobody_wants_is_dropped() -> None:
+    cuts: list[Cut] = []
+
+    class Endless:
+        length = None
+        ended = False
+
+        async def take(self) -> tuple[bytes, ...]:
+            return (b"x",)
+
+        def limit(self, max_bytes: int) -> None:
+            """None."""
+
+        def abort(self, cut: Cut = Cut.ABORTED) -> None:
+            cuts.append(cut)
+
+    async def handler(_: Request) -> Response:
+        return Response(500, Headers(), Endless())
+
+    storage = storage_at(handler)
+    works = [
+        storage.create("s", OCTETS, TTL),
+        storage.head("s"),
+        storage.delete("s"),
+        storage.read_whole("s", 10),
+        storage.append(append_of(storage, "s", b"a", 0)),
+    ]
+    for work in works:
+        with pytest.raises(StorageError):
+            await work
+    assert cuts == [Cut.GONE] * len(works)
+    assert EMPTY.ended
