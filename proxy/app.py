@@ -56,7 +56,7 @@ def server_limits(config: Config) -> ServerLimits:
         write_timeout=config.reader_timeout_seconds,
         half_close_grace=config.half_close_seconds,
         linger_timeout=config.lingering_seconds,
-        linger_bytes=256 * _KIB,
+        linger_bytes=config.max_request_bytes,
         sweep=config.sweep_seconds,
     )
 

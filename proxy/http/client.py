@@ -7,7 +7,7 @@ import asyncio
 import select
 from typing import Protocol
 
-from proxy.http.message import EMPTY, Body, Cut, Exchange, ExchangeError, Parts, Request, Response
+from proxy.http.message import EMPTY, Body, BodyError, Cut, Exchange, ExchangeError, Parts, Request, Response
 from proxy.http.pipe import Pipe, PipeLimits
 from proxy.net.connection import Connection
 from proxy.wire.events import Buffer, Data, End, Event, HeadLimits, PeerError, ResponseHead
@@ -40,14 +40,18 @@ class ClientConnection(Connection):
         self._limits = body
         self._answer: asyncio.Future[Response] | None = None
         self._pipe: Pipe | None = None
+        self._sending: Body | None = None  # what of the request has not been written yet
         self.deadline = _NEVER
         self.idle_since = 0.0
 
     async def exchange(self, request: Request) -> Response:
-        """Send `request` and return the response once its head is here.
+        """Send `request` and return the response once its head is here, even if the request was not sent to its end.
 
-        Raises ExchangeError; then, and when cancelled, the connection is closed.
+        Raises ExchangeError, and BodyError when the request's own body was cut; then, and when cancelled, the
+        connection is closed.
         """
+        if self.is_closing:
+            raise ExchangeError(Exchange.RESET, sent=False)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Response] = loop.create_future()
         self._answer = answer
@@ -68,26 +72,31 @@ class ClientConnection(Connection):
     async def _send(self, request: Request, answer: "asyncio.Future[Response]") -> None:
         body = request.body
         head = self._codec.send_head(request.method, request.target, request.headers, body.length)
-        if body.length is not None:
+        if isinstance(body, Parts):
             self.write([head, *(await body.take())])
-            if body.ended:
-                return
-        else:
-            self.write([head])
-        chunked = body.length is None
+            return
+        self._sending = body
+        self.write([head])
+        is_chunked = body.length is None
         try:
-            while not answer.done() and (parts := await body.take()):
-                self.write(encode_chunk(parts) if chunked else parts)
+            while parts := await body.take():
+                self.write(encode_chunk(parts) if is_chunked else parts)
                 await self.drained()
-        except ConnectionError:
-            raise ExchangeError(Exchange.RESET, sent=True) from None
-        if chunked and not answer.done():
+        except (BodyError, ConnectionError):
+            if not answer.done():
+                raise
+            return  # what became of the answer is known already
+        if is_chunked:
             self.write([LAST_CHUNK])
+        self._sending = None
 
     # What the socket tells
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a response, or what nobody asked for."""
+        if self._answer is None and self._pipe is None:
+            self.cut()
+            return
         try:
             self._handle(self._codec.receive(data))
         except PeerError:
@@ -119,9 +128,6 @@ class ClientConnection(Connection):
             self._release()
 
     def _answered(self, head: ResponseHead, parts: list[Buffer], *, whole: bool) -> None:
-        if self._answer is None or self._answer.done():
-            self.cut()  # a response nobody waits for
-            return
         self._is_spent = 300 <= head.status < 400 and not self._keeps_redirected
         body: Body
         if whole:
@@ -137,10 +143,14 @@ class ClientConnection(Connection):
         answer, self._answer = self._answer, None
         self.deadline = _NEVER
         assert answer is not None  # noqa: S101  # the caller has looked
+        if self._sending is not None:
+            self._sending.abort(Cut.GONE)  # the rest of the request will not be sent
+            self.resume_writing()
         return answer
 
     def _release(self) -> None:
-        if self._codec.reusable and not self.is_lost and not self._is_spent:
+        is_sent = self._sending is None and not self.transport.get_write_buffer_size()
+        if is_sent and not self._is_spent and self.is_free:
             self.resume()
             self._owner.released(self)
         else:
@@ -160,7 +170,7 @@ class ClientConnection(Connection):
         self._owner.gone(self)
 
     def _broken(self, exchange: Exchange, cut: Cut) -> None:
-        if self._answer is not None and not self._answer.done():
+        if self._answer is not None:
             self._settled().set_exception(ExchangeError(exchange, sent=True))
         if self._pipe is not None:
             pipe, self._pipe = self._pipe, None
@@ -180,10 +190,13 @@ class ClientConnection(Connection):
         self.deadline = _NEVER
         self._broken(Exchange.TIMEOUT, Cut.IDLE)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether an exchange may begin, as far as is known without asking the socket."""
+        return self._codec.reusable and not self.is_closing
+
     def is_quiet(self) -> bool:
-        """Whether the idle connection is open and has nothing to read: an unread FIN or stray bytes make it useless."""
-        if self.is_lost or self.transport.is_closing():
-            return False
+        """Whether an idle connection has nothing to read: an unread FIN or stray bytes make it useless."""
         poller = select.poll()
         poller.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not poller.poll(0)

@@ -45,9 +45,10 @@ class Budget:
     def give(self, pipe: "Pipe", size: int) -> None:
         """Return what `pipe` took; those that waited for room go on."""
         self.used -= size
+        self._paused.discard(pipe)
         if self._paused and self.used <= self._limit:
             waiting, self._paused = self._paused, set()
-            for other in waiting - {pipe}:
+            for other in waiting:
                 other.budget_has_room()
 
 
@@ -103,7 +104,7 @@ class Pipe:
         self._add(parts)
 
     def _add(self, parts: list[Buffer]) -> None:
-        size = sum(map(len, parts)) + _BUFFER_OVERHEAD * len(parts)
+        size = _weight(parts)
         self._parts += parts
         self._size += size
         if not self._limits.budget.take(self, size) or self._size >= self._limits.high_water:
@@ -125,21 +126,30 @@ class Pipe:
             self._finish(cut)
             source.body_cut()
         if cut is Cut.GONE:
-            self._limits.budget.give(self, self._size)
-            self._parts, self._size = [], 0
+            if self._parts:
+                self._cut = cut  # a taker that comes after all must not see a whole body
+            self._drop(0)
 
     def _finish(self, cut: Cut | None) -> None:
         if not self._ended:
             self._ended = True
             self._cut = cut
-            self._source = None
+            source, self._source = self._source, None
+            if self._paused and source is not None:
+                source.resume()  # it may have more to say than this body
             self._wake()
+
+    def _drop(self, keep: int) -> None:
+        """Forget all but the first `keep` bytes that wait."""
+        self._parts = list(first_bytes(self._parts, keep))
+        old, self._size = self._size, _weight(self._parts)
+        self._limits.budget.give(self, old - self._size)
 
     def limit(self, max_bytes: int) -> None:
         """Let exactly `max_bytes` pass, counted from the body's first byte not yet taken."""
         self._left = max_bytes - sum(map(len, self._parts))
         if self._left < 0:
-            self._parts = list(first_bytes(self._parts, max_bytes))
+            self._drop(max_bytes)
             if self._ended:
                 self._cut = Cut.LIMIT
             self.abort(Cut.LIMIT)
@@ -183,3 +193,7 @@ class Pipe:
         if self._paused:
             self.budget_has_room()
         return parts
+
+
+def _weight(parts: list[Buffer]) -> int:
+    return sum(map(len, parts)) + _BUFFER_OVERHEAD * len(parts)

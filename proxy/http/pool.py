@@ -1,7 +1,7 @@
 """Connections to origins, kept and lent out: each origin is a `Handler`. Owns bounds, order and idle expiry."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from proxy.base.tasks import Tasks
@@ -47,9 +47,16 @@ class _Origin:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.idle: deque[ClientConnection] = deque()  # the last used is taken first
+        self.idle: OrderedDict[ClientConnection, None] = OrderedDict()  # the last used is taken first
         self.places = 0  # idle, lent and being opened
         self.waiters: deque[asyncio.Future[ClientConnection | None]] = deque()
+
+    @property
+    def has_waiter(self) -> bool:
+        return any(not waiter.done() for waiter in self.waiters)
+
+    def pop_idle(self) -> ClientConnection | None:
+        return self.idle.popitem()[0] if self.idle else None
 
 
 class _Lease:
@@ -103,30 +110,38 @@ class Pool:
     # Lending
 
     async def _acquire(self, address: Address) -> ClientConnection:
+        origin = self._origin(address)
+        give_up = asyncio.get_running_loop().time() + self._limits.wait
+        lent = origin.pop_idle()
+        while True:
+            if self._is_closed:
+                raise ExchangeError(Exchange.CONNECT, sent=False)
+            if lent is not None:
+                if lent.is_free and (not self._limits.is_careful or lent.is_quiet()):
+                    return lent
+                lent.cut()
+                lent = origin.pop_idle()
+            elif origin.places < self._limits.per_origin and self._places < self._limits.total:
+                self._take_place(origin)
+                return await self._open(origin)
+            else:
+                lent = await self._wait(origin, give_up)
+                if lent is None:
+                    return await self._open(origin)
+                origin = self._origin(address)  # the one waited for is forgotten if the connection was lost meanwhile
+
+    def _origin(self, address: Address) -> _Origin:
         origin = self._origins.get(address)
         if origin is None:
             origin = self._origins[address] = _Origin(address)
-        while origin.idle:
-            connection = origin.idle.pop()
-            if not self._limits.is_careful or connection.is_quiet():
-                return connection
-            connection.cut()
-        if origin.places >= self._limits.per_origin or not self._has_room():
-            lent = await self._wait(origin)
-            if lent is not None:
-                return lent
-        else:
-            self._take_place(origin)
-        return await self._open(origin)
+        return origin
 
-    def _has_room(self) -> bool:
-        if self._places < self._limits.total:
-            return True
+    def _make_room(self) -> None:
+        """Close an idle connection: its place goes to the first starved origin when its socket is closed."""
         for other in self._origins.values():
             if other.idle:
-                other.idle.popleft().cut()  # its place is free as soon as its socket is closed, which is next
-                return True
-        return False
+                other.idle.popitem(last=False)[0].cut()
+                return
 
     def _take_place(self, origin: _Origin) -> None:
         origin.places += 1
@@ -136,13 +151,15 @@ class Pool:
         """Open a connection on a place already taken. Raises ExchangeError; then the place is free again."""
         lease = _Lease(self, origin)
         try:
+            if self._is_closed:
+                raise DialError(DialFailure.CONNECT)
             connection = await self._dialler.dial(
                 lambda: ClientConnection(
                     lease, self._limits.head, self._limits.body, keeps_redirected=not self._limits.is_careful
                 ),
                 origin.address,
             )
-            if connection.is_lost or self._is_closed:
+            if connection.is_closing or self._is_closed:
                 connection.cut()
                 raise DialError(DialFailure.CONNECT)
         except DialError as error:
@@ -154,14 +171,18 @@ class Pool:
         self._connections.add(connection)
         return connection
 
-    async def _wait(self, origin: _Origin) -> ClientConnection | None:
-        """A connection that another exchange is done with, or None: a place was taken for a new one."""
+    async def _wait(self, origin: _Origin, give_up: float) -> ClientConnection | None:
+        """A connection that another exchange is done with, or None: a place was taken for a new one.
+
+        Raises ExchangeError at the loop's time `give_up`.
+        """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[ClientConnection | None] = loop.create_future()
         origin.waiters.append(waiter)
         if origin.places < self._limits.per_origin:
             self._starved.append(origin)
-        timer = loop.call_later(self._limits.wait, _give_up, waiter)
+            self._make_room()
+        timer = loop.call_at(give_up, _give_up, waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -172,6 +193,7 @@ class Pool:
             timer.cancel()
             if waiter in origin.waiters:
                 origin.waiters.remove(waiter)
+            self._forget_unused(origin)
 
     def _hand_back(self, origin: _Origin, connection: ClientConnection | None) -> None:
         if connection is None:
@@ -183,21 +205,20 @@ class Pool:
 
     def released(self, origin: _Origin, connection: ClientConnection) -> None:
         """An exchange ended cleanly: the first waiter gets the connection, else it is kept."""
-        if self._is_closed:
+        if self._is_closed or not connection.is_free:
             connection.cut()
         elif not self._serve(origin, connection):
             if self._next_starved() is not None:
                 connection.cut()  # another origin needs the place more
                 return
             connection.idle_since = asyncio.get_running_loop().time()
-            origin.idle.append(connection)
+            origin.idle[connection] = None
 
     def gone(self, origin: _Origin, connection: ClientConnection) -> None:
         """A connection is closed: its place is free."""
         if connection in self._connections:
             self._connections.discard(connection)
-            if connection in origin.idle:
-                origin.idle.remove(connection)
+            origin.idle.pop(connection, None)
             self._leave_place(origin)
         if not self._connections:
             self._all_gone.set()
@@ -206,16 +227,20 @@ class Pool:
         """A place is free: the first who waits for one takes it."""
         origin.places -= 1
         self._places -= 1
-        heir = origin if any(not waiter.done() for waiter in origin.waiters) else self._next_starved()
+        heir = origin if origin.has_waiter else self._next_starved()
         if heir is not None and self._serve(heir, None):
             self._take_place(heir)
+        self._forget_unused(origin)
+
+    def _forget_unused(self, origin: _Origin) -> None:
         if not origin.places and not origin.waiters and self._origins.get(origin.address) is origin:
             del self._origins[origin.address]
 
     def _next_starved(self) -> _Origin | None:
+        """The first origin that the total bound holds back. One at its own bound gets what it gives back itself."""
         while self._starved:
             origin = self._starved[0]
-            if any(not waiter.done() for waiter in origin.waiters):
+            if origin.places < self._limits.per_origin and origin.has_waiter:
                 return origin
             self._starved.popleft()
         return None
@@ -238,13 +263,16 @@ class Pool:
             for connection in [each for each in self._connections if each.deadline <= now]:
                 connection.overdue()
             for origin in list(self._origins.values()):
-                while origin.idle and origin.idle[0].idle_since + self._limits.idle <= now:
-                    origin.idle.popleft().cut()
+                while origin.idle and next(iter(origin.idle)).idle_since + self._limits.idle <= now:
+                    origin.idle.popitem(last=False)[0].cut()
 
     async def aclose(self) -> None:
         """Close every connection, lent ones too, and return when all sockets are closed."""
         self._is_closed = True
         await self._tasks.aclose()
+        for origin in list(self._origins.values()):
+            for waiter in origin.waiters:
+                _give_up(waiter)
         while self._connections:
             self._all_gone.clear()
             for connection in list(self._connections):

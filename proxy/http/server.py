@@ -6,12 +6,17 @@ Knows no route and makes no error body: `refuse` turns a `Refusal` into a respon
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import formatdate
+from enum import Enum
+
+import anyio
 
 from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
-from proxy.http.message import EMPTY, Body, BodyError, Buffer, Cut, Handler, Request, Response
+from proxy.http.message import EMPTY, Body, BodyError, Buffer, Cut, Field, Handler, Headers, Request, Response
 from proxy.http.pipe import Pipe, PipeLimits
 from proxy.net.connection import Connection
 from proxy.net.listen import Listener
@@ -24,11 +29,19 @@ logger = logging.getLogger(__name__)
 
 _NEVER = float("inf")
 _BODILESS = (204, 304)
+_IGNORES_BODY = (b"GET", b"HEAD", b"DELETE", b"OPTIONS")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """Bounds of every connection: sizes in bytes, times in seconds."""
+    """Bounds of every connection: sizes in bytes, times in seconds.
+
+    `head_timeout`: for a head, and for the first byte of a new connection. `idle_timeout`: between two requests.
+    `body_timeout`: without a byte of a request's body. `write_timeout`: without a byte taken by a reader.
+    `half_close_grace`: for the answer, after the client has said that it sends no more.
+    `linger_timeout`, `linger_bytes`: what is ignored after a last response, the time from the last byte on
+    (and `body_timeout` in all). `sweep`: between two looks at all of these.
+    """
 
     head: HeadLimits
     body_bytes: int
@@ -58,6 +71,8 @@ class HttpServer:
         self._listeners: list[Listener] = []
         self._sweeper = Tasks("server")
         self._empty = asyncio.Event()
+        self._date: Field = (b"date", b"")
+        self._dated_at = 0
 
     def serve(self, sockets: list[socket.socket]) -> None:
         """Accept connections on `sockets` from now on."""
@@ -82,7 +97,15 @@ class HttpServer:
             await asyncio.sleep(self.limits.sweep)
             now = loop.time()
             for connection in [each for each in self.connections if each.deadline <= now]:
-                connection.overdue(now)
+                connection.overdue()
+
+    def dated(self, headers: Headers) -> Headers:
+        """`headers` with the time of now, unless they tell one (RFC 9110 section 6.6.1)."""
+        now = int(time.time())
+        if now != self._dated_at:
+            self._dated_at = now
+            self._date = (b"date", formatdate(now, usegmt=True).encode("ascii"))
+        return headers if b"date" in headers else headers.plus(self._date)
 
     def drain(self) -> None:
         """From now on every response closes its connection, and idle ones are closed."""
@@ -100,14 +123,22 @@ class HttpServer:
         await self.requests.wait()
 
     async def aclose(self) -> None:
-        """Cancel what is in progress, close every connection and return when all sockets are closed."""
+        """Cancel what is in progress, close every connection and return when all sockets are closed.
+
+        Responses that were written but not yet taken get `linger_timeout` seconds.
+        """
         await self.stop_accepting()
         await self.requests.aclose()
         await self._sweeper.aclose()
+        with anyio.move_on_after(self.limits.linger_timeout):
+            await self._close_all(_ServerConnection.finish)
+        await self._close_all(_ServerConnection.cut)
+
+    async def _close_all(self, close: Callable[["_ServerConnection"], None]) -> None:
         while self.connections:
             self._empty.clear()
             for connection in list(self.connections):
-                connection.cut()
+                close(connection)
             await self._empty.wait()
 
 
@@ -122,10 +153,20 @@ class _ContinueBody(Pipe):
 
     async def take(self) -> tuple[Buffer, ...]:
         """Ask for the body, once, then take it."""
-        if self._connection is not None:
-            self._connection.invite_body()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invite_body(self)
         return await super().take()
+
+
+class _Phase(Enum):
+    """What a connection is doing. The meaning of its deadline follows from it."""
+
+    HEAD = "a request's head is awaited or arriving: head or idle deadline"
+    REQUEST = "the handler runs; while the body still arrives: body deadline"
+    RESPONSE = "a response is being sent; while the client takes nothing: write deadline"
+    LINGER = "the last response was sent, what still comes is ignored: linger deadline"
+    CLOSED = "closing; while bytes are left to send: write deadline"
 
 
 class _ServerConnection(Connection):
@@ -136,12 +177,15 @@ class _ServerConnection(Connection):
         self._server = server
         self._limits = server.limits
         self._codec = ServerCodec(server.limits.head, server.limits.body_bytes)
+        self._phase = _Phase.HEAD
         self._task: asyncio.Task[None] | None = None
-        self._pipe: Pipe | None = None  # the request's body while it arrives
-        self._refusal: Refusal | None = None  # why the request in progress cannot be answered otherwise
-        self._waits_for_invitation = False
-        self._lingering = 0  # bytes that may still be ignored; 0: not lingering
-        self._written = 0
+        self._body: Body = EMPTY  # the request's, as the handler has it
+        self._pipe: Pipe | None = None  # the same while it arrives
+        self._refusal: Refusal | None = None  # why nothing more is read; the answer, unless one is on its way
+        self._has_eof = False
+        self._ignorable = server.limits.linger_bytes
+        self._linger_end = _NEVER
+        self._unsent = 0  # bytes that the client had not taken when its deadline was set
         self.deadline = _NEVER
 
     # What the socket tells
@@ -155,12 +199,11 @@ class _ServerConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request's head or body, or of the next request."""
-        if self._lingering:
-            self._lingering -= len(data)
-            if self._lingering <= 0:
-                self.cut()
+        if self._phase is _Phase.LINGER:
+            self._ignore(len(data))
+        if self._refusal is not None or self._phase in (_Phase.LINGER, _Phase.CLOSED):
             return
-        if self._task is None and self._codec.idle:
+        if self._phase is _Phase.HEAD and self._codec.idle:
             self._expire_in(self._limits.head_timeout)  # counts from the head's first byte
         self._advance(lambda: self._codec.receive(data))
         if self._codec.buffered > self._limits.head.head_bytes:
@@ -168,21 +211,23 @@ class _ServerConnection(Connection):
 
     def eof_received(self) -> bool:
         """The client sends no more. A quick answer still reaches it; a long one has lost its reader."""
-        if self._lingering:
+        self._has_eof = True
+        if self._phase in (_Phase.LINGER, _Phase.CLOSED):
             return False
-        self._advance(self._codec.receive_eof)
-        if self._task is None:
+        if self._refusal is None:
+            self._advance(self._codec.receive_eof)
+        if self._phase is _Phase.HEAD:
             return False
         asyncio.get_running_loop().call_later(self._limits.half_close_grace, self.cut)
         return True
 
     def lost(self) -> None:
         """The socket is closed: whatever was in progress has no caller any more."""
+        self._phase = _Phase.CLOSED
         self.deadline = _NEVER
         if self._task is not None:
             self._task.cancel()
-        if self._pipe is not None:
-            self._pipe.fail(Cut.RESET)
+        self._body.abort(Cut.GONE)  # a task that was cancelled before it began does not do it
         self._server.forget(self)
 
     # Requests
@@ -194,7 +239,7 @@ class _ServerConnection(Connection):
             fault = self._codec.failed
         except PeerError as error:
             fault = error
-        if fault is not None and self._refusal is None:
+        if fault is not None:
             self._refused(Refusal(fault.code, fault.message))
 
     def _handle(self, events: list[Event]) -> None:
@@ -202,48 +247,52 @@ class _ServerConnection(Connection):
             if isinstance(event, Data):
                 if self._pipe is not None:
                     self._pipe.feed(event.parts)
-                    self._expire_in(self._limits.body_timeout)
+                    self._expect_body()
             elif isinstance(event, End):
                 if self._pipe is not None:
-                    self._pipe.end()
-                    self._pipe = None
-                    self.deadline = _NEVER
+                    pipe, self._pipe = self._pipe, None
+                    pipe.end()
+                    self._expect_body()
             elif isinstance(event, RequestHead):
                 self._begin(event)
 
     def _begin(self, head: RequestHead) -> None:
-        body: Body = EMPTY
+        self._phase = _Phase.REQUEST
         self.deadline = _NEVER
-        if head.length != 0:
-            self._waits_for_invitation = head.expect_continue
-            pipe = (
-                _ContinueBody(self, self._limits.body, head.length)
-                if head.expect_continue
-                else Pipe(self, self._limits.body, head.length)
-            )
-            body = self._pipe = pipe
-            if not head.expect_continue:
-                self._expire_in(self._limits.body_timeout)
-        request = Request(head.method, head.target, head.headers, body)
+        if head.length == 0:
+            self._body = EMPTY
+        elif head.expect_continue:
+            self._body = self._pipe = _ContinueBody(self, self._limits.body, head.length)
+        else:
+            self._body = self._pipe = Pipe(self, self._limits.body, head.length)
+            self._expect_body()
+        request = Request(head.method, head.target, head.headers, self._body)
         self._task = self._server.requests.start("answer", self._answer(head, request))
+
+    def _expect_body(self) -> None:
+        """More of the body, if there is more, must come soon; once a response is on its way it does not matter."""
+        if self._phase is _Phase.REQUEST:
+            self._expire_in(self._limits.body_timeout if self._pipe is not None else _NEVER)
+
+    def invite_body(self, body: Pipe) -> None:
+        """The handler wants a body whose sender waits for `100 Continue`."""
+        if body is self._pipe and self._phase is _Phase.REQUEST and self._refusal is None:
+            self.write([CONTINUE])
+            self._expect_body()
+
+    def body_cut(self) -> None:
+        """The handler wants no more of the request's body: what still comes of it is dropped."""
 
     async def _answer(self, head: RequestHead, request: Request) -> None:
         try:
             response = await self._respond(request)
-            keep_alive = await self._send(head, response, keep_alive=self._may_keep(head))
-        except (ConnectionError, BodyError):
-            keep_alive = False
+            if head.method in _IGNORES_BODY:
+                self._body.abort(Cut.GONE)  # a long read must not hold on to what it will not look at
+            is_whole = await self._send(head, response)
         finally:
             self._task = None
-            request.body.abort(Cut.GONE)
-        if self.is_lost:
-            return
-        if self._refusal is not None or self._pipe is not None:
-            self._linger()
-        elif not keep_alive:
-            self.close()
-        else:
-            self._next()
+            self._body.abort(Cut.GONE)
+        self._answered(is_whole=is_whole)
 
     async def _respond(self, request: Request) -> Response:
         try:
@@ -260,125 +309,172 @@ class _ServerConnection(Connection):
             return self._server.refuse(self._refusal)
         return response
 
-    def _may_keep(self, head: RequestHead) -> bool:
-        whole = self._pipe is None
-        return head.keep_alive and whole and self._refusal is None and not self._server.is_draining
-
-    def _next(self) -> None:
-        """The response is sent: go on with what was pipelined, or wait for more."""
-        self._expire_in(self._limits.idle_timeout)
-        self._advance(self._codec.next_request)
-        if self._task is None and not self._codec.idle:
-            self._expire_in(self._limits.head_timeout)
-        self.resume()
-
     def _refused(self, refusal: Refusal) -> None:
         """The client broke the protocol. Answer, unless a response is already on its way, and read no more."""
+        if self._refusal is not None:
+            return
         self._refusal = refusal
+        if self._phase is _Phase.HEAD:
+            self._phase = _Phase.RESPONSE
+            self._task = self._server.requests.start("refuse", self._answer_refusal(refusal))
+        elif self._phase is _Phase.REQUEST:
+            self.deadline = _NEVER
         if self._pipe is not None:
             self._pipe.fail(Cut.FRAMING)  # whoever reads the body raises, and the refusal is answered
-        elif self._task is None:
-            response = self._server.refuse(refusal)
-            head = RequestHead(b"GET", b"", response.headers, 0, keep_alive=False, expect_continue=False)
-            self._task = self._server.requests.start("refuse", self._send_refusal(head, response))
 
-    async def _send_refusal(self, head: RequestHead, response: Response) -> None:
+    async def _answer_refusal(self, refusal: Refusal) -> None:
         try:
-            await self._send(head, response, keep_alive=False)
-        except ConnectionError:
-            return
+            is_whole = await self._send(None, self._server.refuse(refusal))
         finally:
             self._task = None
-        self._linger()
+        self._answered(is_whole=is_whole)
 
-    def invite_body(self) -> None:
-        """The handler wants the body of a request that waits for `100 Continue`."""
-        if self._waits_for_invitation:
-            self._waits_for_invitation = False
-            self.write([CONTINUE])
-            self._expire_in(self._limits.body_timeout)
+    def _answered(self, *, is_whole: bool) -> None:
+        """The response has been written: on to the next request, or to the end."""
+        if not is_whole or self._refusal is not None or not self._codec.keep_alive:
+            self._linger()
+        elif not self.is_closing:
+            self._next()
 
-    def body_cut(self) -> None:
-        """The handler wants no more of the request's body."""
+    def _next(self) -> None:
+        """Go on with what was pipelined, or wait for more."""
+        self._phase = _Phase.HEAD
+        self._body = EMPTY
+        self.resume()
+        self._expire_in(self._limits.idle_timeout)
+        self._advance(self._codec.next_request)
+        if self._phase is not _Phase.HEAD:
+            return
+        if not self._codec.idle:
+            self._expire_in(self._limits.head_timeout)
+        elif self._has_eof or self._server.is_draining:
+            self._close()
 
     # Responses
 
-    async def _send(self, head: RequestHead, response: Response, *, keep_alive: bool) -> bool:
-        """Write `response`; False when the connection cannot be used again. Raises ConnectionError, BodyError."""
+    async def _send(self, head: RequestHead | None, response: Response) -> bool:
+        """Write `response`. False: the client did not get all of it, and its connection shows that."""
+        self._phase = _Phase.RESPONSE
+        self.deadline = _NEVER
+        is_last = head is None or self._pipe is not None or self._refusal is not None or self._server.is_draining
         body = response.body
+        encoded, chunked = self._codec.send_head(
+            response.status,
+            self._server.dated(response.headers),
+            body.length,
+            request=head,
+            keep_alive=head is not None and head.keep_alive and not is_last,
+        )
         try:
-            encoded, chunked = self._codec.send_head(
-                response.status, response.headers, body.length, request=head, keep_alive=keep_alive
-            )
-            if head.method == b"HEAD" or response.status in _BODILESS:
+            if (head is not None and head.method == b"HEAD") or response.status in _BODILESS:
                 self.write([encoded])
-                return keep_alive
-            parts = await body.take() if body.length is not None else ()
-            self.write([encoded, *parts])
-            if body.ended and not chunked:
-                return keep_alive
-            while True:
-                await self._drain()
-                parts = await body.take()
-                if not parts:
-                    break
-                self.write(encode_chunk(parts) if chunked else parts)
-            if chunked:
-                self.write([LAST_CHUNK])
+            else:
+                await self._send_body(encoded, body, chunked=chunked)
             await self._drain()
-        except BodyError:
-            if not chunked and body.length is None:
-                self.cut()  # closing would look like the end: RFC 9112 section 8
-            raise
+        except BaseException as error:
+            if body.length is None and not chunked:
+                self.reset()  # ended in order it would look whole: RFC 9112 section 8
+            if not isinstance(error, Exception):
+                raise
+            if not isinstance(error, ConnectionError | BodyError):
+                logger.error("a response's body failed", exc_info=error)
+            return False
         finally:
             body.abort(Cut.GONE)
-        return keep_alive and (chunked or body.length is not None)
+        return True
+
+    async def _send_body(self, head: bytes, body: Body, *, chunked: bool) -> None:
+        if body.length is None:
+            self.write([head])
+        else:
+            self.write([head, *(await body.take())])
+            if body.ended:
+                return
+        await self._drain()
+        while parts := await body.take():
+            self.write(encode_chunk(parts) if chunked else parts)
+            await self._drain()
+        if chunked:
+            self.write([LAST_CHUNK])
 
     async def _drain(self) -> None:
+        """Wait while more than the high-water mark is unsent. Raises ConnectionError when the client is gone."""
+        if self.is_closing:
+            raise ConnectionResetError("the client is gone")
         if self.is_write_paused:
-            self._written = self.transport.get_write_buffer_size()
-            self._expire_in(self._limits.write_timeout)
+            self._watch_sending()
             await self.drained()
             self.deadline = _NEVER
-        elif self.is_lost:
-            raise ConnectionResetError("the client is gone")
+
+    # The end
+
+    def _linger(self) -> None:
+        """Half-close and ignore what still comes, so that the client reads the answer and not a reset."""
+        if self.is_closing:
+            return
+        if self._has_eof or not self.transport.can_write_eof():
+            self._close()
+            return
+        self._phase = _Phase.LINGER
+        self._pipe = None
+        self.resume()
+        self.transport.write_eof()
+        now = asyncio.get_running_loop().time()
+        self._linger_end = now + self._limits.body_timeout
+        self.deadline = now + self._limits.linger_timeout
+        if self.transport.get_write_buffer_size():
+            self._watch_sending()
+
+    def _ignore(self, count: int) -> None:
+        """The client still sends: it may go on for a while, for it will look at the answer when it is done."""
+        self._ignorable -= count
+        if self._ignorable < 0:
+            self.cut()
+        elif not self.transport.get_write_buffer_size():
+            self._expire_in(self._limits.linger_timeout)
+            self.deadline = min(self.deadline, self._linger_end)
+
+    def _close(self) -> None:
+        """Close once everything is sent, and while the client takes it."""
+        self._phase = _Phase.CLOSED
+        self.close()
+        self._watch_sending()
+
+    def close_if_idle(self) -> None:
+        """Close unless a request is in progress or arriving."""
+        if self._phase is _Phase.HEAD and self._codec.idle:
+            self._close()
+
+    def finish(self) -> None:
+        """Close at once, but for what is left to send."""
+        if self.transport.get_write_buffer_size():
+            self._close()
+        else:
+            self.cut()
 
     # Time
 
     def _expire_in(self, seconds: float) -> None:
         self.deadline = asyncio.get_running_loop().time() + seconds
 
-    def overdue(self, now: float) -> None:
-        """The deadline of the connection's present state has passed."""
+    def _watch_sending(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self._expire_in(self._limits.write_timeout)
+
+    def overdue(self) -> None:
+        """The deadline of the connection's phase has passed."""
         self.deadline = _NEVER
-        if self.is_stalled:
-            waiting = self.transport.get_write_buffer_size()
-            if waiting != self._written:  # the reader is slow but takes something
-                self._written = waiting
-                self.deadline = now + self._limits.write_timeout
+        if self._phase is _Phase.HEAD:
+            if self._codec.idle:
+                self._close()
             else:
-                self.cut()
-        elif self._lingering:
-            self.cut()
-        elif self._pipe is not None or not (self._codec.idle or self._task is not None):
-            self._refused(Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time"))
-        elif self._task is None:
-            self.close()
-
-    def close_if_idle(self) -> None:
-        """Close unless a request is in progress or arriving."""
-        if self._task is None and self._codec.idle:
-            self.close()
-
-    def _linger(self) -> None:
-        """Half-close and ignore what still comes, so that the client reads the answer and not a reset."""
-        if self.is_lost:
-            return
-        self._lingering = self._limits.linger_bytes
-        self._pipe = None
-        self.resume()
-        self._expire_in(self._limits.linger_timeout)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+                self._refused(Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time"))
+        elif self._phase is _Phase.REQUEST:
+            if self.is_reading_paused:
+                self._expect_body()  # we did not let it in
+            else:
+                self._refused(Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time"))
+        elif 0 < self.transport.get_write_buffer_size() < self._unsent:
+            self._watch_sending()  # the reader is slow but takes something
         else:
-            self.close()
+            self.cut()

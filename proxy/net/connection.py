@@ -38,7 +38,7 @@ class Connection(asyncio.BufferedProtocol):
         self.is_lost = False
         self._writable: asyncio.Future[None] | None = None
         self.is_write_paused = False
-        self._reading_paused = False
+        self.is_reading_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport (asyncio calls this once)."""
@@ -96,21 +96,16 @@ class Connection(asyncio.BufferedProtocol):
         if self.is_lost:
             raise ConnectionResetError("the connection was lost")
 
-    @property
-    def is_stalled(self) -> bool:
-        """Whether a writer waits in `drained`."""
-        return self._writable is not None
-
     def pause(self) -> None:
         """Stop reading from the socket: the peer feels it."""
-        if not self._reading_paused and not self.is_closing:
-            self._reading_paused = True
+        if not self.is_reading_paused and not self.is_closing:
+            self.is_reading_paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read again after `pause`."""
-        if self._reading_paused and not self.is_closing:
-            self._reading_paused = False
+        if self.is_reading_paused and not self.is_closing:
+            self.is_reading_paused = False
             self.transport.resume_reading()
 
     def close(self) -> None:

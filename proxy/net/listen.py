@@ -117,9 +117,7 @@ class Listener:
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            while not self._has_room():
-                self._room.clear()
-                await self._room.wait()
+            await self._wait_for_room()
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:
@@ -127,11 +125,21 @@ class Listener:
                     logger.warning("cannot accept: %s", error.strerror)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            if accepted.family != socket.AF_UNIX:
-                with suppress(OSError):  # the peer may be gone already
+            try:
+                await self._wait_for_room()  # another of the sockets may have taken it
+                if accepted.family != socket.AF_UNIX:
                     accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with suppress(OSError):
                 await loop.connect_accepted_socket(self._factory, accepted)
+            except OSError:  # the peer is gone already
+                accepted.close()
+            except BaseException:
+                accepted.close()
+                raise
+
+    async def _wait_for_room(self) -> None:
+        while not self._has_room():
+            self._room.clear()
+            await self._room.wait()
 
     async def aclose(self) -> None:
         """Stop accepting and close the sockets; accepted connections are not touched."""
