@@ -1,0 +1,131 @@
+"""A relay without sockets: transfers over any storage Handler, and bodies that a test feeds or cuts."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from proxy.http.message import BodyError, Buffer, Cut, Handler, Headers
+from proxy.http.pipe import Budget, Pipe, PipeLimits
+from proxy.relay.pump import Pace
+from proxy.relay.record import Record, Records, RecordSettings
+from proxy.relay.transfers import Transfers, TransferSettings
+from proxy.streams.client import Endpoint, Storage
+from proxy.streams.producer import RetryPolicy
+from tests.kit.memory_storage import MemoryStorage, Stored
+
+__all__ = ["ID", "RECORD", "RETRY", "SETTINGS", "Relay", "Scripted", "Tap", "ending", "is_append"]
+
+ID = "00000000-0000-4000-8000-000000000000"
+RECORD = Record(content_type=b"text/plain", status=200)
+RETRY = RetryPolicy(budget=60.0, first_delay=0.05, longest_delay=5.0)
+SETTINGS = TransferSettings(
+    at_once=10,
+    max_bytes=1 << 20,
+    stream_ttl=86_400,
+    inactivity=600.0,
+    longest=3600.0,
+    close_budget=600.0,
+    sweep=0.25,
+    pace=Pace(linger=0.005, batch_bytes=65536),
+    retry=RETRY,
+)
+RECORDS = RecordSettings(ttl_seconds=172_800, remembered=100, max_bytes=65536, refresh_seconds=43_200.0)
+_LIMITS = PipeLimits(1 << 18, Budget(1 << 28))
+
+
+class Tap:
+    """An upstream's body that the test feeds. It is also its pipe's source: `is_cut` once nobody wants the rest."""
+
+    def __init__(self, limits: PipeLimits = _LIMITS) -> None:
+        self.body = Pipe(self, limits)
+        self.is_cut = False
+        self.is_paused = False
+
+    def feed(self, *parts: Buffer) -> None:
+        """Bytes arrive."""
+        self.body.feed(list(parts))
+
+    def pause(self) -> None:
+        """See Source."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """See Source."""
+        self.is_paused = False
+
+    def body_cut(self) -> None:
+        """See Source."""
+        self.is_cut = True
+
+
+@dataclass
+class Relay:
+    """Storage, records and transfers over one Handler."""
+
+    storage: Storage
+    records: Records
+    transfers: Transfers
+
+    @classmethod
+    def over(cls, handler: Handler, settings: TransferSettings = SETTINGS, **changes: object) -> "Relay":
+        """A relay whose settings are `settings` with some changed. Needs a running loop to be used."""
+        storage = Storage(Endpoint(handler, b"/v1/streams/", Headers(), 10.0))
+        settings = replace(settings, **changes)  # type: ignore[arg-type]  # each by its field's name
+        records = Records(storage, settings.retry, RECORDS)
+        return cls(storage, records, Transfers(storage, records, settings))
+
+    async def start(self, body: Tap | Pipe, stream_id: str = ID, record: Record = RECORD) -> None:
+        """As the create operation does: with a place held."""
+        self.transfers.reserve()
+        try:
+            await self.transfers.start(stream_id, body.body if isinstance(body, Tap) else body, record)
+        finally:
+            self.transfers.release()
+
+    async def aclose(self) -> None:
+        """End everything."""
+        await self.transfers.aclose(1000.0)
+
+
+def ending(memory: MemoryStorage, stream_id: str = ID) -> tuple[bytes, bool, str | None]:
+    """What a stream holds, whether it is closed, and the outcome that its record holds."""
+    stream, record = memory.named(stream_id), memory.named(f"{stream_id}.record")
+    assert isinstance(stream, Stored)
+    outcomes = [json.loads(line).get("outcome") for line in record.data.splitlines()[1:]] if record else []
+    return stream.data, stream.is_closed, outcomes[-1] if outcomes else None
+
+
+def is_append(request: object) -> bool:
+    """Whether a request is an append to a data stream."""
+    target, method = getattr(request, "target", b""), getattr(request, "method", b"")
+    return method == b"POST" and not target.endswith(b".record")
+
+
+class Scripted:
+    """A body of ready-made batches that ends whole, or with a cut."""
+
+    length: int | None = None
+
+    def __init__(self, batches: Iterable[bytes], cut: Cut | None = None, *, knows_end: bool = True) -> None:
+        self._batches = list(batches)
+        self._cut = cut
+        self._knows_end = knows_end
+
+    @property
+    def ended(self) -> bool:
+        """Whether the next take returns () at once."""
+        return self._knows_end and not self._batches and self._cut is None
+
+    async def take(self) -> tuple[Buffer, ...]:
+        """The next batch."""
+        if self._batches:
+            return (self._batches.pop(0),)
+        if self._cut is not None:
+            raise BodyError(self._cut)
+        return ()
+
+    def limit(self, max_bytes: int) -> None:
+        """Scripts keep to it by themselves."""
+
+    def abort(self, cut: Cut = Cut.ABORTED) -> None:
+        """Nothing to cut off."""
