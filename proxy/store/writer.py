@@ -105,6 +105,7 @@ class Writer:
                     return
                 if self._resumes:
                     self._resumes = self._refusing = False
+                del writes  # or the last one would stay in memory while nothing comes
         finally:
             self._try(self._database.close)
 

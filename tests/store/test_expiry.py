@@ -60,10 +60,21 @@ async def test_a_stream_that_is_read_all_the_time_outlives_a_restart(tmp_path: P
         assert (await client.get("/s")).status == 404
 
 
+async def test_a_read_that_moves_the_expiry_leaves_all_else_as_it_was(tmp_path: Path, clock: Clock) -> None:
+    async with opened(tmp_path, clock=clock) as (_, client):
+        await client.put("/s", stream_ttl="100")
+        await client.post("/s", b"x", stream_seq="5", stream_closed="true")
+        clock.time += 90
+        await client.get("/s")
+    async with opened(tmp_path, clock=clock) as (_, client):
+        assert (await client.get("/s"))["stream-closed"] == "true"
+        assert (await client.post("/s", b"y", stream_seq="6")).status == 409
+
+
 async def test_a_clock_that_goes_back_brings_nothing_back(client: Client, clock: Clock) -> None:
     await client.put("/s", stream_ttl="10")
     clock.time += 11
-    assert (await client.head("/s")).status == 404
+    await client.put("/another")
     clock.time -= 3600
     assert (await client.head("/s")).status == 404
 
@@ -73,7 +84,8 @@ async def test_the_sweep_removes_what_expired_and_shrinks_the_file(tmp_path: Pat
     async with opened(tmp_path, settings, clock) as (store, client):
         for number in range(40):
             life = {"stream_ttl": "10"} if number % 2 else {}
-            await client.put(f"/{number}", b"x" * 100_000, **life)
+            await client.put(f"/{number}", b"x" * 99_999, **life)
+            await client.produce(f"/{number}", b"x", 0)
         kept = [f"/{number}" for number in range(0, 40, 2)]
         assert len(await store.open_streams("", 100)) == 40
         clock.time += 60
@@ -93,9 +105,9 @@ async def test_the_sweep_removes_what_expired_and_shrinks_the_file(tmp_path: Pat
             assert (await client.get(path)).body == b"x" * 100_000
     connection = apsw.Connection(str(tmp_path / "streams.db"))
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert connection.execute(
-        "SELECT count(*) FROM pieces WHERE stream NOT IN (SELECT id FROM streams)"
-    ).fetchall() == [(0,)]
+    for table in ("pieces", "producers"):
+        orphans = f"SELECT count(*) FROM {table} WHERE stream NOT IN (SELECT id FROM streams WHERE path IS NOT NULL)"
+        assert connection.execute(orphans).fetchall() == [(0,)]
     connection.close()
 
 

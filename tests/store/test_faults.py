@@ -1,12 +1,15 @@
 """A full disk and a database that fails: nothing is acknowledged that is not kept, and reads go on."""
 
 import asyncio
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
 import pytest
 
 from proxy.store import Store
+from proxy.store.writer import Batch
 from proxy.store.writing import Write
 from tests.store.kit import Client, opened, small, until
 
@@ -79,10 +82,13 @@ class Broken:
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fails = True
+        self.gate = threading.Event()
+        self.gate.set()
         database = store._engine._writer._database
         whole = database.store
 
         def commit(writes: list[Write]) -> None:
+            self.gate.wait(10)
             if self.fails:
                 raise apsw.IOError("the disk is broken")
             whole(writes)
@@ -107,6 +113,34 @@ async def test_a_broken_disk_is_told_and_everything_can_be_repeated(
         assert (await client.put("/t")).status == 201
         assert (await client.get("/s")).body == b"xy"
         assert (await client.delete("/s")).status == 204
+
+
+async def test_an_append_that_comes_in_the_very_turn_of_a_failure_fails_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as (store, client):
+        await client.put("/s")
+        disk = Broken(store, monkeypatch)
+        reported = threading.Event()
+
+        class Loop:
+            def call_soon_threadsafe(self, function: Callable[[Batch], None], batch: Batch) -> None:
+                asyncio_loop.call_soon_threadsafe(function, batch)
+                reported.set()
+
+        asyncio_loop = asyncio.get_running_loop()
+        monkeypatch.setattr(store._engine._writer, "_loop", Loop())
+        disk.gate.clear()
+        first = asyncio.create_task(client.produce("/s", b"a", 0))
+        for _ in range(3):
+            await asyncio.sleep(0)  # the writer has it now
+        second = asyncio.create_task(client.produce("/s", b"b", 1))  # comes before the report of the first
+        disk.gate.set()
+        reported.wait(10)  # the loop stands still meanwhile
+        disk.fails = False
+        assert (await first).status == (await second).status == 503
+        assert (await client.get("/s")).body == b""
+        assert (await client.produce("/s", b"b", 1))["producer-expected-seq"] == "0"
 
 
 async def test_a_refusal_that_rests_on_a_write_that_failed_is_not_given(

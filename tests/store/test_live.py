@@ -123,8 +123,9 @@ async def test_an_abort_ends_a_take_that_waits(client: Client) -> None:
     taker = asyncio.create_task(events.next())
     await asyncio.sleep(0)
     events.response.body.abort(Cut.SHUTDOWN)
-    with pytest.raises(BodyError) as caught:
-        await taker
+    async with asyncio.timeout(5):  # far less than until the next comment
+        with pytest.raises(BodyError) as caught:
+            await taker
     assert caught.value.cut is Cut.SHUTDOWN
 
 
@@ -162,8 +163,9 @@ async def test_parked_readers_get_their_end_when_the_store_closes(tmp_path: Path
         polling = asyncio.create_task(client.get("/s?offset=now&live=long-poll"))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-    assert await waiting == ("", "")
-    assert (await polling).status == 204
+    async with asyncio.timeout(5):  # far less than either waits by itself
+        assert await waiting == ("", "")
+        assert (await polling).status == 204
 
 
 async def test_a_long_poll_waits_for_data(client: Client) -> None:
