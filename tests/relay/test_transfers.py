@@ -1,0 +1,633 @@
+"""Transfers from create to recorded outcome: faults of storage, races of those who end one, and what must be left."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from proxy.base.errors import Code, Refusal
+from proxy.http.message import EMPTY, Cut, Request, Response
+from proxy.http.pipe import Budget, PipeLimits
+from proxy.streams.client import StorageError
+from proxy.streams.names import Outcome
+from tests.kit.handlers import Failing, Fault, Recording, Slow, answer, lost
+from tests.kit.memory_storage import MemoryStorage
+from tests.kit.virtual_time import run_in_virtual_time
+from tests.relay.kit import ID, RECORD, Relay, Tap, ending, is_append
+
+OTHER = ID.replace("8", "9")
+
+
+async def ended(relay: Relay, stream_id: str = ID) -> None:
+    """Return when the transfer is over."""
+    transfer = relay.transfers.get(stream_id)
+    if transfer is not None:
+        await transfer.ended.wait()
+
+
+def test_stream_and_record_exist_before_start_returns_and_the_end_needs_no_more() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay = Relay.over(memory)
+        tap = Tap()
+        await relay.start(tap)
+        assert sorted(memory.log) == [f"PUT {ID}", f"PUT {ID}.record"]
+        tap.feed(b"one")
+        tap.body.end()
+        await ended(relay)
+        assert ending(memory) == (b"one", True, None)
+        assert memory.log[2:] == [f"POST {ID}"]
+        assert len(relay.transfers) == 0
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_an_upstream_without_a_body_makes_an_empty_closed_stream() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay = Relay.over(memory)
+        for _ in range(2):  # EMPTY is shared: the first must leave it as it was
+            memory.streams.clear()
+            await relay.transfers.start(ID, EMPTY, RECORD)
+            await ended(relay)
+            assert ending(memory) == (b"", True, None)
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+@pytest.mark.parametrize(
+    ("cut", "outcome"),
+    [
+        (Cut.RESET, "upstream_error"),
+        (Cut.FRAMING, "upstream_error"),
+        (Cut.IDLE, "timeout"),
+        (Cut.ABORTED, "aborted"),
+        (Cut.SHUTDOWN, "interrupted"),
+    ],
+)
+def test_a_cut_is_recorded_before_the_stream_is_closed(cut: Cut, outcome: str) -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay = Relay.over(memory)
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        tap.body.fail(cut)
+        await ended(relay)
+        assert ending(memory) == (b"one", True, outcome)
+        assert memory.log[2:] == [f"POST {ID}", f"POST {ID}.record", f"POST {ID}"]
+        record = await relay.records.get(ID, is_closed=True)
+        assert record is not None
+        assert record.outcome is Outcome(outcome)
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+@pytest.mark.parametrize("fed", [[5], [9], [10], [3, 3, 3, 1], [3, 8]])
+def test_exactly_the_limit_is_stored_and_one_byte_more_cuts_the_upstream(fed: list[int]) -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay = Relay.over(memory, max_bytes=9)
+        tap = Tap()
+        await relay.start(tap)
+        for size in fed:
+            tap.feed(b"x" * size)
+        over = sum(fed) > 9
+        assert tap.is_cut is over
+        tap.body.end()
+        await ended(relay)
+        assert ending(memory) == (b"x" * min(9, sum(fed)), True, "truncated" if over else None)
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_deadlines_count_from_the_last_byte_and_from_the_beginning() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay = Relay.over(memory, inactivity=10.0, longest=60.0)
+        relay.transfers.open()
+        loop = asyncio.get_running_loop()
+        quiet, busy = Tap(), Tap()
+        await relay.start(quiet)
+        await relay.start(busy, OTHER)
+
+        async def feed() -> None:
+            while not busy.is_cut:
+                busy.feed(b"x")
+                await asyncio.sleep(5)
+
+        feeding = asyncio.ensure_future(feed())
+        await asyncio.sleep(6)
+        quiet.feed(b"late")
+        await ended(relay)
+        assert 16.0 <= loop.time() <= 16.5
+        await ended(relay, OTHER)
+        assert 60.0 <= loop.time() <= 60.5
+        assert (quiet.is_cut, busy.is_cut) == (True, True)
+        assert (ending(memory)[2], ending(memory, OTHER)[2]) == ("timeout", "timeout")
+        await feeding
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_slow_storage_is_not_taken_for_a_silent_upstream() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        slow = Slow(memory, when=is_append)
+        relay = Relay.over(slow, inactivity=5.0)
+        relay.transfers.open()
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        await asyncio.sleep(50)
+        assert not tap.is_cut
+        slow.open()
+        tap.body.end()
+        await ended(relay)
+        assert ending(memory) == (b"one", True, None)
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+# Storage fails when the stream is made
+
+CREATE_FAULTS: list[Fault] = [
+    answer(500), answer(503), answer(507), answer(401), lost(), lost(sent=False), answer(200), answer(409)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ["", ".record"])
+@pytest.mark.parametrize("fault", CREATE_FAULTS)
+def test_what_cannot_be_made_leaves_nothing_and_cuts_the_upstream(which: str, fault: Fault) -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        failing = Failing(memory, when=lambda r: r.method == b"PUT" and r.target.decode().endswith(ID + which))
+        failing.always = fault
+        relay = Relay.over(failing)
+        tap = Tap()
+        with pytest.raises(StorageError):
+            await relay.start(tap)
+        assert tap.is_cut
+        assert memory.streams == {}
+        assert len(relay.transfers) == 0
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_a_stream_of_somebody_else_is_neither_filled_nor_removed() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        owner, intruder = Relay.over(memory), Relay.over(memory)
+        tap, other = Tap(), Tap()
+        await owner.start(tap)
+        tap.feed(b"mine")
+        with pytest.raises(StorageError):
+            await intruder.start(other)
+        assert other.is_cut
+        other.feed(b"theirs")
+        tap.body.end()
+        await ended(owner)
+        assert ending(memory) == (b"mine", True, None)
+        assert memory.named(f"{ID}.record") is not None
+        await owner.aclose()
+        await intruder.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_a_caller_who_leaves_before_the_answer_leaves_nothing() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        slow = Slow(memory, when=lambda r: r.method == b"PUT")
+        relay = Relay.over(slow)
+        tap = Tap()
+        tap.feed(b"one")
+        start = asyncio.ensure_future(relay.start(tap))
+        await slow.arrived.wait()
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        assert tap.is_cut
+        slow.open()
+        await relay.transfers.removed(ID)
+        assert memory.log.count(f"DELETE {ID}") == 1
+        assert memory.streams == {}
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_a_caller_who_leaves_in_the_moment_of_success_leaves_nothing() -> None:
+    async def main(steps: int) -> bool:
+        memory = MemoryStorage()
+        relay = Relay.over(memory)
+        tap = Tap()
+        tap.feed(b"one")
+        start = asyncio.ensure_future(relay.start(tap))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if start.done():
+            tap.body.end()
+            await ended(relay)
+            await relay.aclose()
+            return False
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        await relay.transfers.removed(ID)
+        assert tap.is_cut
+        assert memory.streams == {}
+        relay.transfers.reserve()  # the place came back
+        relay.transfers.release()
+        await relay.aclose()
+        return True
+
+    steps = 1
+    while run_in_virtual_time(main(steps)):
+        steps += 1
+    assert steps > 3
+
+
+# Storage fails in the middle
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        (answer(503), "storage_error"),
+        (lost(), "storage_error"),
+        (answer(400), "storage_error"),
+        (answer(401), "storage_error"),
+        (answer(409, (b"producer-expected-seq", b"0")), "storage_error"),
+    ],
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_storage_that_refuses_for_too_long_ends_the_stream_with_what_it_acknowledged(
+    fault: Fault, outcome: str, after: bool
+) -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        failing = Failing(memory, when=is_append)
+        relay = Relay.over(failing)
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        await asyncio.sleep(1)
+        failing.then(fault, after=after)
+        failing.always = fault
+        tap.feed(b"two")
+        await asyncio.sleep(61)
+        assert tap.is_cut
+        if relay.transfers.get(ID) is not None:
+            failing.always = None
+            await ended(relay)
+            data, is_closed, found = ending(memory)
+            assert (is_closed, found) == (True, outcome)
+            assert data == (b"onetwo" if after else b"one")
+        else:  # it cannot even be closed: whoever finds it open knows that nobody writes it
+            assert not ending(memory)[1]
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_storage_that_lost_an_append_gets_its_stream_closed_all_the_same() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay = Relay.over(memory)
+        tap = Tap()
+        await relay.start(tap)
+        for piece in (b"one", b"two"):
+            tap.feed(piece)
+            await asyncio.sleep(1)
+        stream = memory.named(ID)
+        assert stream is not None
+        stream.producers.clear()
+        tap.feed(b"three")
+        await ended(relay)
+        assert tap.is_cut
+        assert ending(memory) == (b"onetwo", True, "storage_error")
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_a_stream_that_is_deleted_under_the_pump_is_never_made_again() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay = Relay.over(memory)
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        await asyncio.sleep(1)
+        memory.streams.clear()
+        tap.feed(b"two")
+        await ended(relay)
+        assert tap.is_cut
+        assert memory.streams == {}
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_a_fenced_pump_stops_at_once_and_leaves_the_end_to_who_fenced_it() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay = Relay.over(memory)
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        await asyncio.sleep(1)
+        stream = memory.named(ID)
+        assert stream is not None
+        stream.producers[ID.encode()] = (1, 0)
+        tap.feed(b"two")
+        await ended(relay)
+        assert tap.is_cut
+        assert ending(memory) == (b"one", False, None)
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+@pytest.mark.parametrize("recorded", [None, Outcome.ABORTED])
+def test_a_stream_that_another_closed_never_looks_complete(recorded: Outcome | None) -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay, other = Relay.over(memory), Relay.over(memory)
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        await asyncio.sleep(1)
+        if recorded is not None:
+            await other.records.end(ID, RECORD, recorded, budget=1.0, fence=1)
+        stream = memory.named(ID)
+        assert stream is not None
+        stream.is_closed = True
+        tap.feed(b"two")
+        await ended(relay)
+        assert tap.is_cut
+        assert ending(memory) == (b"one", True, recorded.value if recorded else "interrupted")
+        record = await relay.records.get(ID, is_closed=True)
+        assert record is not None
+        assert record.outcome is (recorded or Outcome.INTERRUPTED)
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_a_lost_answer_to_the_last_append_is_still_complete() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        failing = Failing(memory, when=is_append).then(lost(), times=3, after=True)
+        relay = Relay.over(failing)
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        tap.body.end()
+        await ended(relay)
+        assert ending(memory) == (b"one", True, None)
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+# Who ends it
+
+ENDERS: dict[str, Callable[[Relay, Tap], Awaitable[object]]] = {
+    "abort": lambda relay, tap: relay.transfers.end(ID, Cut.ABORTED, wait=100.0),
+    "delete": lambda relay, tap: delete(relay),
+    "end": lambda relay, tap: finish(tap),
+    "reset": lambda relay, tap: reset(tap),
+    "drain": lambda relay, tap: relay.transfers.aclose(100.0),
+    "expiry": lambda relay, tap: relay.storage.delete(ID),
+}
+
+
+async def delete(relay: Relay) -> None:
+    """As the delete operation does."""
+    await relay.transfers.end(ID, Cut.ABORTED, wait=100.0)
+    await relay.storage.delete(ID)
+    await relay.records.delete(ID)
+
+
+async def finish(tap: Tap) -> None:
+    tap.body.end()
+
+
+async def reset(tap: Tap) -> None:
+    tap.body.fail(Cut.RESET)
+
+
+@pytest.mark.parametrize("first", ENDERS)
+@pytest.mark.parametrize("second", ENDERS)
+@pytest.mark.parametrize("steps", [0, 1, 2, 4])
+def test_of_two_who_end_it_one_wins_and_nothing_is_left(first: str, second: str, steps: int) -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay = Relay.over(memory)
+        relay.transfers.open()
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        await asyncio.sleep(1)
+        tap.feed(b"two")
+        one = asyncio.ensure_future(ENDERS[first](relay, tap))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        two = asyncio.ensure_future(ENDERS[second](relay, tap))
+        await asyncio.gather(one, two)
+        if (first, second) == ("expiry", "expiry"):
+            tap.feed(b"three")
+        await ended(relay)
+        assert len(relay.transfers) == 0
+        if {"delete", "expiry"} & {first, second}:
+            assert memory.named(ID) is None
+        else:
+            data, is_closed, outcome = ending(memory)
+            assert (data, is_closed) == (b"onetwo", True)
+            words = {"abort": "aborted", "end": None, "reset": "upstream_error", "drain": "interrupted"}
+            assert outcome in (words[first], words[second])
+            if steps:
+                assert outcome == words[first]
+            assert memory.log.count(f"POST {ID}.record") == (0 if outcome is None else 1)
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_an_end_that_takes_too_long_is_not_waited_for() -> None:
+    async def main() -> None:
+        slow = Slow(MemoryStorage(), when=is_append)
+        relay = Relay.over(slow)
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        await slow.arrived.wait()
+        await relay.transfers.end(ID, Cut.ABORTED, wait=2.0)
+        assert asyncio.get_running_loop().time() == pytest.approx(2.0)
+        assert tap.is_cut
+        assert relay.transfers.get(ID) is not None
+        slow.open()
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+# Places
+
+
+def test_a_place_is_held_once_from_the_reservation_to_the_end() -> None:
+    async def main() -> None:
+        slow = Slow(MemoryStorage(), when=lambda r: r.method == b"PUT")
+        relay = Relay.over(slow, at_once=2)
+        first, second = Tap(), Tap()
+        starting = asyncio.ensure_future(relay.start(first))
+        await slow.arrived.wait()
+        relay.transfers.reserve()  # while the first is half made there is room for one more, and no second
+        with pytest.raises(Refusal) as caught:
+            relay.transfers.reserve()
+        assert caught.value.code is Code.OVERLOADED
+        relay.transfers.release()
+        slow.open()
+        await starting
+        await relay.start(second, OTHER)
+        with pytest.raises(Refusal):
+            await relay.start(Tap(), "third")
+        first.body.end()
+        await ended(relay)
+        await relay.start(Tap(), "third")
+        await relay.aclose()
+        assert len(relay.transfers) == 0
+
+    run_in_virtual_time(main())
+
+
+def test_while_draining_nothing_new_begins_and_what_runs_goes_on() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay = Relay.over(memory)
+        tap = Tap()
+        await relay.start(tap)
+        relay.transfers.reserve()  # a create that waits for its upstream
+        draining = asyncio.ensure_future(relay.transfers.drain(30.0))
+        await asyncio.sleep(1)
+        with pytest.raises(Refusal) as caught:
+            relay.transfers.reserve()
+        assert caught.value.code is Code.DRAINING
+        tap.feed(b"still")
+        await asyncio.sleep(1)
+        late = Tap()
+        await relay.transfers.start(OTHER, late.body, RECORD)  # it was let in before
+        relay.transfers.release()
+        late.body.end()
+        tap.body.end()
+        await draining
+        assert asyncio.get_running_loop().time() < 3
+        assert ending(memory) == (b"still", True, None)
+        await relay.aclose()
+        relay.transfers._expected += 1
+        with pytest.raises(Refusal):
+            await relay.transfers.start("too late", Tap().body, RECORD)
+
+    run_in_virtual_time(main())
+
+
+def test_a_stop_that_storage_does_not_let_finish_leaves_no_task() -> None:
+    async def main() -> None:
+        slow = Slow(MemoryStorage(), when=is_append)
+        relay = Relay.over(slow)
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        await slow.arrived.wait()
+        await relay.transfers.aclose(5.0)
+        assert asyncio.get_running_loop().time() == pytest.approx(5.0)
+        assert len(relay.transfers) == 0
+        assert tap.is_cut
+
+    run_in_virtual_time(main())
+
+
+def test_a_key_s_new_stream_waits_for_the_old_one_s_transfer() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay = Relay.over(memory)
+        old, new = Tap(), Tap()
+        await relay.start(old)
+        old.feed(b"old")
+        await asyncio.sleep(1)
+        memory.streams.clear()  # it expired
+        old.feed(b"more")
+        await relay.start(new)
+        assert old.is_cut
+        new.feed(b"new")
+        new.body.end()
+        await ended(relay)
+        assert ending(memory) == (b"new", True, None)
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_memory_of_a_stream_is_bounded_while_storage_is_slow() -> None:
+    async def main() -> None:
+        budget = Budget(1 << 20)
+        slow = Slow(MemoryStorage(), when=is_append)
+        relay = Relay.over(slow)
+        taps = [Tap(PipeLimits(1 << 16, budget)) for _ in range(4)]
+        for number, tap in enumerate(taps):
+            await relay.start(tap, f"stream-{number}")
+        for _ in range(100):
+            for tap in taps:
+                if not tap.is_paused:
+                    tap.feed(b"x" * 8192)
+            await asyncio.sleep(0.01)
+        assert all(tap.is_paused for tap in taps)
+        assert budget.used <= 4 * ((1 << 16) + 8192 + 64)
+        slow.open()
+        for tap in taps:
+            tap.body.end()
+        await relay.transfers._tasks.wait()
+        assert budget.used == 0
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def test_one_writer_per_stream_even_when_answers_overtake_each_other() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        recording = Recording(memory)
+        in_flight = 0
+        most = 0
+
+        async def counting(request: Request) -> Response:
+            nonlocal in_flight, most
+            if not is_append(request):
+                return await recording(request)
+            in_flight += 1
+            most = max(most, in_flight)
+            await asyncio.sleep(0.01)
+            in_flight -= 1
+            return await recording(request)
+
+        relay = Relay.over(counting)
+        tap = Tap()
+        await relay.start(tap)
+        for number in range(50):
+            tap.feed(b"%d" % number)
+            await asyncio.sleep(0.003)
+        await relay.transfers.end(ID, Cut.ABORTED, wait=10.0)
+        assert most == 1
+        assert ending(memory)[0] == b"".join(b"%d" % number for number in range(50))
+        await relay.aclose()
+
+    run_in_virtual_time(main())
