@@ -6,7 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NoReturn
 
 from proxy.client import command as fetch_command
@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 _COMMANDS = """\
 commands:
-  python -m proxy            run the proxy
+  python -m proxy [serve]    run the proxy
   python -m proxy store      run the durable-streams store alone
   python -m proxy demo       run a proxy, a scripted model and a page that shows them
   python -m proxy fetch URL  send a request through a proxy, like curl
@@ -26,8 +26,8 @@ environment:
   Every option has a variable, named beside it; options come first. Credentials are never options:
 """
 
-_STORE_SETTINGS = ("port", "host", "uds", "data_dir", "cors_origin", "max_connections")
-_STORE_PORT = 4437
+_STORE_SETTINGS = ("port", "host", "uds", "data_dir", "max_connections")
+_STORE_DEFAULTS = {"port": 4437}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,17 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fetch(arguments: list[str]) -> int:
     parser = _Parser(prog="python -m proxy fetch")
     fetch_command.add_arguments(parser)
-    return fetch_command.main(parser.parse_all(arguments))
+    try:
+        return fetch_command.main(parser.parse_all(arguments))
+    except ModuleNotFoundError as error:
+        if error.name != "httpx":
+            raise
+        parser.error("it needs httpx: pip install 'durable-streams-proxy[client]'")
 
 
 def _serve(arguments: list[str]) -> int:
     from proxy.server import ProxyServer  # noqa: PLC0415  # `fetch` needs none of the server
 
-    credentials = "".join(f"  {item.env:24}{item.help}\n" for item in SETTINGS if item.flag is None)
     parser = _Parser(
         prog="python -m proxy",
         description="A durable proxy for AI streaming APIs.",
-        epilog=_COMMANDS + credentials,
+        epilog=_COMMANDS + _credentials(SETTINGS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     config = _config(parser, arguments, SETTINGS)
@@ -94,10 +98,15 @@ def _serve(arguments: list[str]) -> int:
 def _store(arguments: list[str]) -> int:
     from proxy.standalone import StoreServer  # noqa: PLC0415  # `fetch` needs none of the server
 
-    parser = _Parser(prog="python -m proxy store", description="A durable-streams server on SQLite.")
     settings = [item for item in SETTINGS if item.name in _STORE_SETTINGS or item.name.startswith("store_")]
-    parser.set_defaults(port=_STORE_PORT)
-    config = _config(parser, arguments, settings)
+    parser = _Parser(
+        prog="python -m proxy store",
+        description="A durable-streams server on SQLite.",
+        epilog="environment:\n  Every option has a variable, named beside it. Credentials are never options:\n"
+        + _credentials(settings),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    config = _config(parser, arguments, settings, _STORE_DEFAULTS)
 
     async def serve() -> None:
         server = StoreServer(config)
@@ -124,20 +133,26 @@ def _demo(arguments: list[str]) -> int:
     return _run(parser.prog, serve)
 
 
-def _config(parser: _Parser, arguments: list[str], settings: Sequence[Setting]) -> Config:
+def _credentials(settings: Sequence[Setting]) -> str:
+    return "".join(f"  {item.env:26}{item.help}\n" for item in settings if item.flag is None)
+
+
+def _config(
+    parser: _Parser, arguments: list[str], settings: Sequence[Setting], defaults: Mapping[str, object] | None = None
+) -> Config:
     """The settings from flags and environment; exits with code 2 when one is bad."""
     parser.add_argument("--version", action="version", version=f"durable-streams-proxy {__version__}")
     for item in settings:
         if item.flag is not None:
-            _add(parser, item)
+            _add(parser, item, (defaults or {}).get(item.name, item.default))
     try:
-        return Config.from_sources(vars(parser.parse_all(arguments)))
+        return Config.from_sources(vars(parser.parse_all(arguments)), defaults=defaults)
     except ConfigError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
 
-def _add(parser: argparse.ArgumentParser, item: Setting) -> None:
-    given = "" if item.default in ((), "", False) else f"; default {_shown(item.default)}"
+def _add(parser: argparse.ArgumentParser, item: Setting, default: object) -> None:
+    given = "" if default in ((), "") or default is False else f"; default {_shown(default)}"
     text = f"{item.help} [{item.env}{given}]".replace("%", "%%")
     options: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS, "help": text}
     if item.kind is bool:

@@ -212,10 +212,18 @@ class Config:
             )
 
     @classmethod
-    def from_sources(cls, flags: Mapping[str, object], environment: Mapping[str, str] | None = None) -> "Config":
-        """Flags before environment before defaults. `flags` holds only what was given, by field name."""
+    def from_sources(
+        cls,
+        flags: Mapping[str, object],
+        environment: Mapping[str, str] | None = None,
+        defaults: Mapping[str, object] | None = None,
+    ) -> "Config":
+        """Flags before environment before defaults. `flags` holds only what was given, by field name.
+
+        `defaults` are a command's own, before those of the fields.
+        """
         environment = os.environ if environment is None else environment
-        values: dict[str, object] = {}
+        values: dict[str, object] = dict(defaults or {})
         for setting in SETTINGS:
             if setting.name in flags:
                 values[setting.name] = flags[setting.name]

@@ -119,7 +119,9 @@ class Create:
 
     async def _create_once(self, key: bytes, order: _Order) -> Response:
         stream_id = stream_id_of(key)
-        request_print = fingerprint(order.method, b"%b %b" % (order.url.authority, order.url.target), order.body)
+        request_print = fingerprint(
+            order.method, b"%b://%b%b" % (order.url.scheme.encode(), order.url.authority, order.url.target), order.body
+        )
         decision = await self._claims.resolve(stream_id, request_print)
         if isinstance(decision, Replay):
             return self._replayed(stream_id, decision.record)

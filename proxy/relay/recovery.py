@@ -74,7 +74,7 @@ class Recovery:
                     if _STREAM_ID.fullmatch(stream_id):
                         group.start_soon(end, stream_id)
         if ended:
-            logger.warning("%d streams that a former process left open were closed as interrupted", ended)
+            logger.warning("streams that a former process left open, now closed as interrupted: %d", ended)
 
     async def _end(self, stream_id: str) -> bool:
         """Record `interrupted`, then close under a later epoch; False for a stream that is not an orphan."""
