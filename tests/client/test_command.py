@@ -7,7 +7,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,14 +28,14 @@ URL = "http://upstream.test/v1"
 class Shell:
     """A shell with a proxy in its environment and a home of its own."""
 
-    def __init__(self, proxy: ScriptedProxy, home: Path) -> None:
-        self.proxy = proxy
+    def __init__(self, url: str, secret: str, home: Path, program: Sequence[str] = ("-c", RUN)) -> None:
+        self._proxy = {"PROXY_URL": url, "PROXY_SECRET": secret}
+        self._program = program
         self.home = home
 
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
-        ours = {"PYTHONPATH": str(ROOT), "HOME": str(self.home), "PROXY_URL": self.proxy.url}
-        return kept | ours | {"PROXY_SECRET": self.proxy.secret} | dict(extra)
+        return kept | {"PYTHONPATH": str(ROOT), "HOME": str(self.home)} | self._proxy | dict(extra)
 
     def start(
         self,
@@ -45,7 +45,7 @@ class Shell:
         stderr: int = subprocess.PIPE,
     ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", RUN, *args],
+            [sys.executable, *self._program, *args],
             env=self.environment(env or {}),
             cwd=self.home,
             stdin=stdin,
@@ -60,13 +60,21 @@ class Shell:
         return process.returncode, out, err.decode()
 
 
+class ScriptedShell(Shell):
+    """A shell and its scripted proxy."""
+
+    def __init__(self, proxy: ScriptedProxy, home: Path) -> None:
+        super().__init__(proxy.url, proxy.secret, home)
+        self.proxy = proxy
+
+
 @pytest.fixture
-def shell(proxy: ScriptedProxy, tmp_path: Path) -> Shell:
+def shell(proxy: ScriptedProxy, tmp_path: Path) -> ScriptedShell:
     """Where the command is run."""
-    return Shell(proxy, tmp_path)
+    return ScriptedShell(proxy, tmp_path)
 
 
-def test_the_answer_is_written_as_it_came_and_nothing_else(shell: Shell) -> None:
+def test_the_answer_is_written_as_it_came_and_nothing_else(shell: ScriptedShell) -> None:
     body = bytes(range(256)) * 100
     shell.proxy.stream(body)
     assert shell.run(URL) == (0, body, "")
@@ -74,7 +82,7 @@ def test_the_answer_is_written_as_it_came_and_nothing_else(shell: Shell) -> None
     assert (asked.headers["upstream-url"], asked.headers["upstream-method"], asked.body) == (URL, "GET", b"")
 
 
-def test_data_makes_it_a_post_of_json_unless_told_otherwise(shell: Shell, tmp_path: Path) -> None:
+def test_data_makes_it_a_post_of_json_unless_told_otherwise(shell: ScriptedShell, tmp_path: Path) -> None:
     (tmp_path / "body").write_bytes(b"\x00file")
     (tmp_path / "headers").write_text("X-One: 1\n\nContent-Type: text/csv\n")
     for arguments, stdin in (
@@ -95,7 +103,7 @@ def test_data_makes_it_a_post_of_json_unless_told_otherwise(shell: Shell, tmp_pa
     assert [shell.proxy.creates[1].headers["x-one"], shell.proxy.creates[2].headers["x-two"]] == ["1", "2"]
 
 
-def test_secrets_come_from_the_environment_or_from_files(shell: Shell, tmp_path: Path) -> None:
+def test_secrets_come_from_the_environment_or_from_files(shell: ScriptedShell, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{shell.proxy.secret}\nan older one\n")
     shell.proxy.stream(b"ok")
     env = {"PROXY_SECRET": "", "UPSTREAM_AUTHORIZATION": "Bearer sk-1"}
@@ -121,13 +129,13 @@ def test_secrets_come_from_the_environment_or_from_files(shell: Shell, tmp_path:
         (["--request-id", "unknown", "--abort"], "remembered"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_code_2(shell: Shell, arguments: list[str], told: str) -> None:
+def test_bad_usage_is_one_line_and_exit_code_2(shell: ScriptedShell, arguments: list[str], told: str) -> None:
     code, out, err = shell.run(*arguments)
     assert (code, out, err.count("\n")) == (2, b"", 1)
     assert told in err
 
 
-def test_what_went_wrong_is_told_apart_by_the_exit_code(shell: Shell) -> None:
+def test_what_went_wrong_is_told_apart_by_the_exit_code(shell: ScriptedShell) -> None:
     shell.proxy.answers.append(error_answer(403, "UPSTREAM_NOT_ALLOWED"))
     code, out, err = shell.run(URL)
     assert (code, out, "UPSTREAM_NOT_ALLOWED" in err) == (3, b"", True)
@@ -144,7 +152,7 @@ def test_what_went_wrong_is_told_apart_by_the_exit_code(shell: Shell) -> None:
     assert (code, out, "could not be reached" in err) == (7, b"", True)
 
 
-def test_after_an_interrupt_the_request_id_brings_the_answer_back(shell: Shell) -> None:
+def test_after_an_interrupt_the_request_id_brings_the_answer_back(shell: ScriptedShell) -> None:
     stream = shell.proxy.stream(b"one ", outcome=None)
     process = shell.start(URL, "--request-id", "turn 1")
     assert process.stdout is not None
@@ -162,7 +170,7 @@ def test_after_an_interrupt_the_request_id_brings_the_answer_back(shell: Shell) 
     assert shell.run("--request-id", "turn 1")[0] == 2
 
 
-def test_continue_brings_the_rest_and_repeats_the_last_piece_at_most(shell: Shell) -> None:
+def test_continue_brings_the_rest_and_repeats_the_last_piece_at_most(shell: ScriptedShell) -> None:
     stream = shell.proxy.stream(b"one ", outcome=None)
     process = shell.start(URL, "--request-id", "turn")
     assert process.stdout is not None
@@ -178,7 +186,7 @@ def test_continue_brings_the_rest_and_repeats_the_last_piece_at_most(shell: Shel
     assert out in (b"two three", b"three")  # whether "two" was noted before the interrupt is a race
 
 
-def test_an_interrupt_without_an_id_stops_the_upstream(shell: Shell) -> None:
+def test_an_interrupt_without_an_id_stops_the_upstream(shell: ScriptedShell) -> None:
     stream = shell.proxy.stream(b"one ", outcome=None)
     process = shell.start(URL)
     assert process.stdout is not None
@@ -190,7 +198,7 @@ def test_an_interrupt_without_an_id_stops_the_upstream(shell: Shell) -> None:
     assert shell.proxy.aborts == [stream.id]
 
 
-def test_abort_stops_the_upstream_of_an_id(shell: Shell) -> None:
+def test_abort_stops_the_upstream_of_an_id(shell: ScriptedShell) -> None:
     stream = shell.proxy.stream(b"one ", outcome=None)
     process = shell.start(URL, "--request-id", "turn")
     assert process.stdout is not None
@@ -202,7 +210,7 @@ def test_abort_stops_the_upstream_of_an_id(shell: Shell) -> None:
     assert shell.proxy.aborts == [stream.id]
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(shell: Shell) -> None:
+def test_a_reader_that_has_seen_enough_ends_it_quietly(shell: ScriptedShell) -> None:
     stream = shell.proxy.stream(b"one ", outcome=None)
     process = shell.start(URL, "--request-id", "turn")
     assert process.stdout is not None
@@ -216,7 +224,9 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("silent", [[], ["-s"]])
-def test_progress_is_shown_to_a_terminal_that_the_answer_does_not_go_to(shell: Shell, silent: list[str]) -> None:
+def test_progress_is_shown_to_a_terminal_that_the_answer_does_not_go_to(
+    shell: ScriptedShell, silent: list[str]
+) -> None:
     shell.proxy.stream(b"x" * 1234)
     ours, its = pty.openpty()
     with shell.start(URL, *silent, stderr=its) as process:
@@ -233,7 +243,7 @@ def test_progress_is_shown_to_a_terminal_that_the_answer_does_not_go_to(shell: S
     assert (b"1,234 bytes" in shown) is (silent == [])
 
 
-def test_what_is_remembered_is_private_and_where_it_belongs(shell: Shell, tmp_path: Path) -> None:
+def test_what_is_remembered_is_private_and_where_it_belongs(shell: ScriptedShell, tmp_path: Path) -> None:
     for env, place in (
         ({}, ".local/state/durable-proxy"),
         ({"XDG_STATE_HOME": str(tmp_path / "x")}, "x/durable-proxy"),

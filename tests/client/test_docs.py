@@ -51,7 +51,7 @@ def test_there_are_as_many_examples_as_are_run() -> None:
 
 
 def test_the_shell_session_does_what_its_comments_say(proxy: ScriptedProxy, tmp_path: Path) -> None:
-    shell = Shell(proxy, tmp_path)
+    shell = Shell(proxy.url, proxy.secret, tmp_path)
     ask, again, rest, abort = (shlex.split(line)[1:] for line in LINES)
     for arguments, written in ((again, [b"one two"]), (rest, [b"one two", b"two"])):
         stream = proxy.stream(b"one ", outcome=None)

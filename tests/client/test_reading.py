@@ -247,7 +247,7 @@ def test_bytes_before_a_broken_event_are_delivered_and_the_event_asked_for_again
 
 def test_nothing_after_the_closing_event_matters() -> None:
     server = Server([b"a"], visible=1)
-    loop = reading()
+    loop = reading(retry=Retry(reads=1))
     assert step(loop, server, lambda body: ([body + b"event: control\ndata: {\n\n"], False)) == b"a"
     assert loop.outcome is Outcome.COMPLETE
 
