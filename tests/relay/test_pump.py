@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from proxy.http.message import EMPTY, Body, Cut, Parts
+from proxy.http.message import EMPTY, Body, Cut, Parts, Request, Response
 from proxy.relay.pump import Pace, Stopped, Watch, pump
 from proxy.streams.client import Reply, StorageError
 from proxy.streams.names import Outcome
@@ -88,7 +88,7 @@ def test_what_arrives_during_an_append_is_the_next_append() -> None:
         started, go_on = asyncio.Event(), asyncio.Event()
         recording = Recording(memory)
 
-        async def slow(request):  # type: ignore[no-untyped-def]  # a Handler
+        async def slow(request: Request) -> Response:
             started.set()
             await go_on.wait()
             return await recording(request)
@@ -114,7 +114,7 @@ def test_appends_of_a_trickle_are_a_linger_apart_and_a_large_one_is_followed_at_
         times: list[float] = []
         loop = asyncio.get_running_loop()
 
-        async def timed(request):  # type: ignore[no-untyped-def]  # a Handler
+        async def timed(request: Request) -> Response:
             times.append(loop.time())
             return await memory(request)
 
@@ -131,7 +131,7 @@ def test_the_watch_runs_only_while_the_upstream_is_waited_for() -> None:
         watch = Watch()
         seen: list[float | None] = []
 
-        async def looking(request):  # type: ignore[no-untyped-def]  # a Handler
+        async def looking(request: Request) -> Response:
             seen.append(watch.waiting_since)
             return await memory(request)
 

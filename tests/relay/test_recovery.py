@@ -1,0 +1,139 @@
+"""What a former process left open is ended at the next start: recorded first, then closed, and nothing else touched."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.relay.record import Record
+from proxy.relay.recovery import Recovery
+from proxy.store import Store, open_store
+from proxy.streams.names import Outcome
+from proxy.streams.producer import Producer
+from tests.kit.handlers import Failing, answer
+from tests.relay.kit import ID, RECORD, RETRY, Relay, Tap
+from tests.store.settings import SETTINGS
+
+OCTETS = b"application/octet-stream"
+TTL = (b"stream-ttl", b"1000")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with open_store(tmp_path, SETTINGS) as store:
+        yield store
+
+
+def id_of(number: int) -> str:
+    return f"{number:08x}{ID[8:]}"
+
+
+async def leave(relay: Relay, number: int, record: Record | None = RECORD) -> None:
+    """A stream as a killed process leaves it."""
+    await relay.storage.create(id_of(number), OCTETS, TTL)
+    if record is not None:
+        await relay.records.create(id_of(number), record)
+    await Producer(relay.storage, id_of(number), OCTETS, RETRY).append((b"kept",))
+
+
+async def recover(relay: Relay, store: Store) -> None:
+    recovery = Recovery(store, relay.storage, relay.records, relay.transfers, RETRY)
+    recovery.start()
+    await recovery._tasks.wait()
+    await recovery.aclose()
+
+
+async def end_of(relay: Relay, name: str) -> tuple[bytes | None, bool, Outcome | None]:
+    metadata = await relay.storage.head(name)
+    assert metadata is not None
+    is_closed = metadata.headers.get(b"stream-closed") == b"true"
+    record = await Relay.over(relay.storage._endpoint.handler).records.get(name, is_closed=is_closed)
+    return await relay.storage.read_whole(name, 100), is_closed, record.outcome if record else None
+
+
+async def test_open_streams_are_interrupted_and_the_others_stay_as_they_are(store: Store) -> None:
+    relay = Relay.over(store.handler)
+    for number in range(120):  # more than are ended at once
+        await leave(relay, number)
+    await Producer(relay.storage, id_of(0), OCTETS, RETRY, epoch=1).close()
+    await relay.storage.create("somebody-else-s", OCTETS, TTL)
+    fresh = Relay.over(store.handler)
+    await recover(fresh, store)
+    assert await end_of(fresh, id_of(0)) == (b"kept", True, None)
+    for number in range(1, 120):
+        assert await end_of(fresh, id_of(number)) == (b"kept", True, Outcome.INTERRUPTED)
+    assert (await end_of(fresh, "somebody-else-s"))[1] is False
+
+
+async def test_what_the_last_process_recorded_stays_the_outcome(store: Store) -> None:
+    relay = Relay.over(store.handler)
+    await leave(relay, 1)
+    await relay.records.end(id_of(1), RECORD, Outcome.ABORTED, budget=1.0)  # killed before the close
+    fresh = Relay.over(store.handler)
+    await recover(fresh, store)
+    assert await end_of(fresh, id_of(1)) == (b"kept", True, Outcome.ABORTED)
+
+
+async def test_a_recovery_that_was_killed_itself_is_repeated(store: Store) -> None:
+    relay = Relay.over(store.handler)
+    await leave(relay, 1)
+    await relay.records.end(id_of(1), RECORD, Outcome.INTERRUPTED, budget=1.0, fence=1)
+    await recover(Relay.over(store.handler), store)
+    await recover(Relay.over(store.handler), store)
+    assert await end_of(relay, id_of(1)) == (b"kept", True, Outcome.INTERRUPTED)
+
+
+async def test_a_stream_without_a_record_is_closed_all_the_same(store: Store) -> None:
+    relay = Relay.over(store.handler)
+    await leave(relay, 1, record=None)
+    await recover(relay, store)
+    assert (await end_of(relay, id_of(1)))[:2] == (b"kept", True)
+
+
+async def test_what_runs_here_by_now_is_not_an_orphan(store: Store) -> None:
+    relay = Relay.over(store.handler)
+    tap = Tap()
+    await relay.start(tap, id_of(1))
+    await recover(relay, store)
+    tap.feed(b"mine")
+    tap.body.end()
+    transfer = relay.transfers.get(id_of(1))
+    assert transfer is not None
+    await transfer.ended.wait()
+    assert await end_of(relay, id_of(1)) == (b"mine", True, None)
+    await relay.aclose()
+
+
+async def test_one_that_cannot_be_ended_does_not_keep_the_rest_open(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    relay = Relay.over(store.handler)
+    for number in range(3):
+        await leave(relay, number)
+    failing = Failing(store.handler, when=lambda request: id_of(1).encode() in request.target)
+    failing.always = answer(400)
+    await recover(Relay.over(failing), store)
+    assert [(await end_of(relay, id_of(number)))[1] for number in range(3)] == [True, False, True]
+    assert id_of(1) in caplog.text
+
+
+async def test_a_stop_in_the_middle_leaves_no_task_and_the_next_start_goes_on(store: Store) -> None:
+    relay = Relay.over(store.handler)
+    for number in range(60):
+        await leave(relay, number)
+    recovery = Recovery(store, relay.storage, relay.records, relay.transfers, RETRY)
+    recovery.start()
+    await recovery.aclose()
+    assert len(recovery._tasks) == 0
+    await recover(Relay.over(store.handler), store)
+    for number in range(60):
+        assert await end_of(relay, id_of(number)) == (b"kept", True, Outcome.INTERRUPTED)
+
+
+async def test_without_a_store_of_its_own_a_proxy_recovers_nothing(store: Store) -> None:
+    relay = Relay.over(store.handler)
+    await leave(relay, 1)
+    recovery = Recovery(None, relay.storage, relay.records, relay.transfers, RETRY)
+    recovery.start()
+    await recovery._tasks.wait()
+    assert (await end_of(relay, id_of(1)))[1] is False
