@@ -1,0 +1,235 @@
+"""SSE rewriting: the outcome in the closing control event, everything else as it came, however it was split."""
+
+import asyncio
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.base.errors import Code, Refusal
+from proxy.handlers.events import ClosingEvents, Counted
+from proxy.http.message import Body, BodyError, Buffer, Cut, Parts
+from proxy.streams.client import StorageError
+from tests.kit.virtual_time import run_in_virtual_time
+from tests.relay.kit import Scripted, Tap
+
+CLOSING = b'event: control\ndata: {"streamNextOffset":"9","streamClosed":true}\n\n'
+CLOSED = b'event: control\ndata:{"streamNextOffset":"9","streamClosed":true,"upstreamOutcome":"aborted"}\n\n'
+
+
+async def aborted() -> bytes:
+    return b"aborted"
+
+
+async def whole(body: Body) -> bytes:
+    out: list[Buffer] = []
+    while parts := await body.take():
+        out += parts
+    return b"".join(out)
+
+
+def rewritten(pieces: list[bytes]) -> bytes:
+    return run_in_virtual_time(whole(ClosingEvents(Scripted(pieces), aborted, 15.0)))
+
+
+def split(data: bytes, cuts: list[int]) -> list[bytes]:
+    borders = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    return [data[start:end] for start, end in pairwise(borders)]
+
+
+LINES = st.sampled_from(
+    [b"event: data", b"event: contro", b"event: controls", b"event:control", b"event: control\r", b"data: x", b"data:",
+     b"data: event: control", b'data:{"streamClosed":true}', b": comment", b":", b"id: 7", b"e", b"event: c", b"x" * 50]
+)  # fmt: skip
+EVENTS = st.one_of(
+    st.lists(LINES, min_size=1, max_size=4).map(lambda lines: b"\n".join(lines) + b"\n\n"),
+    st.lists(LINES, min_size=1, max_size=4).map(lambda lines: b"\r\n".join(lines) + b"\r\n\r\n"),
+    st.sampled_from(
+        [
+            b'event: control\ndata: {"streamNextOffset":"1","upToDate":true}\n\n',
+            b'event: control\ndata:{"streamClosed":false}\n\n',
+            b'event: control\ndata:{"streamClosed":"true"}\n\n',
+            b"event: control\ndata: nonsense streamClosed\n\n",
+            b'event: control\ndata:["streamClosed"]\n\n',
+            b"event: control\ndata:" + b"[" * 4000 + b"streamClosed\n\n",
+            b"event: control\ndata:" + b'"streamClosed' + b"x" * 9000 + b"\n\n",
+            b"event: control\n\n",
+            b"\n",
+            b"\r\n",
+        ]
+    ),
+)
+
+
+@given(st.lists(EVENTS, max_size=6), st.lists(st.integers(0, 1 << 16), max_size=12), st.booleans())
+@example([b"event: data\ndata: x\n\n"], list(range(100)), True)
+@example([b"event: data\r\ndata: x\r\n\r\n", b"event: control\r\ndata: {}\r\n\r\n"], list(range(100)), True)
+@example([b"\n"], [0], True)
+def test_any_split_gives_the_same_and_only_the_closing_event_is_changed(
+    events: list[bytes], cuts: list[int], closes: bool
+) -> None:
+    before = b"".join(events)
+    before = before.replace(b'event: control\ndata:{"streamClosed":true}\n\n', b"")  # it would be a closing one
+    data = before + (CLOSING if closes else b"")
+    expected = before + (CLOSED if closes else b"")
+    if before.endswith(b"\r\n") and not before.endswith(b"\n\r\n"):
+        return  # the blank line of an event that has not ended: the generator's own loose end
+    assert rewritten([data]) == rewritten(split(data, cuts)) == expected
+
+
+@given(st.binary(), st.lists(st.integers(0, 1 << 16), max_size=8))
+def test_any_bytes_pass_whatever_they_are(data: bytes, cuts: list[int]) -> None:
+    assert rewritten(split(data, cuts)) == data
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 10_000])
+def test_every_split_of_a_whole_read(size: int) -> None:
+    data = b"event: data\ndata: one\n\n" + b'event: control\ndata: {"streamNextOffset":"1"}\n\n' + CLOSING
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    assert rewritten(pieces) == data[: -len(CLOSING)] + CLOSED
+
+
+def test_the_outcome_is_asked_for_once_and_only_at_the_end() -> None:
+    async def main() -> None:
+        asked: list[int] = []
+
+        async def outcome() -> bytes:
+            asked.append(1)
+            return b"complete"
+
+        tap = Tap()
+        events = ClosingEvents(tap.body, outcome, 15.0)
+        tap.feed(b'event: control\ndata: {"streamNextOffset":"1"}\n\n')
+        assert await events.take()
+        assert not asked
+        tap.feed(CLOSING)
+        (event,) = await events.take()
+        assert json.loads(bytes(event).split(b"data:")[1])["upstreamOutcome"] == "complete"
+        tap.body.end()
+        assert await events.take() == ()
+        assert asked == [1]
+        assert events.ended
+
+    run_in_virtual_time(main())
+
+
+def test_data_is_not_held_back_and_a_control_event_is_until_it_is_whole() -> None:
+    async def main() -> None:
+        tap = Tap()
+        events = ClosingEvents(tap.body, aborted, 1000.0)
+        tap.feed(b"event: data\ndata: half")
+        assert b"".join(await events.take()) == b"event: data\ndata: half"
+        tap.feed(b" done\n\nevent: con")
+        assert b"".join(await events.take()) == b" done\n\n"
+        taking = asyncio.ensure_future(events.take())
+        tap.feed(b"trol\ndata: {}")
+        await asyncio.sleep(1)
+        assert not taking.done()
+        tap.feed(b"\n\n")
+        assert b"".join(await taking) == b"event: control\ndata: {}\n\n"
+        tap.feed(b"event: control\ndata: never en")
+        tap.body.end()
+        assert not events.ended
+        assert await whole(events) == b"event: control\ndata: never en"
+
+    run_in_virtual_time(main())
+
+
+def test_silence_gets_a_comment_between_events_and_none_inside_one() -> None:
+    async def main() -> None:
+        tap = Tap()
+        events = ClosingEvents(tap.body, aborted, 15.0)
+        loop = asyncio.get_running_loop()
+        for number in (1, 2):
+            assert await events.take() == (b": keep-alive\n\n",)
+            assert loop.time() == pytest.approx(15.0 * number)
+        for beginning, rest in ((b"event: data\n", b"data: x\n\n"), (b"event: con", b"trol\ndata: {}\n\n")):
+            tap.feed(beginning)
+            taking = asyncio.ensure_future(whole_event(events))
+            await asyncio.sleep(50)
+            tap.feed(rest)
+            assert await taking == beginning + rest
+        assert await events.take() == (b": keep-alive\n\n",)
+
+    async def whole_event(events: ClosingEvents) -> bytes:
+        data = b""
+        while not data.endswith(b"\n\n"):
+            data += b"".join(await events.take())
+        return data
+
+    run_in_virtual_time(main())
+
+
+def test_a_body_that_breaks_off_breaks_off() -> None:
+    async def main() -> None:
+        events = ClosingEvents(Scripted([b"event: data\ndata: x"], Cut.RESET), aborted, 15.0)
+        assert b"".join(await events.take()) == b"event: data\ndata: x"
+        with pytest.raises(BodyError):
+            await events.take()
+
+    run_in_virtual_time(main())
+
+
+def test_an_outcome_that_storage_cannot_tell_breaks_the_read_off() -> None:
+    async def main() -> None:
+        async def fails() -> bytes:
+            raise StorageError("down")
+
+        events = ClosingEvents(Scripted([b"event: data\ndata: x\n\n", CLOSING]), fails, 15.0)
+        assert b"".join(await events.take()) == b"event: data\ndata: x\n\n"
+        with pytest.raises(BodyError) as caught:
+            await events.take()
+        assert caught.value.cut is Cut.RESET
+
+    run_in_virtual_time(main())
+
+
+def test_a_cancelled_take_loses_nothing_and_an_abort_reaches_storage() -> None:
+    async def main() -> None:
+        tap = Tap()
+        events = ClosingEvents(tap.body, aborted, 15.0)
+        taking = asyncio.ensure_future(events.take())
+        await asyncio.sleep(1)
+        taking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        tap.feed(b": kept\n\n")
+        assert await events.take() == (b": kept\n\n",)
+        events.abort(Cut.GONE)
+        assert tap.is_cut
+
+    run_in_virtual_time(main())
+
+
+def test_a_large_event_passes_in_the_buffers_it_came_in() -> None:
+    async def main() -> None:
+        big = b"event: data\ndata:" + b"x" * 100_000
+        tap = Tap()
+        events = ClosingEvents(tap.body, aborted, 15.0)
+        tap.feed(big)
+        assert (await events.take())[0] is big
+        more = b"y" * 100_000
+        tap.feed(more, b"z\n\n")
+        assert (await events.take())[0] is more
+
+    run_in_virtual_time(main())
+
+
+def test_a_place_is_left_once_however_it_is_left() -> None:
+    counted = Counted(1)
+    with pytest.raises(KeyError), counted.entered():
+        raise KeyError
+    with counted.entered() as place:
+        body = place.kept_by(Parts([b"x"]))
+    with pytest.raises(Refusal) as caught, counted.entered():
+        pass
+    assert caught.value.code is Code.OVERLOADED
+    assert (body.length, body.ended) == (1, False)
+    body.abort()
+    body.abort(Cut.GONE)
+    with counted.entered() as place:
+        place.kept_by(Parts())
+    with pytest.raises(Refusal), counted.entered():
+        pass
