@@ -458,7 +458,7 @@ class _ServerConnection(Connection):
         self.deadline = asyncio.get_running_loop().time() + seconds
 
     def _watch_sending(self) -> None:
-        self._unsent = self.transport.get_write_buffer_size()
+        self._unsent = self.unsent
         self._expire_in(self._limits.write_timeout)
 
     def overdue(self) -> None:
@@ -474,7 +474,7 @@ class _ServerConnection(Connection):
                 self._expect_body()  # we did not let it in
             else:
                 self._refused(Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time"))
-        elif 0 < self.transport.get_write_buffer_size() < self._unsent:
+        elif self.transport.get_write_buffer_size() and self.unsent < self._unsent:
             self._watch_sending()  # the reader is slow but takes something
         else:
             self.cut()

@@ -11,6 +11,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import cast
 
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # looked at before use
+
 from proxy.wire.events import Buffer
 
 __all__ = ["Connection"]
@@ -95,6 +101,21 @@ class Connection(asyncio.BufferedProtocol):
                 self._writable = None
         if self.is_lost:
             raise ConnectionResetError("the connection was lost")
+
+    @property
+    def unsent(self) -> int:
+        """Bytes written that the peer has not acknowledged: ours, and the system's where it tells them.
+
+        The system's may be megabytes, which a slow peer takes while ours stand still.
+        """
+        ours = self.transport.get_write_buffer_size()
+        if fcntl is None or self.is_closing:
+            return ours
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        try:
+            return ours + int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0])
+        except OSError:
+            return ours
 
     def pause(self) -> None:
         """Stop reading from the socket: the peer feels it."""

@@ -1,0 +1,342 @@
+"""The HTTP server's deadlines and bounds: slow, silent and greedy clients, back-pressure both ways."""
+
+import asyncio
+import socket
+
+import pytest
+
+from proxy.http.message import Headers, Parts, Request, Response, read_all
+from proxy.http.pipe import Budget, PipeLimits
+from tests.http.kit import LONG, Peer, Served, echo, fed_pipe, serving, until
+from tests.http.test_server import EXPECTING, GET, POST
+
+SHORT = 0.05
+
+
+async def _unread(served: Served, request: bytes, receive_buffer: int = 4096) -> socket.socket:
+    """A client that sends a request and takes nothing that its kernel does not take."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, ("127.0.0.1", served.port))
+    await loop.sock_sendall(client, request)
+    return client
+
+
+# Deadlines
+
+
+async def test_a_silent_connection_is_closed_without_an_answer() -> None:
+    async with serving(echo, head_timeout=SHORT) as served:
+        peer = await served.connect()
+        assert await peer.rest() == b""
+
+
+async def test_a_head_that_drips_is_refused_when_its_time_is_up() -> None:
+    async with serving(echo, head_timeout=SHORT) as served:
+        peer = await served.connect()
+        dripping = asyncio.ensure_future(_drip(peer, b"GET / HTTP/1.1\r\nX-Long: " + b"x" * 1000))
+        answer = await peer.response()
+        assert (answer.status, answer.headers["connection"]) == (408, "close")
+        dripping.cancel()
+        peer.close()
+        await served.all_gone()
+        await asyncio.gather(dripping, return_exceptions=True)
+
+
+async def _drip(peer: Peer, data: bytes) -> None:
+    for byte in data:
+        peer.send(bytes([byte]))
+        await asyncio.sleep(0.005)
+
+
+async def test_a_second_head_has_its_own_deadline_and_idling_another() -> None:
+    async with serving(echo, head_timeout=SHORT, idle_timeout=LONG) as served:
+        peer = await served.connect(GET % b"a")
+        assert (await peer.response()).status == 200
+        await asyncio.sleep(2 * SHORT)
+        peer.send(GET % b"b")
+        assert (await peer.response()).status == 200
+        peer.send(b"GET /c")
+        assert (await peer.response()).status == 408
+
+
+async def test_half_a_pipelined_head_is_under_the_head_deadline() -> None:
+    async with serving(echo, head_timeout=SHORT, idle_timeout=LONG) as served:
+        peer = await served.connect(GET % b"a" + b"GET /b")
+        assert (await peer.response()).status == 200
+        assert (await peer.response()).status == 408
+
+
+async def test_an_idle_connection_is_closed_in_order() -> None:
+    async with serving(echo, idle_timeout=SHORT) as served:
+        peer = await served.connect(GET % b"a")
+        assert (await peer.response()).status == 200
+        assert await peer.rest() == b""
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 10", b"Transfer-Encoding: chunked"])
+async def test_a_body_that_stops_is_refused(framing: bytes) -> None:
+    async with serving(echo, body_timeout=SHORT) as served:
+        peer = await served.connect(b"POST / HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n")
+        answer = await peer.response()
+        assert (answer.status, answer.body) == (408, b"REQUEST_TIMEOUT")
+        peer.send(b"late body" + GET % b"never")
+        assert await peer.rest() == b""
+
+
+async def test_a_body_that_goes_on_is_waited_for() -> None:
+    async with serving(echo, body_timeout=4 * SHORT) as served:
+        peer = await served.connect(POST % 6)
+        for _ in range(6):
+            await asyncio.sleep(SHORT)
+            peer.send(b"x")
+        assert (await peer.response()).body == b"/ xxxxxx"
+
+
+async def test_an_invited_body_that_does_not_come_is_refused() -> None:
+    async with serving(echo, body_timeout=SHORT) as served:
+        peer = await served.connect(EXPECTING)
+        assert (await peer.head()).status == 100
+        assert (await peer.response()).status == 408
+
+
+async def test_a_slow_handler_is_not_the_clients_fault() -> None:
+    gate = asyncio.Event()
+
+    async def handler(request: Request) -> Response:
+        await gate.wait()
+        return Response(200, Headers(), Parts([b"%d" % len(await read_all(request.body, 1 << 20))]))
+
+    size = 500_000
+    async with serving(handler, head_timeout=SHORT, body_timeout=SHORT, idle_timeout=SHORT) as served:
+        peer = await served.connect(POST % size + bytes(size))
+        await asyncio.sleep(4 * SHORT)  # for what must not happen
+        gate.set()
+        answer = await peer.response()
+        assert (answer.status, answer.body) == (200, b"%d" % size)
+
+
+async def test_a_refused_request_is_never_run_by_what_comes_later() -> None:
+    seen = []
+
+    async def handler(request: Request) -> Response:
+        seen.append(request.target)
+        return await echo(request)
+
+    async with serving(handler, head_timeout=SHORT) as served:
+        peer = await served.connect(b"GET /late HTTP/1.1\r\n")
+        await until(lambda: len(served.server.connections) == 1)
+        (connection,) = served.server.connections
+        await asyncio.sleep(0.01)
+        connection.overdue()
+        connection.data_received(b"Host: h\r\n\r\n" + GET % b"next")  # in the same turn of the loop
+        assert (await peer.response()).status == 408
+        assert await peer.rest() == b""
+        assert seen == []
+
+
+async def test_a_client_that_never_stops_after_a_refusal_is_cut() -> None:
+    async with serving(echo, linger_timeout=LONG, body_timeout=4 * SHORT) as served:
+        peer = await served.connect(b"nonsense\r\n\r\n")
+        assert (await peer.response()).status == 400
+        dripping = asyncio.ensure_future(_drip(peer, bytes(10_000)))
+        await served.all_gone()
+        dripping.cancel()
+        await asyncio.gather(dripping, return_exceptions=True)
+
+
+async def test_a_client_that_leaves_its_socket_open_after_a_refusal_is_cut() -> None:
+    async with serving(echo, linger_timeout=SHORT) as served:
+        peer = await served.connect(b"nonsense\r\n\r\n")
+        assert (await peer.response()).status == 400
+        await served.all_gone()
+
+
+# Readers
+
+
+async def test_a_reader_that_takes_nothing_pauses_the_body_and_is_cut() -> None:
+    given = 0
+
+    async def handler(_: Request) -> Response:
+        return Response(200, Headers(), endless)
+
+    class Endless:
+        length = None
+        ended = False
+
+        async def take(self) -> tuple[bytes, ...]:
+            nonlocal given
+            given += 4096
+            return (bytes(4096),)
+
+        def limit(self, max_bytes: int) -> None:
+            raise NotImplementedError
+
+        def abort(self, cut: object = None) -> None:
+            pass
+
+    endless = Endless()
+    high_water = 64 << 10
+    async with serving(handler, write_high_water=high_water, write_timeout=4 * SHORT) as served:
+        client = await _unread(served, GET % b"")
+        await until(lambda: any(each.is_write_paused for each in served.server.connections))
+        (connection,) = served.server.connections
+        assert connection.transport.get_write_buffer_size() <= high_water + 8192
+        before = given
+        await asyncio.sleep(SHORT)
+        assert given == before
+        await served.all_gone()
+        client.close()
+
+
+async def test_a_reader_that_takes_a_little_is_kept() -> None:
+    size = 8 << 20
+
+    async def handler(_: Request) -> Response:
+        return Response(200, Headers(), Parts([bytes(size)]))
+
+    loop = asyncio.get_running_loop()
+    async with serving(handler, write_timeout=4 * SHORT) as served:
+        client = await _unread(served, GET % b"", receive_buffer=64 << 10)
+        await until(lambda: any(each.is_write_paused for each in served.server.connections))
+        end = loop.time() + 12 * SHORT
+        got = 0
+        while loop.time() < end:
+            piece = await loop.sock_recv(client, 20_000)
+            assert piece
+            got += len(piece)
+            await asyncio.sleep(SHORT / 2)
+        assert 0 < got < size
+        assert served.server.connections
+        client.close()
+
+
+async def test_a_reader_that_takes_nothing_of_a_short_answer_is_cut_too() -> None:
+    async def handler(_: Request) -> Response:
+        return Response(200, Headers(), Parts([bytes(4 << 20)]))
+
+    async with serving(handler, write_high_water=8 << 20, idle_timeout=SHORT, write_timeout=2 * SHORT) as served:
+        client = await _unread(served, GET % b"")
+        await until(lambda: len(served.server.connections) == 1)
+        await served.all_gone()
+        client.close()
+
+
+async def test_a_client_that_pipelines_without_reading_is_not_answered_without_bound() -> None:
+    answered = 0
+
+    async def handler(_: Request) -> Response:
+        nonlocal answered
+        answered += 1
+        return Response(200, Headers(), Parts([bytes(2000)]))
+
+    async with serving(handler, write_high_water=16 << 10, write_timeout=LONG) as served:
+        client = await _unread(served, b"")
+        loop = asyncio.get_running_loop()
+        sending = asyncio.ensure_future(loop.sock_sendall(client, GET % b"" * 50_000))
+        await until(lambda: any(each.is_write_paused for each in served.server.connections))
+        (connection,) = served.server.connections
+        seen = answered
+        await asyncio.sleep(SHORT)
+        assert answered == seen
+        assert connection.transport.get_write_buffer_size() < 32 << 10
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        client.close()
+
+
+async def test_a_body_that_drips_does_not_keep_a_reader_that_takes_nothing() -> None:
+    async def handler(_: Request) -> Response:
+        return Response(200, Headers(), Parts([bytes(32 << 20)]))
+
+    async with serving(handler, write_timeout=4 * SHORT, body_timeout=LONG) as served:
+        client = await _unread(served, POST % 1000)
+        await until(lambda: any(each.is_write_paused for each in served.server.connections))
+        loop = asyncio.get_running_loop()
+
+        async def drip() -> None:
+            for _ in range(900):
+                await loop.sock_sendall(client, b"x")
+                await asyncio.sleep(0.01)
+
+        dripping = asyncio.ensure_future(drip())
+        await served.all_gone()
+        dripping.cancel()
+        await asyncio.gather(dripping, return_exceptions=True)
+        client.close()
+
+
+# Bodies and connections
+
+
+async def test_a_handler_that_does_not_take_the_body_stops_the_client() -> None:
+    budget = Budget(16 << 20)
+    gate = asyncio.Event()
+
+    async def handler(request: Request) -> Response:
+        await gate.wait()
+        return Response(200, Headers(), Parts([b"%d" % len(await read_all(request.body, 64 << 20))]))
+
+    size = 32 << 20
+    high_water = 64 << 10
+    async with serving(handler, body=PipeLimits(high_water, budget), body_bytes=size) as served:
+        peer = await served.connect(POST % size)
+        peer.send(bytes(size))
+        await until(lambda: budget.used >= high_water)
+        await asyncio.sleep(SHORT)  # for what must not happen
+        assert budget.used < high_water + (512 << 10)
+        gate.set()
+        assert (await peer.response()).body == b"%d" % size
+
+
+async def test_a_large_body_behind_a_pipelined_request_is_held_back_too() -> None:
+    budget = Budget(16 << 20)
+    gate = asyncio.Event()
+
+    async def handler(request: Request) -> Response:
+        if request.method == b"POST":
+            await gate.wait()
+        return await echo(request)
+
+    size = 1 << 20
+    async with serving(handler, body=PipeLimits(8 << 10, budget), body_bytes=size) as served:
+        peer = await served.connect(GET % b"a" + POST % size + bytes(size))
+        assert (await peer.response()).body == b"/a "
+        await until(lambda: budget.used > 0)
+        await asyncio.sleep(SHORT)  # for what must not happen
+        assert budget.used < 512 << 10
+        gate.set()
+        assert len((await peer.response()).body) == size + 2
+
+
+async def test_what_a_long_read_does_not_look_at_is_not_held() -> None:
+    budget = Budget(1 << 20)
+    body = fed_pipe(is_open=True)
+
+    async def handler(_: Request) -> Response:
+        return Response(200, Headers(), body)
+
+    async with serving(handler, body=PipeLimits(64 << 10, budget)) as served:
+        ask = b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 50000\r\n\r\n" + bytes(50_000)
+        peer = await served.connect(ask)
+        await peer.head()
+        assert budget.used == 0
+        body.end()
+        assert await peer.chunk() == b""
+
+
+async def test_accepting_stops_at_the_bound_and_goes_on_below_it() -> None:
+    async with serving(echo, connections=2) as served:
+        peers = [await served.connect(GET % b"%d" % number) for number in range(3)]
+        for peer in peers[:2]:
+            assert (await peer.response()).status == 200
+        assert len(served.server.connections) == 2
+        waiting = asyncio.ensure_future(peers[2].response())
+        done, _ = await asyncio.wait([waiting], timeout=SHORT)
+        assert not done
+        peers[0].close()
+        assert (await waiting).body == b"/2 "
+        assert len(served.server.connections) == 2
