@@ -4,6 +4,7 @@
 """
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -306,12 +307,13 @@ def in_thread(abort: Callable[[], None]) -> list[threading.Thread]:
         except DurableError as error:
             logger.info("a response that was closed could not be aborted: %s", error)
 
-    thread = threading.Thread(target=work, name="durable-abort")
-    try:
-        thread.start()
-    except RuntimeError:
+    if sys.is_finalizing():  # a thread started now would never run, and whoever starts it waits for that
         return []
-    return [thread]
+    thread = threading.Thread(target=work, name="durable-abort")
+    with suppress(RuntimeError):  # what later Pythons say to the same
+        thread.start()
+        return [thread]
+    return []
 
 
 def create_abort(stream_url: str) -> Callable[[], None]:

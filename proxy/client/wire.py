@@ -30,10 +30,10 @@ _SIGNATURE = re.compile(r"(signature=)[\w-]+")
 
 def installed_library() -> ModuleType:
     """httpx2 if it is there, else httpx. Raises ImportError when neither is."""
-    try:
-        return importlib.import_module("httpx2")
-    except ImportError:
-        return importlib.import_module("httpx")
+    for name in ("httpx2", "httpx"):
+        with suppress(ModuleNotFoundError):
+            return importlib.import_module(name)
+    raise ImportError("httpx2 or httpx is needed: install durable-streams-proxy[client]")
 
 
 def library_of(transport: object) -> ModuleType:

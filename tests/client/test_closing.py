@@ -21,6 +21,7 @@ from proxy.client import (
 from tests.client.conftest import QUICK, Connect
 from tests.client.drivers import Driver
 from tests.client.scripted_proxy import ScriptedProxy, error_answer
+from tests.client.test_isolation import python
 
 DONE = b'data: {"x": 1}\n\ndata: [DONE]\n\n'
 
@@ -188,6 +189,26 @@ def test_a_response_that_is_dropped_does_not_block_and_aborts_nothing(proxy: Scr
         proxy.answers.append(b"")  # whoever asked now would wait
         gc.collect()
     assert proxy.aborts == []
+
+
+ENDING = """
+import sys
+from proxy.client import create_durable_fetch
+fetch = create_durable_fetch(sys.argv[1], proxy_authorization=sys.argv[2])
+def events():
+    response = fetch("http://upstream.test/")
+    try:
+        yield from response.iter_bytes()
+    finally:
+        response.close()
+stream = events()
+print(next(stream).decode())
+"""
+
+
+def test_a_stream_that_is_still_open_when_the_interpreter_ends_does_not_hold_it_up(proxy: ScriptedProxy) -> None:
+    proxy.stream(b"hello", outcome=None)
+    assert python(ENDING, proxy.url, proxy.secret) == "hello\n"
 
 
 def test_a_close_does_not_wait_for_the_abort_but_closing_the_fetch_does(proxy: ScriptedProxy) -> None:

@@ -1,17 +1,19 @@
 """`fetch` as a process: what it writes, where it ends, what it remembers, and that it keeps secrets to itself."""
 
 import argparse
+import io
 import os
 import pty
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from proxy.client import command
 from tests.client.scripted_proxy import ScriptedProxy, error_answer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -60,6 +62,33 @@ class Shell:
         return process.returncode, out, err.decode()
 
 
+Run = Callable[..., tuple[int, bytes, str]]
+
+
+@pytest.fixture
+def run(
+    proxy: ScriptedProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> Run:
+    """The command in this process, which is quicker: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"") -> tuple[int, bytes, str]:
+        home = {"HOME": str(tmp_path), "PROXY_URL": proxy.url, "PROXY_SECRET": proxy.secret}
+        for name, value in (home | dict(env or {})).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        parser = argparse.ArgumentParser("fetch")
+        command.add_arguments(parser)
+        code = command.main(parser.parse_args(arguments))
+        out, err = capsysbinary.readouterr()
+        return code, out, err.decode()
+
+    return run
+
+
 class ScriptedShell(Shell):
     """A shell and its scripted proxy."""
 
@@ -82,7 +111,7 @@ def test_the_answer_is_written_as_it_came_and_nothing_else(shell: ScriptedShell)
     assert (asked.headers["upstream-url"], asked.headers["upstream-method"], asked.body) == (URL, "GET", b"")
 
 
-def test_data_makes_it_a_post_of_json_unless_told_otherwise(shell: ScriptedShell, tmp_path: Path) -> None:
+def test_data_makes_it_a_post_of_json_unless_told_otherwise(proxy: ScriptedProxy, run: Run, tmp_path: Path) -> None:
     (tmp_path / "body").write_bytes(b"\x00file")
     (tmp_path / "headers").write_text("X-One: 1\n\nContent-Type: text/csv\n")
     for arguments, stdin in (
@@ -90,26 +119,24 @@ def test_data_makes_it_a_post_of_json_unless_told_otherwise(shell: ScriptedShell
         (["-X", "PUT", "-d", "@body", "-H", "@headers"], b""),
         (["-d", "@-", "-H", "X-Two:2"], b"from stdin"),
     ):
-        shell.proxy.stream(b"ok")
-        assert shell.run(URL, *arguments, stdin=stdin)[:2] == (0, b"ok")
-    seen = [
-        (asked.headers["upstream-method"], asked.headers["content-type"], asked.body) for asked in shell.proxy.creates
-    ]
+        proxy.stream(b"ok")
+        assert run(URL, *arguments, stdin=stdin)[:2] == (0, b"ok")
+    seen = [(asked.headers["upstream-method"], asked.headers["content-type"], asked.body) for asked in proxy.creates]
     assert seen == [
         ("POST", "application/json", b'{"q": 1}'),
         ("PUT", "text/csv", b"\x00file"),
         ("POST", "application/json", b"from stdin"),
     ]
-    assert [shell.proxy.creates[1].headers["x-one"], shell.proxy.creates[2].headers["x-two"]] == ["1", "2"]
+    assert [proxy.creates[1].headers["x-one"], proxy.creates[2].headers["x-two"]] == ["1", "2"]
 
 
-def test_secrets_come_from_the_environment_or_from_files(shell: ScriptedShell, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text(f"{shell.proxy.secret}\nan older one\n")
-    shell.proxy.stream(b"ok")
+def test_secrets_come_from_the_environment_or_from_files(proxy: ScriptedProxy, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{proxy.secret}\nan older one\n")
+    proxy.stream(b"ok")
     env = {"PROXY_SECRET": "", "UPSTREAM_AUTHORIZATION": "Bearer sk-1"}
-    assert shell.run(URL, "--secret-file", "secret", env=env)[0] == 0
-    assert shell.proxy.creates[0].headers["upstream-authorization"] == "Bearer sk-1"
-    code, _, err = shell.run(URL, env={"PROXY_SECRET": ""})
+    assert run(URL, "--secret-file", "secret", env=env)[0] == 0
+    assert proxy.creates[0].headers["upstream-authorization"] == "Bearer sk-1"
+    code, _, err = run(URL, env={"PROXY_SECRET": ""})
     assert code == 2
     assert "PROXY_SECRET" in err
 
@@ -129,26 +156,26 @@ def test_secrets_come_from_the_environment_or_from_files(shell: ScriptedShell, t
         (["--request-id", "unknown", "--abort"], "remembered"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_code_2(shell: ScriptedShell, arguments: list[str], told: str) -> None:
-    code, out, err = shell.run(*arguments)
+def test_bad_usage_is_one_line_and_exit_code_2(run: Run, arguments: list[str], told: str) -> None:
+    code, out, err = run(*arguments)
     assert (code, out, err.count("\n")) == (2, b"", 1)
     assert told in err
 
 
-def test_what_went_wrong_is_told_apart_by_the_exit_code(shell: ScriptedShell) -> None:
-    shell.proxy.answers.append(error_answer(403, "UPSTREAM_NOT_ALLOWED"))
-    code, out, err = shell.run(URL)
+def test_what_went_wrong_is_told_apart_by_the_exit_code(proxy: ScriptedProxy, run: Run) -> None:
+    proxy.answers.append(error_answer(403, "UPSTREAM_NOT_ALLOWED"))
+    code, out, err = run(URL)
     assert (code, out, "UPSTREAM_NOT_ALLOWED" in err) == (3, b"", True)
 
-    shell.proxy.answers.append(error_answer(502, "x", message="own words", headers={"Upstream-Status": "429"}))
-    code, out, err = shell.run(URL)
+    proxy.answers.append(error_answer(502, "x", message="own words", headers={"Upstream-Status": "429"}))
+    code, out, err = run(URL)
     assert (code, b"own words" in out, "429" in err) == (22, True, True)
 
-    shell.proxy.stream(b"half", outcome="upstream_error")
-    code, out, err = shell.run(URL)
+    proxy.stream(b"half", outcome="upstream_error")
+    code, out, err = run(URL)
     assert (code, out, "upstream_error" in err) == (18, b"half", True)
 
-    code, out, err = shell.run(URL, "--proxy", "http://127.0.0.1:1")
+    code, out, err = run(URL, "--proxy", "http://127.0.0.1:1")
     assert (code, out, "could not be reached" in err) == (7, b"", True)
 
 
@@ -260,8 +287,6 @@ def test_what_is_remembered_is_private_and_where_it_belongs(shell: ScriptedShell
 
 
 def test_help_tells_the_exit_codes_and_no_option_takes_a_secret() -> None:
-    from proxy.client import command
-
     parser = argparse.ArgumentParser("fetch")
     command.add_arguments(parser)
     text = parser.format_help()

@@ -97,6 +97,18 @@ def test_the_client_works_where_the_servers_modules_cannot_be_imported(proxy: Sc
     assert python(BLOCK + USE, proxy.url, proxy.secret, "http://upstream.test/") == "hello\n" * 4
 
 
+def test_without_a_library_the_first_use_says_what_to_install() -> None:
+    use = (
+        "BLOCKED |= {'httpx', 'httpx2'}\n"
+        "from proxy.client import create_durable_fetch\n"
+        "try:\n"
+        "    create_durable_fetch('http://localhost', proxy_authorization='x')('http://upstream.test/')\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    assert "durable-streams-proxy[client]" in python(BLOCK + use)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
 def test_the_client_works_with_only_one_library_installed(proxy: ScriptedProxy, tmp_path: Path, library: str) -> None:
