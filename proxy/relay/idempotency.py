@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _JSON = b"application/json"
 _MAX_CLAIM_BYTES = 4096
+_POLLS_TO_SETTLE = 100
 
 
 def stream_id_of(key: bytes) -> str:
@@ -78,8 +79,10 @@ class Claims:
         give_up = clock() + 2 * self._patience
         token = secrets.token_hex(16)
         while True:
-            if (replay := await self._replay(stream_id, request)) is not None:
-                return replay
+            if await self._replay(stream_id, request) is not None:
+                await self._settled(stream_id)
+                if (replay := await self._replay(stream_id, request)) is not None:
+                    return replay
             claim = Claim(stream_id, clock() + self._patience)
             if await self._claim_or_withdraw(stream_id, request, token):
                 try:
@@ -147,6 +150,13 @@ class Claims:
             metadata = await self._storage.head(_claim_name(stream_id))
             if metadata is None or await self._storage.head(stream_id) is not None:
                 return
+
+    async def _settled(self, stream_id: str) -> None:
+        """Return when nobody claims the key: who does may still remove the stream. One who died is not waited for."""
+        for _ in range(_POLLS_TO_SETTLE):
+            if await self._storage.head(_claim_name(stream_id)) is None:
+                return
+            await asyncio.sleep(self._poll)
 
     async def prepare(self, stream_id: str) -> None:
         """Remove what an ended stream of the same key left behind, so that the new one starts empty."""

@@ -253,3 +253,26 @@ def test_what_an_expired_stream_left_is_removed_before_the_key_is_used_again() -
         await claims.aclose()
 
     run_in_virtual_time(main())
+
+
+def test_a_stream_that_its_maker_may_still_remove_is_no_answer_yet() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        relay, claims = claims_over(memory)
+        claim = await claims.resolve(ID, PRINT)
+        assert isinstance(claim, Claim)
+        await make(relay)
+        second = asyncio.ensure_future(claims.resolve(ID, PRINT))
+        await asyncio.sleep(0.5)
+        assert not second.done()
+        await relay.storage.delete(ID)  # the first caller has left
+        claims.release(claim)
+        claim = await second
+        assert isinstance(claim, Claim)
+        await make(relay)
+        assert isinstance(await claims.resolve(ID, PRINT), Replay)  # its maker died: after a while the stream counts
+        assert asyncio.get_running_loop().time() < 5
+        claims.release(claim)
+        await claims.aclose()
+
+    run_in_virtual_time(main())
