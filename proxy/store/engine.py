@@ -49,7 +49,13 @@ class Engine:
         self._unsettled: dict[Stream, None] = {}  # those with writes on their way
         self._queue: list[Write] = []
         self._refusal = Verdict.FAILED  # what writes get that fail along with the first
-        limits = WriterSettings(settings.checkpoint_bytes, settings.vacuum_bytes, settings.sweep_rows)
+        limits = WriterSettings(
+            settings.checkpoint_bytes,
+            settings.vacuum_bytes,
+            settings.sweep_rows,
+            settings.sweep_bytes,
+            settings.gather_seconds,
+        )
         self._writer = Writer(path, limits, self._settle)
         self._readers = Readers(path, settings.reader_threads)
         self._last_id = self._writer.last_id

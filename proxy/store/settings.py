@@ -7,36 +7,35 @@ __all__ = ["StoreSettings"]
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """Bounds of one store: sizes in bytes, times in seconds.
+    """Bounds of one store: sizes in bytes, times in seconds."""
 
-    `max_bytes` is the database's size past which appends are refused (0: none), `min_free_bytes` the room on the
-    disk below which creates are. `append_bytes` bounds one append, `held_bytes` all appends that are being received
-    or stored. An append is kept in pieces of at most `piece_bytes`; `step_bytes` is what one look into the database
-    fetches, `response_bytes` what one catch-up response carries (it goes on to the end of a piece) and `event_bytes`
-    what one SSE event does. The last `tail_bytes` of a stream stay in memory for its live readers, `tails_bytes` of
-    all streams together; `streams` is how many streams' states do, `producers` how many producers of one stream are
-    remembered. `reader_threads` look into the database, `checkpoint_bytes` of write-ahead log are moved into it at
-    once, and `vacuum_bytes` of free pages are kept for reuse. `sweep_rows` are removed in one step of a sweep.
-    """
+    # How much may be stored
+    max_bytes: int  # of the database; past it appends are refused (0: no bound of our own)
+    min_free_bytes: int  # of the disk; below it nothing is created
+    append_bytes: int  # of one append
+    held_bytes: int  # of all appends that are being received or stored
+    producers: int  # of one stream that are remembered, the latest ones
 
-    max_bytes: int
-    min_free_bytes: int
-    append_bytes: int
-    held_bytes: int
-    piece_bytes: int
-    step_bytes: int
-    response_bytes: int
-    event_bytes: int
-    tail_bytes: int
-    tails_bytes: int
-    streams: int
-    producers: int
+    # How it is kept and read
+    piece_bytes: int  # an append is kept in pieces of at most this
+    step_bytes: int  # fetched from the database at once
+    response_bytes: int  # of one catch-up response, which goes on to the end of a piece
+    event_bytes: int  # of one SSE event, about
+    tail_bytes: int  # of a stream's end kept in memory for its live readers
+    tails_bytes: int  # the same of all streams
+    streams: int  # whose state is kept in memory beside those in use
     reader_threads: int
-    checkpoint_bytes: int
-    vacuum_bytes: int
-    sweep_rows: int
-    sweep_seconds: float
+
+    # When it is written and tidied
+    gather_seconds: float  # a commit waits for appends that came in company the last time
+    checkpoint_bytes: int  # of the write-ahead log that are moved into the database at once
+    vacuum_bytes: int  # of free pages that are kept for reuse
+    sweep_rows: int  # removed in one step of a sweep
+    sweep_bytes: int  # the same; also what is moved at once to shrink the file
+    sweep_seconds: float  # between two looks for what has expired
+
+    # How long live reads last
     long_poll_seconds: float
-    keep_alive_seconds: float
-    sse_seconds: float
-    cursor_seconds: int
+    keep_alive_seconds: float  # a silent SSE response gets a comment this often
+    sse_seconds: float  # an SSE response ends after this; the reader goes on in a new one
+    cursor_seconds: int  # that one cursor stands for

@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,15 @@ _LARGEST_BATCH = 8 << 20  # bytes of one transaction; the log grows by it at onc
 
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
-    """Sizes in bytes; `sweep_rows` is how many rows one step of a sweep removes."""
+    """Sizes in bytes; `sweep_rows` and `sweep_bytes` are what one step of a sweep removes, `gather_seconds` is how
+    long a commit waits for others when there were more the last time.
+    """
 
     checkpoint_bytes: int
     vacuum_bytes: int
     sweep_rows: int
+    sweep_bytes: int
+    gather_seconds: float
 
 
 @dataclass(slots=True)
@@ -62,6 +67,7 @@ class Writer:
         self._resumes = False
         self._stopping = False
         self._excess = False
+        self._company = 0  # writes in the last batch
         self.used = self.free = 0  # bytes of the database in use, bytes of the disk that are not
         self._database = Database(path)
         self.last_id = self._database.last_id()
@@ -110,11 +116,17 @@ class Writer:
             self._try(self._database.close)
 
     def _next(self) -> list[Write]:
-        """What waits, up to a bound, but never across a resumption; chores are done while nothing waits."""
+        """What waits, up to a bound, but never across a resumption; chores are done while nothing waits.
+
+        When fewer came than last time, the others are likely on their way: a moment's patience saves them, and us,
+        a commit of their own. Who comes alone is not kept waiting.
+        """
         found = self._wait()
         if found is None:
             self._resumes = True
             return []
+        if len(found) < self._company and not self._stopping:
+            time.sleep(self._settings.gather_seconds)
         size = sum(write.size for write in found)
         while size < _LARGEST_BATCH and not self._inbox.empty():
             more = self._inbox.get()
@@ -123,6 +135,7 @@ class Writer:
                 break
             found += more
             size += sum(write.size for write in more)
+        self._company = len(found)
         return found
 
     def _wait(self) -> list[Write] | None:
@@ -175,7 +188,7 @@ class Writer:
             self._sweep()
         else:
             before = self._database.free_bytes()
-            self._database.vacuum(self._settings.sweep_rows)
+            self._database.vacuum(self._settings.sweep_bytes // self._database.page_bytes)
             after = self._database.free_bytes()
             self._excess = self._settings.vacuum_bytes < after < before
         if self._log_is_long():
@@ -183,7 +196,7 @@ class Writer:
 
     def _sweep(self) -> None:
         if self._database.has_garbage:
-            self._database.sweep(self._settings.sweep_rows)
+            self._database.sweep(self._settings.sweep_rows, self._settings.sweep_bytes)
             if not self._database.has_garbage:
                 self._look()
 

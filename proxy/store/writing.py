@@ -87,7 +87,7 @@ _CREATE = """
                          fork_path, fork_offset, fork_sub, source, start)
     VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (path) DO NOTHING"""
 _SOURCE = 11  # its place in a creation's row
-_SWEEP_PIECES = "DELETE FROM pieces WHERE id IN (SELECT id FROM pieces WHERE stream = ? LIMIT ?)"
+_PIECES_OF = "SELECT id, length(data) FROM pieces WHERE stream = ? LIMIT ?"
 _SWEEP_PRODUCERS = """
     DELETE FROM producers
     WHERE stream = ? AND producer IN (SELECT producer FROM producers WHERE stream = ? LIMIT ?)"""
@@ -204,25 +204,39 @@ class Database:
                 if self._first("SELECT 1 FROM streams WHERE id = ? AND forks = 0 AND deleted", source):
                     doomed = source
 
-    def sweep(self, rows: int) -> None:
-        """Delete some data of removed streams; `has_garbage` says whether more is left."""
+    def sweep(self, rows: int, size: int) -> None:
+        """Delete about `rows` rows or `size` bytes of removed streams; `has_garbage` says whether more is left."""
         cursor = self._cursor
         cursor.execute("BEGIN IMMEDIATE")
         try:
-            garbage = self._first("SELECT id FROM streams WHERE path IS NULL LIMIT 1")
-            self.has_garbage = garbage is not None
-            if garbage is not None:
-                (number,) = garbage
-                cursor.execute(_SWEEP_PIECES, (number, rows))
-                left = rows - self._connection.changes()
-                if left > 0:
-                    cursor.execute(_SWEEP_PRODUCERS, (number, number, left))
-                    if self._connection.changes() < left:
-                        cursor.execute("DELETE FROM streams WHERE id = ?", (number,))
+            while rows > 0 and size > 0:
+                garbage = self._first("SELECT id FROM streams WHERE path IS NULL LIMIT 1")
+                if garbage is None:
+                    self.has_garbage = False
+                    break
+                rows, size = self._sweep_stream(garbage[0], rows, size)
             cursor.execute("COMMIT")
         except BaseException:
             self.roll_back()
             raise
+
+    def _sweep_stream(self, number: Value, rows: int, size: int) -> tuple[int, int]:
+        """Delete what a removed stream left, at last the stream; how many rows and bytes may still be deleted."""
+        doomed: list[tuple[Value]] = []
+        for piece, length in self._cursor.execute(_PIECES_OF, (number, rows)).fetchall():
+            doomed.append((cast(int, piece),))
+            size -= cast(int, length)
+            if size <= 0:
+                break
+        self._cursor.executemany("DELETE FROM pieces WHERE id = ?", doomed)
+        rows -= len(doomed)
+        if rows > 0 and size > 0:
+            self._cursor.execute(_SWEEP_PRODUCERS, (number, number, rows))
+            rows -= self._connection.changes()
+        if rows > 0 and size > 0:
+            self._cursor.execute("DELETE FROM streams WHERE id = ?", (number,))
+            rows -= 1
+        return rows, size
 
     def checkpoint(self) -> None:
         """Move the log into the database, as far as no reader needs it."""

@@ -186,7 +186,8 @@ async def test_a_long_poll_is_not_ended_by_what_changes_nothing(tmp_path: Path, 
         for _ in range(3):
             clock.time += 60  # each read moves the expiry that is kept on disk
             assert (await client.get("/s")).status == 200
-        await client.put("/s", stream_ttl="100")
+        await client.put("/t")  # is stored after those
+        await asyncio.sleep(0)
         assert not polling.done()
         await client.post("/s", b"data")
         assert (await polling).body == b"data"
