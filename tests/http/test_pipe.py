@@ -1,0 +1,193 @@
+"""The pipe between a source and a taker, against a model: any order of events, the same bytes, no debt."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from proxy.http.message import BodyError, Cut
+from proxy.http.pipe import Budget, Pipe, PipeLimits
+from tests.http.kit import Silent
+
+HIGH_WATER = 500
+BUDGET = 900
+
+
+def _run(work: Coroutine[Any, Any, tuple[bytes | memoryview, ...]]) -> tuple[bytes | memoryview, ...]:
+    """A coroutine that must not have to wait."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: tuple[bytes | memoryview, ...] = done.value
+        return result
+    work.close()
+    raise AssertionError("it waits")
+
+
+class _Model:
+    """One pipe and what is known of it."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.source = Silent()
+        self.pipe = Pipe(self.source, PipeLimits(HIGH_WATER, budget))
+        self.fed = b""
+        self.taken = b""
+        self.allowed: int | None = None
+        self.ending: Cut | bool | None = False  # False: not ended; None: whole
+        self.is_dropped = False
+
+    @property
+    def waiting(self) -> bytes:
+        if self.is_dropped:
+            return b""
+        return self.fed[: self.allowed][len(self.taken) :]
+
+    def finish(self, cut: Cut | None) -> None:
+        if self.ending is False:
+            self.ending = cut
+
+
+class PipeMachine(RuleBasedStateMachine):
+    """Two pipes share a budget."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.budget = Budget(BUDGET)
+        self.models = [_Model(self.budget), _Model(self.budget)]
+
+    which = st.integers(0, 1)
+
+    @rule(which=which, sizes=st.lists(st.integers(1, 400), min_size=1, max_size=3))
+    def feed(self, which: int, sizes: list[int]) -> None:
+        model = self.models[which]
+        parts = [bytes([len(model.fed) + number & 255]) * size for number, size in enumerate(sizes)]
+        model.pipe.feed(list(parts))
+        if model.ending is False:
+            model.fed += b"".join(parts)
+            if model.allowed is not None and len(model.fed) > model.allowed:
+                model.ending = Cut.LIMIT
+
+    @rule(which=which)
+    def take(self, which: int) -> None:
+        model = self.models[which]
+        expected = model.waiting
+        if not expected and model.ending is False:
+            with pytest.raises((AssertionError, RuntimeError)):  # it would wait, and there is no loop to wait in
+                _run(model.pipe.take())
+        elif not expected and model.ending is not None:
+            with pytest.raises(BodyError) as caught:
+                _run(model.pipe.take())
+            assert caught.value.cut is model.ending
+        else:
+            assert b"".join(_run(model.pipe.take())) == expected
+            model.taken += expected
+
+    @rule(which=which)
+    def end(self, which: int) -> None:
+        self.models[which].pipe.end()
+        self.models[which].finish(None)
+
+    @rule(which=which, cut=st.sampled_from([Cut.RESET, Cut.FRAMING]))
+    def fail(self, which: int, cut: Cut) -> None:
+        self.models[which].pipe.fail(cut)
+        self.models[which].finish(cut)
+
+    @rule(which=which, cut=st.sampled_from([Cut.ABORTED, Cut.IDLE]))
+    def abort(self, which: int, cut: Cut) -> None:
+        model = self.models[which]
+        was_open = model.ending is False
+        model.pipe.abort(cut)
+        model.finish(cut)
+        assert model.source.is_cut or not was_open
+
+    @rule(which=which)
+    def give_up(self, which: int) -> None:
+        model = self.models[which]
+        if model.waiting:
+            model.finish(Cut.GONE)
+            model.ending = Cut.GONE
+        model.pipe.abort(Cut.GONE)
+        model.finish(Cut.GONE)
+        model.is_dropped = True
+
+    @precondition(lambda self: any(model.allowed is None and not model.is_dropped for model in self.models))
+    @rule(which=which, more=st.integers(0, 900))
+    def limit(self, which: int, more: int) -> None:
+        model = self.models[which]
+        if model.allowed is not None or model.is_dropped:
+            return
+        model.pipe.limit(more)
+        model.allowed = len(model.taken) + more
+        if len(model.fed) > model.allowed:
+            model.ending = Cut.LIMIT
+
+    @invariant()
+    def the_budget_counts_what_waits(self) -> None:
+        waiting = sum(len(model.waiting) for model in self.models)
+        assert waiting <= self.budget.used
+        assert bool(waiting) == bool(self.budget.used)
+
+    @invariant()
+    def sources_are_paused_when_much_waits_and_only_then(self) -> None:
+        for model in self.models:
+            if model.ending is not False:
+                assert not model.source.is_paused
+            elif len(model.waiting) >= HIGH_WATER:
+                assert model.source.is_paused
+            elif not model.waiting:
+                assert not model.source.is_paused
+        if self.budget.used <= BUDGET:
+            for model in self.models:
+                if len(model.waiting) < HIGH_WATER // 3:
+                    assert not model.source.is_paused
+
+    @invariant()
+    def ended_tells_the_whole_truth(self) -> None:
+        for model in self.models:
+            assert model.pipe.ended == (model.ending is None and not model.waiting)
+
+    def teardown(self) -> None:
+        for model in self.models:
+            model.pipe.abort(Cut.GONE)
+        assert self.budget.used == 0
+
+
+TestPipe = PipeMachine.TestCase
+
+
+def _pipe() -> Pipe:
+    return Pipe(Silent(), PipeLimits(HIGH_WATER, Budget(BUDGET)))
+
+
+async def test_a_waiting_take_gets_what_comes_and_a_cancelled_one_loses_nothing() -> None:
+    pipe = _pipe()
+    first = asyncio.ensure_future(pipe.take())
+    await asyncio.sleep(0)
+    pipe.feed([b"one"])
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert first.cancelled()
+    pipe.feed([b"two"])
+    assert await pipe.take() == (b"one", b"two")
+
+
+async def test_the_very_buffers_are_passed_on() -> None:
+    pipe = _pipe()
+    buffer = bytes(100)
+    pipe.feed([buffer])
+    (taken,) = await pipe.take()
+    assert taken is buffer
+
+
+@pytest.mark.parametrize("cut", [Cut.ABORTED, Cut.RESET, Cut.GONE])
+async def test_a_waiting_take_is_told_of_the_end(cut: Cut) -> None:
+    pipe = _pipe()
+    waiting = asyncio.ensure_future(pipe.take())
+    await asyncio.sleep(0)
+    pipe.abort(cut)
+    with pytest.raises(BodyError) as caught:
+        await waiting
+    assert caught.value.cut is cut
