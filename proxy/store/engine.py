@@ -194,7 +194,7 @@ class Engine:
                     break
                 if await self._decided(stream):
                     return outcome
-        if self._is_full(append.size):
+        if append.size and self._is_full(append.size):  # closing is always possible
             return Outcome(Verdict.FULL)
         return await self._enqueue(self._append_to(stream, append))
 

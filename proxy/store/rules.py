@@ -50,9 +50,9 @@ def _judge_producer(known: tuple[int, int] | None, producer: Producer) -> Verdic
 
 
 def is_same(stream: Stream, spec: Spec) -> bool:
-    """Whether creating `stream` with `spec` again asks for what is there. A fork may leave out what it inherits."""
+    """Whether creating `stream` with `spec` again asks for what is on disk. A fork may leave out what it inherits."""
     fork = spec.fork
-    if (fork is None) != (stream.fork is None) or spec.closed != stream.next_closed:
+    if (fork is None) != (stream.fork is None) or spec.closed != stream.closed:
         return False
     if spec.content_type is not None and media_type(spec.content_type) != stream.media:
         return False
