@@ -94,7 +94,7 @@ class ClientConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a response, or what nobody asked for."""
-        if self._answer is None and self._pipe is None:
+        if self._pipe is None and not self._is_awaited:
             self.cut()
             return
         try:
@@ -138,6 +138,11 @@ class ClientConnection(Connection):
                 self._pipe.feed(parts)
         self._settled().set_result(Response(head.status, head.headers, body))
 
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether somebody waits for a response's head; who was cancelled does not, even before it knows."""
+        return self._answer is not None and not self._answer.done()
+
     def _settled(self) -> "asyncio.Future[Response]":
         """The waiting exchange's future; from now on the connection may serve another exchange."""
         answer, self._answer = self._answer, None
@@ -170,7 +175,7 @@ class ClientConnection(Connection):
         self._owner.gone(self)
 
     def _broken(self, exchange: Exchange, cut: Cut) -> None:
-        if self._answer is not None:
+        if self._is_awaited:
             self._settled().set_exception(ExchangeError(exchange, sent=True))
         if self._pipe is not None:
             pipe, self._pipe = self._pipe, None

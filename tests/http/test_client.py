@@ -1,0 +1,310 @@
+"""One exchange at a time over a pool of one connection: framing, losses, deadlines, back-pressure."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from proxy.http.message import BodyError, Cut, Exchange, ExchangeError, Headers, Parts, Request, Response, read_all
+from proxy.http.pipe import Budget, PipeLimits
+from proxy.http.pool import Pool
+from proxy.net.dial import Address
+from tests.http.kit import OK, SOON, Peer, Script, answering, fed_pipe, get, origin, pooling, request_of, until
+
+HOST = (b"host", b"origin")
+
+
+async def _read(response: Response) -> bytes:
+    async with asyncio.timeout(SOON):
+        return await read_all(response.body, 1 << 24)
+
+
+async def _read_to_the_cut(response: Response) -> tuple[bytes, Cut | None]:
+    got = b""
+    try:
+        async with asyncio.timeout(SOON):
+            while parts := await response.body.take():
+                got += b"".join(parts)
+    except BodyError as error:
+        return got, error.cut
+    return got, None
+
+
+async def _error(pool: Pool, address: Address, request: Request | None = None) -> ExchangeError:
+    with pytest.raises(ExchangeError) as caught:
+        async with asyncio.timeout(SOON):
+            await pool.at(address)(request or get())
+    return caught.value
+
+
+def once(*pieces: bytes, then: Callable[[Peer], None] | None = None) -> Script:
+    """Answers one request with these pieces, then ends the connection (`then`, or in order)."""
+
+    async def script(peer: Peer) -> None:
+        await request_of(peer)
+        for piece in pieces:
+            peer.send(piece)
+            await peer.writer.drain()
+            await asyncio.sleep(0.001)
+        if then is not None:
+            then(peer)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("response", "body", "is_kept"),
+    [
+        (OK, b"ok", True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", b"ok", True),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b"", True),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK, b"ok", True),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
+        (OK + b"stray", b"ok", False),
+        (b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", b"", False),
+    ],
+    ids=["length", "chunked", "204", "informational", "close", "http-1.0", "stray", "redirect"],
+)
+async def test_a_response_is_read_whole_and_a_clean_connection_is_used_again(
+    response: bytes, body: bytes, is_kept: bool
+) -> None:
+    async with origin(answering(response)) as (served, address), pooling() as pool:
+        for _ in range(3):
+            assert await _read(await pool.at(address)(get())) == body
+            await until(lambda: len(pool) == int(is_kept))
+        assert len(served.peers) == (1 if is_kept else 3)
+
+
+async def test_a_redirected_connection_is_kept_where_that_is_wanted() -> None:
+    redirect = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"
+    async with origin(answering(redirect)) as (served, address), pooling(is_careful=False) as pool:
+        for _ in range(2):
+            await _read(await pool.at(address)(get()))
+        assert len(served.peers) == 1
+
+
+async def test_a_body_that_ends_with_the_connection_is_whole() -> None:
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+    async with origin(once(head, b"one", b"two")) as (_, address), pooling() as pool:
+        assert await _read(await pool.at(address)(get())) == b"onetwo"
+        await until(lambda: len(pool) == 0)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "cut"),
+    [
+        ((b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", b"some"), Cut.RESET),
+        ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"4\r\nsome\r\n"), Cut.RESET),
+        ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"4\r\nsome\r\nX"), Cut.FRAMING),
+        ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsomeX",), Cut.FRAMING),
+    ],
+)
+async def test_what_came_before_a_cut_can_be_taken_and_the_cut_is_told(pieces: tuple[bytes, ...], cut: Cut) -> None:
+    async with origin(once(*pieces)) as (_, address), pooling() as pool:
+        response = await pool.at(address)(get())
+        assert await _read_to_the_cut(response) == (b"some", cut)
+        await until(lambda: len(pool) == 0)
+
+
+async def test_a_reset_in_a_body_that_ends_with_the_connection_is_a_cut() -> None:
+    script = once(b"HTTP/1.1 200 OK\r\n\r\nsome", then=Peer.reset)
+    async with origin(script) as (_, address), pooling() as pool:
+        with pytest.raises(BodyError):
+            await _read(await pool.at(address)(get()))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "exchange"),
+    [
+        ((), Exchange.RESET),
+        ((b"HTTP/1.1 200 O",), Exchange.RESET),
+        ((b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",), Exchange.PROTOCOL),
+        ((b"SSH-2.0-OpenSSH\r\n\r\n",), Exchange.PROTOCOL),
+        ((b"HTTP/1.1 200 OK\r\nX: " + b"x" * 5000,), Exchange.PROTOCOL),
+        ((b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",), Exchange.PROTOCOL),
+    ],
+)
+async def test_no_response_is_an_error_that_says_why(pieces: tuple[bytes, ...], exchange: Exchange) -> None:
+    async with origin(once(*pieces)) as (served, address), pooling() as pool:
+        error = await _error(pool, address)
+        assert (error.exchange, error.sent) == (exchange, True)
+        await until(lambda: len(pool) == 0)
+        assert len(served.peers) == 1  # and is never sent twice
+
+
+async def test_a_head_that_does_not_come_in_time_ends_the_connection() -> None:
+    async def script(peer: Peer) -> None:
+        await request_of(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\n")
+        assert await peer.rest() == b""
+
+    async with origin(script) as (_, address), pooling() as pool:
+        error = await _error(pool, address, get(timeout=0.03))
+        assert error.exchange is Exchange.TIMEOUT
+        await until(lambda: len(pool) == 0)
+
+
+async def test_the_deadline_is_for_the_head_only() -> None:
+    async def script(peer: Peer) -> None:
+        await request_of(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        await asyncio.sleep(0.1)
+        peer.send(b"ok")
+
+    async with origin(script) as (_, address), pooling() as pool:
+        assert await _read(await pool.at(address)(get(timeout=0.03))) == b"ok"
+
+
+# Requests
+
+
+async def _receive(peer: Peer) -> None:
+    """Sends back the request as it stood on the wire."""
+    head = await peer.until(b"\r\n\r\n")
+    if b"chunked" in head:
+        body = await peer.until(b"0\r\n\r\n")
+    else:
+        body = await peer.exactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
+    answer = head + body
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
+    await peer.rest()
+
+
+@pytest.mark.parametrize(
+    ("request_", "framing", "sent"),
+    [
+        (Request(b"POST", b"/", Headers([HOST]), Parts([b"ab", b"cd"])), b"content-length: 4", b"abcd"),
+        (Request(b"POST", b"/", Headers([HOST]), fed_pipe(b"ab", b"cd", length=4)), b"content-length: 4", b"abcd"),
+        (
+            Request(b"POST", b"/", Headers([HOST]), fed_pipe(b"ab", b"cd")),
+            b"transfer-encoding: chunked",
+            b"4\r\nabcd\r\n0\r\n\r\n",
+        ),
+        (Request(b"POST", b"/", Headers([HOST])), b"content-length: 0", b""),
+    ],
+)
+async def test_a_request_is_framed_by_what_is_known_of_its_body(request_: Request, framing: bytes, sent: bytes) -> None:
+    request = Request(request_.method, request_.target, request_.headers, request_.body)
+    if isinstance(request.body, Parts) and request.body.length:
+        request.body = Parts([b"ab", b"cd"])
+    elif not isinstance(request.body, Parts):
+        request.body = fed_pipe(b"ab", b"cd", length=request.body.length)
+    async with origin(_receive) as (_, address), pooling() as pool:
+        head, _, body = (await _read(await pool.at(address)(request))).partition(b"\r\n\r\n")
+        assert framing in head
+        assert body == sent
+
+
+async def test_a_streamed_body_is_sent_as_it_comes_and_the_connection_is_kept() -> None:
+    body = fed_pipe(is_open=True)
+
+    async def script(peer: Peer) -> None:
+        await peer.until(b"\r\n\r\n")
+        for part in (b"one", b"two"):
+            body.feed([part])
+            assert await peer.chunk() == part
+        body.end()
+        assert await peer.chunk() == b""
+        peer.send(OK)
+        await request_of(peer)
+        peer.send(OK)
+        await peer.rest()
+
+    async with origin(script) as (served, address), pooling() as pool:
+        request = Request(b"POST", b"/", Headers([HOST]), body)
+        assert await _read(await pool.at(address)(request)) == b"ok"
+        assert await _read(await pool.at(address)(get())) == b"ok"
+        assert len(served.peers) == 1
+
+
+async def test_a_response_before_the_request_was_sent_is_returned_and_ends_the_connection() -> None:
+    body = fed_pipe(is_open=True)
+
+    async def script(peer: Peer) -> None:
+        await peer.until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
+        assert await peer.rest() == b""
+
+    async with origin(script) as (served, address), pooling() as pool:
+        response = await pool.at(address)(Request(b"POST", b"/", Headers([HOST]), body))
+        assert (response.status, await _read(response)) == (413, b"no")
+        await until(lambda: len(pool) == 0 and served.open == 0)
+        with pytest.raises(BodyError):
+            await body.take()
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_a_response_to_a_request_that_nobody_reads_is_returned(is_streamed: bool) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.until(b"\r\n\r\n")
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport
+        peer.send(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+        await asyncio.sleep(SOON)
+
+    size = 32 << 20
+    body = fed_pipe(*[bytes(size // 4)] * 4, length=size) if is_streamed else Parts([bytes(size)])
+    async with origin(script) as (_, address), pooling() as pool:
+        async with asyncio.timeout(SOON):
+            response = await pool.at(address)(Request(b"POST", b"/", Headers([HOST]), body))
+        assert response.status == 503
+        await until(lambda: len(pool) == 0)
+
+
+async def test_a_request_body_that_is_cut_ends_the_exchange() -> None:
+    async def script(peer: Peer) -> None:
+        assert await peer.rest() != b""
+
+    body = fed_pipe(b"half", cut=Cut.RESET)
+    async with origin(script) as (_, address), pooling() as pool:
+        with pytest.raises(BodyError):
+            await pool.at(address)(Request(b"POST", b"/", Headers([HOST]), body))
+        await until(lambda: len(pool) == 0)
+
+
+# Back-pressure and giving up
+
+
+async def test_a_body_that_nobody_takes_pauses_its_origin() -> None:
+    sent = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal sent
+        await request_of(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            peer.send(bytes(4096))
+            await peer.writer.drain()
+            sent += 4096
+
+    budget = Budget(1 << 30)
+    async with origin(script) as (_, address), pooling(body=PipeLimits(16 << 10, budget)) as pool:
+        response = await pool.at(address)(get())
+        await until(lambda: budget.used >= 16 << 10)
+        await asyncio.sleep(0.05)  # for what must not happen
+        assert budget.used < 512 << 10
+        await response.body.take()
+        await until(lambda: budget.used >= 16 << 10)
+        response.body.abort(Cut.GONE)
+        await until(lambda: len(pool) == 0)
+        assert budget.used == 0
+
+
+async def test_a_limit_lets_exactly_so_many_bytes_pass_and_cuts_the_origin() -> None:
+    script = once(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", bytes(60), bytes(40))
+    async with origin(script) as (_, address), pooling() as pool:
+        response = await pool.at(address)(get())
+        response.body.limit(70)
+        assert await _read_to_the_cut(response) == (bytes(70), Cut.LIMIT)
+        await until(lambda: len(pool) == 0)
+
+
+async def test_a_body_given_up_cuts_its_connection() -> None:
+    async def script(peer: Peer) -> None:
+        await request_of(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome")
+        assert await peer.rest() == b""
+
+    async with origin(script) as (served, address), pooling() as pool:
+        (await pool.at(address)(get())).body.abort(Cut.GONE)
+        await until(lambda: len(pool) == 0 and served.open == 0)

@@ -1,0 +1,300 @@
+"""The pool: reuse, bounds, order, expiry, and cancelling at every point (places and sockets come back)."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from proxy.http.message import Exchange, ExchangeError, Request, Response, read_all
+from proxy.http.pool import Pool
+from proxy.net.dial import Address
+from tests.http.kit import OK, SOON, Peer, answering, get, origin, pooling, request_of, until
+
+
+async def _ask(pool: Pool, address: Address, request: Request | None = None) -> bytes:
+    async with asyncio.timeout(SOON):
+        response: Response = await pool.at(address)(request or get())
+        return await read_all(response.body, 1 << 20)
+
+
+class Gated:
+    """A script that answers each request when the test lets it; `asked` are their targets, in the order they came."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self._gate = asyncio.Semaphore(0)
+
+    def release(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._gate.release()
+
+    async def __call__(self, peer: Peer) -> None:
+        while True:
+            self.asked.append((await request_of(peer)).split(b" ")[1])
+            await self._gate.acquire()
+            peer.send(OK)
+
+
+async def test_requests_one_after_the_other_share_a_connection() -> None:
+    async with origin(answering(OK)) as (served, address), pooling() as pool:
+        for _ in range(5):
+            assert await _ask(pool, address) == b"ok"
+        assert (len(served.peers), len(pool)) == (1, 1)
+
+
+async def test_origins_do_not_share_connections() -> None:
+    async with (
+        origin(answering(OK)) as (first, one),
+        origin(answering(OK)) as (second, two),
+        pooling() as pool,
+    ):
+        await _ask(pool, one)
+        await _ask(pool, two)
+        assert (len(first.peers), len(second.peers), len(pool)) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("is_careful", [True, False])
+@pytest.mark.parametrize("end", [Peer.close, Peer.reset, lambda peer: peer.send(b"stray")], ids=["fin", "rst", "stray"])
+async def test_an_idle_connection_that_its_origin_ended_or_soiled_is_never_used_again(
+    end: Callable[[Peer], None], is_careful: bool
+) -> None:
+    async with origin(answering(OK)) as (served, address), pooling(is_careful=is_careful) as pool:
+        await _ask(pool, address)
+        end(served.peers[0])
+        await until(lambda: len(pool) == 0)
+        assert await _ask(pool, address) == b"ok"
+        assert len(served.peers) == 2
+
+
+@pytest.mark.parametrize("end", [b"", b"stray"])
+async def test_an_end_that_nobody_has_read_yet_is_noticed_before_the_connection_is_used(end: bytes) -> None:
+    async with origin(answering(OK)) as (served, address), pooling() as pool:
+        await _ask(pool, address)
+        with socket.socket(fileno=os.dup(served.peers[0].writer.get_extra_info("socket").fileno())) as sock:
+            if end:
+                sock.send(end)
+            else:
+                sock.shutdown(socket.SHUT_WR)
+        # In the same turn of the loop: the pool's connection cannot have read it.
+        assert await _ask(pool, address) == b"ok"
+        assert len(served.peers) == 2
+
+
+async def test_an_idle_connection_is_closed_after_its_time() -> None:
+    async with origin(answering(OK)) as (served, address), pooling(idle=0.03) as pool:
+        await _ask(pool, address)
+        assert len(pool) == 1
+        await until(lambda: len(pool) == 0 and served.open == 0)
+
+
+async def test_the_bound_of_an_origin_holds_and_waiters_are_served_in_order() -> None:
+    gated = Gated()
+    async with origin(gated) as (served, address), pooling(per_origin=2) as pool:
+        asking = []
+        for number in range(8):
+            asking.append(asyncio.ensure_future(_ask(pool, address, get(b"/%d" % number))))
+            await asyncio.sleep(0)
+        for done in range(8):
+            await until(lambda done=done: len(gated.asked) == min(done + 2, 8))  # type: ignore[misc]  # bound at once
+            gated.release()
+        assert await asyncio.gather(*asking) == [b"ok"] * 8
+        assert sorted(gated.asked[:2]) == [b"/0", b"/1"]
+        assert gated.asked[2:] == [b"/%d" % number for number in range(2, 8)]
+        assert served.most == 2
+
+
+async def test_the_bound_of_all_holds_over_origins_and_nobody_starves() -> None:
+    async with (
+        origin(answering(OK)) as (first, one),
+        origin(answering(OK)) as (second, two),
+        origin(answering(OK)) as (third, three),
+        pooling(total=3, per_origin=2) as pool,
+    ):
+        most = 0
+
+        async def ask(address: Address) -> None:
+            nonlocal most
+            for _ in range(10):
+                assert await _ask(pool, address) == b"ok"
+                most = max(most, len(pool))
+
+        await asyncio.gather(*(ask(address) for address in (one, two, three) for _ in range(5)))
+        assert most <= 3
+        assert max(first.most, second.most, third.most) <= 2
+
+
+async def test_an_idle_connection_makes_room_for_another_origin() -> None:
+    async with origin(answering(OK)) as (first, one), origin(answering(OK)) as (_, two), pooling(total=1) as pool:
+        await _ask(pool, one)
+        assert await _ask(pool, two) == b"ok"
+        await until(lambda: first.open == 0)
+        assert len(pool) == 1
+
+
+async def test_three_origins_that_want_one_place_get_it_in_turn() -> None:
+    async with (
+        origin(answering(OK)) as (_, one),
+        origin(answering(OK)) as (_, two),
+        origin(answering(OK)) as (_, three),
+        pooling(total=1) as pool,
+    ):
+        await _ask(pool, one)
+        answers = await asyncio.gather(*(_ask(pool, address) for address in (two, three, one, two)))
+        assert answers == [b"ok"] * 4
+        assert len(pool) == 1
+
+
+async def test_an_origin_with_many_waiters_does_not_get_more_than_its_bound() -> None:
+    gated = Gated()
+    async with (
+        origin(gated) as (busy, one),
+        origin(gated) as (other, two),
+        pooling(total=4, per_origin=2) as pool,
+    ):
+        first = [asyncio.ensure_future(_ask(pool, two)) for _ in range(2)]
+        held = [asyncio.ensure_future(_ask(pool, one)) for _ in range(6)]
+        await until(lambda: len(gated.asked) == 4)
+        gated.release(8)
+        await asyncio.gather(*first, *held)
+        assert (busy.most, other.most) == (2, 2)
+
+
+async def test_who_waits_too_long_is_told_that_all_are_busy_and_nothing_was_sent() -> None:
+    gated = Gated()
+    async with origin(gated) as (_, address), pooling(per_origin=1, wait=0.03) as pool:
+        holder = asyncio.ensure_future(_ask(pool, address))
+        await until(lambda: len(gated.asked) == 1)
+        with pytest.raises(ExchangeError) as caught:
+            await _ask(pool, address)
+        assert (caught.value.exchange, caught.value.sent) == (Exchange.BUSY, False)
+        gated.release(2)
+        assert await holder == b"ok"
+        assert await _ask(pool, address) == b"ok"
+
+
+async def test_a_waiter_gets_the_place_of_a_connection_that_died() -> None:
+    async def script(peer: Peer) -> None:
+        request = await request_of(peer)
+        if b"/doomed" in request:
+            await doom.wait()
+            return
+        peer.send(OK)
+        await peer.rest()
+
+    doom = asyncio.Event()
+    async with origin(script) as (_, address), pooling(per_origin=1) as pool:
+        doomed = asyncio.ensure_future(_ask(pool, address, get(b"/doomed")))
+        await until(lambda: len(pool) == 1)
+        waiting = asyncio.ensure_future(_ask(pool, address))
+        await asyncio.sleep(0)
+        doom.set()
+        with pytest.raises(ExchangeError):
+            await doomed
+        assert await waiting == b"ok"
+
+
+async def test_a_connection_that_dies_on_its_way_to_a_waiter_is_replaced() -> None:
+    async def script(peer: Peer) -> None:
+        await request_of(peer)
+        await go.wait()
+        peer.send(OK)
+        peer.close()  # the FIN comes with the response or just after it
+
+    go = asyncio.Event()
+    async with origin(script) as (served, address), pooling(per_origin=1) as pool:
+        asking = [asyncio.ensure_future(_ask(pool, address, get(timeout=None))) for _ in range(5)]
+        await until(lambda: len(pool) == 1)
+        go.set()
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert all(answer == b"ok" or isinstance(answer, ExchangeError) for answer in answers)
+        assert answers[0] == b"ok"
+        assert served.most <= 2  # one that it still closes, one that is new
+
+
+async def test_places_of_dials_that_fail_are_free_again() -> None:
+    nobody = Address("127.0.0.1", 1)
+    async with origin(answering(OK)) as (_, address), pooling(total=1) as pool:
+        for _ in range(3):
+            with pytest.raises(ExchangeError) as caught:
+                await _ask(pool, nobody)
+            assert (caught.value.exchange, caught.value.sent) == (Exchange.CONNECT, False)
+        assert await _ask(pool, address) == b"ok"
+
+
+async def _cancelled_after(steps: int, work: Awaitable[object]) -> bool:
+    """Cancel `work` after so many turns of the loop; False when it was over before."""
+    task = asyncio.ensure_future(work)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    was_over = task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return not was_over
+
+
+@pytest.mark.parametrize("is_reused", [False, True])
+async def test_a_call_cancelled_anywhere_leaves_no_socket_and_no_place(is_reused: bool) -> None:
+    async with origin(answering(OK)) as (served, address), pooling(per_origin=1) as pool:
+        cancelled = steps = 0
+        while steps < 4 or await _cancelled_after(steps, _ask(pool, address)):
+            if steps < 4:
+                await _cancelled_after(steps, _ask(pool, address))
+            cancelled += 1
+            steps += 1
+            assert steps < 500
+            if is_reused:
+                assert await _ask(pool, address) == b"ok"
+            assert len(pool) <= 1
+        assert cancelled > 3
+        assert await _ask(pool, address) == b"ok"
+        await until(lambda: served.open == 1)
+
+
+@pytest.mark.parametrize("per_origin", [1, 10])
+async def test_waiters_cancelled_anywhere_lose_no_place(per_origin: int) -> None:
+    async with (
+        origin(answering(OK)) as (served, address),
+        origin(answering(OK)) as (_, other),
+        pooling(per_origin=per_origin, total=1 if per_origin > 1 else 10) as pool,
+    ):
+        for steps in range(25):
+            holder = asyncio.ensure_future(_ask(pool, other if per_origin > 1 else address))
+            waiters = [_cancelled_after(steps + number, _ask(pool, address)) for number in range(3)]
+            await asyncio.gather(*waiters)
+            assert await holder == b"ok"
+            assert await _ask(pool, address) == b"ok"
+        assert served.most <= 2  # one that it still closes, one that is new
+        assert len(pool) <= 2
+
+
+async def test_closing_ends_what_is_lent_what_waits_and_what_comes_later() -> None:
+    gated = Gated()
+    async with origin(gated) as (served, address), pooling(per_origin=1) as pool:
+        lent = asyncio.ensure_future(_ask(pool, address))
+        await until(lambda: len(gated.asked) == 1)
+        waiting = asyncio.ensure_future(_ask(pool, address))
+        await asyncio.sleep(0)
+        await pool.aclose()
+        for task in (lent, waiting):
+            with pytest.raises(ExchangeError):
+                await task
+        with pytest.raises(ExchangeError):
+            await _ask(pool, address)
+        gated.release()
+        await until(lambda: served.open == 0)
+
+
+async def test_nothing_is_remembered_of_origins_that_are_gone() -> None:
+    async with origin(answering(OK)) as (_, address), pooling(total=1, wait=0.02, idle=0.02) as pool:
+        gated = Gated()
+        async with origin(gated) as (_, busy):
+            holder = asyncio.ensure_future(_ask(pool, busy))
+            await until(lambda: len(gated.asked) == 1)
+            with pytest.raises(ExchangeError):
+                await _ask(pool, address)
+            gated.release()
+            await holder
+            await until(lambda: len(pool) == 0)
+        assert not pool._origins
