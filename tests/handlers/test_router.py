@@ -1,0 +1,193 @@
+"""The router: which path and method is whose, what every response carries, and that no failure tells insides."""
+
+import asyncio
+import json
+import logging
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.base.errors import Code, Refusal
+from proxy.handlers.call import Call
+from proxy.handlers.router import Router, error_response
+from proxy.http.message import BodyError, Cut, Headers, Request, Response, TooLarge
+from proxy.policy.cors import Cors
+from proxy.streams.client import StorageError
+from tests.store.kit import Answer, Client
+
+ID = "00000000-0000-4000-8000-000000000000"
+ORIGIN = "https://app.example"
+
+
+def router_of(failure: BaseException | None = None, *, origins: tuple[str, ...] = ()) -> Router:
+    """Every operation answers with its name, or fails so."""
+
+    def operation(name: str):  # type: ignore[no-untyped-def]  # an Operation
+        async def answer(call: Call) -> Response:
+            if failure is not None:
+                raise failure
+            return Response(
+                200, Headers([(b"upstream-status", b"200"), (b"x-name", f"{name} {call.stream_id}".strip().encode())])
+            )
+
+        return answer
+
+    async def static(request: Request) -> Response:
+        return Response(200, Headers([(b"x-name", b"static")]))
+
+    return Router(
+        create=operation("create"),
+        streams={name: operation(name.decode()) for name in (b"GET", b"HEAD", b"PATCH", b"DELETE")},
+        health=operation("health"),
+        static=static,
+        cors=Cors(origins, max_age=60),
+    )
+
+
+async def ask(method: str, target: str, router: Router | None = None, **headers: str) -> Answer:
+    return await Client(router or router_of()).call(method, target, **headers)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "name"),
+    [
+        ("POST", "/v1/proxy", "create "),
+        ("POST", "/v1/proxy/", "create "),
+        ("POST", "/v1/proxy?secret=x", "create "),
+        ("GET", f"/v1/proxy/{ID}?offset=1", f"GET {ID}"),
+        ("HEAD", f"/v1/proxy/{ID}", f"HEAD {ID}"),
+        ("PATCH", f"/v1/proxy/{ID}", f"PATCH {ID}"),
+        ("DELETE", f"/v1/proxy/{ID}", f"DELETE {ID}"),
+        ("GET", "/health", "health "),
+        ("HEAD", "/health?x", "health "),
+        ("GET", "/static/client/index.js", "static"),
+    ],
+)
+async def test_each_operation_has_its_place(method: str, target: str, name: str) -> None:
+    found = await ask(method, target)
+    assert (found.status, (found["x-name"] or "").strip()) == (200, name.strip())
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "allow"),
+    [
+        ("GET", "/v1/proxy", "POST, OPTIONS"),
+        ("DELETE", "/v1/proxy/", "POST, OPTIONS"),
+        ("POST", f"/v1/proxy/{ID}", "GET, HEAD, PATCH, DELETE, OPTIONS"),
+        ("PUT", f"/v1/proxy/{ID}", "GET, HEAD, PATCH, DELETE, OPTIONS"),
+        ("get", f"/v1/proxy/{ID}", "GET, HEAD, PATCH, DELETE, OPTIONS"),
+        ("POST", "/health", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/static/x", "GET, HEAD, OPTIONS"),
+        ("TRACE", "/health", "GET, HEAD, OPTIONS"),
+    ],
+)
+async def test_another_method_on_a_known_path_is_told_which_are_allowed(method: str, target: str, allow: str) -> None:
+    found = await ask(method, target)
+    assert (found.status, found["allow"]) == (405, allow)
+    assert json.loads(found.body)["error"]["code"] == "METHOD_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/", "/v1", "/v1/", "/v1/proxyx", "/v2/proxy", "/V1/proxy", "//v1/proxy", "/health/", "/healthz", "/static", "*",
+     "/v1/%70roxy", "/v1/proxy;x"],
+)  # fmt: skip
+async def test_an_unknown_path_is_not_found(target: str) -> None:
+    found = await ask("GET", target)
+    assert (found.status, json.loads(found.body)["error"]["code"]) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [ID.upper().replace("0", "A"), "{" + ID + "}", ID.replace("-", ""), ID + "/", ID + "%00", ID + ".record", "..",
+     "%2e%2e", "x", ID[:-1], ID + "0", "urn:uuid:" + ID, " " + ID, ID.replace("0", "%30", 1)],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PATCH", "DELETE"])
+async def test_an_id_in_any_other_spelling_is_no_stream(method: str, spelling: str) -> None:
+    found = await ask(method, f"/v1/proxy/{spelling}")
+    assert (found.status, json.loads(found.body)["error"]["code"]) == (404, "STREAM_NOT_FOUND")
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.binary(max_size=40), st.sampled_from(["GET", "POST", "DELETE", "OPTIONS", "PATCH"]))
+def test_any_target_gets_an_answer(target: bytes, method: str) -> None:
+    router = router_of()
+    for prefix in (b"/", b"/v1/proxy/", b"/v1/proxy?", b"/v1/proxy/" + ID.encode() + b"?"):
+        request = Request(method.encode(), prefix + target, Headers())
+        response = asyncio.run(_call(router, request))
+        assert response.status in (200, 204, 404, 405)
+
+
+async def _call(router: Router, request: Request) -> Response:
+    return await router(request)
+
+
+async def test_options_is_answered_on_any_path_by_anyone() -> None:
+    for target in ("/v1/proxy", f"/v1/proxy/{ID}", "/health", "/nowhere", "*", "/v1/proxy/x"):
+        found = await ask("OPTIONS", target, origin=ORIGIN, access_control_request_headers="X-Own")
+        assert (found.status, found.body) == (204, b"")
+        assert "x-own" in (found["access-control-allow-headers"] or "")
+        assert "PATCH" in (found["access-control-allow-methods"] or "")
+
+
+SECRET_TEXT = "a sentence of the inside"
+FAILURES: list[tuple[BaseException, Code]] = [
+    (Refusal(Code.OVERLOADED, "later"), Code.OVERLOADED),
+    (Refusal(Code.MISSING_SECRET, "who"), Code.MISSING_SECRET),
+    (StorageError(SECRET_TEXT), Code.STORAGE_ERROR),
+    (TooLarge(), Code.REQUEST_TOO_LARGE),
+    (RuntimeError(SECRET_TEXT), Code.INTERNAL_ERROR),
+    (KeyError(SECRET_TEXT), Code.INTERNAL_ERROR),
+    (RecursionError(), Code.INTERNAL_ERROR),
+    (OSError(24, SECRET_TEXT), Code.INTERNAL_ERROR),
+]
+
+
+@pytest.mark.parametrize(("failure", "expected"), FAILURES)
+@pytest.mark.parametrize("origins", [(), (ORIGIN,)])
+async def test_every_failure_is_json_without_insides_and_with_cors(
+    failure: BaseException, expected: Code, origins: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    router = router_of(failure, origins=origins)
+    found = await ask("GET", f"/v1/proxy/{ID}?signature=CANARY", router, origin=ORIGIN, authorization="Bearer CANARY")
+    assert found.status == expected.status
+    error = json.loads(found.body)
+    assert set(error) == {"error"}
+    assert set(error["error"]) == {"code", "message"}
+    assert error["error"]["code"] == expected.value
+    assert SECRET_TEXT not in found.body.decode()
+    assert found["content-type"] == "application/json"
+    assert found["cache-control"] == "no-store"
+    assert found["access-control-allow-origin"] == (ORIGIN if origins else "*")
+    assert found["x-content-type-options"] == "nosniff"
+    assert found["cross-origin-resource-policy"] == "cross-origin"
+    assert (found["retry-after"] is not None) is (expected.status == 503)
+    assert (found["www-authenticate"] is not None) is (expected.status == 401)
+    assert "CANARY" not in caplog.text
+
+
+async def test_a_request_body_that_broke_off_and_a_cancellation_are_not_answered() -> None:
+    with pytest.raises(BodyError):
+        await ask("GET", f"/v1/proxy/{ID}", router_of(BodyError(Cut.RESET)))
+    with pytest.raises(asyncio.CancelledError):
+        await ask("GET", f"/v1/proxy/{ID}", router_of(asyncio.CancelledError()))
+
+
+async def test_every_response_carries_cors_and_hardening() -> None:
+    for method, target in (("GET", f"/v1/proxy/{ID}"), ("GET", "/health"), ("GET", "/static/x"), ("GET", "/no")):
+        found = await ask(method, target)
+        assert found["access-control-allow-origin"] == "*"
+        assert found["x-content-type-options"] == "nosniff"
+        exposed = ", ".join(value.decode() for value in found.headers.get_all(b"access-control-expose-headers"))
+        assert "Upstream-Outcome" in exposed
+    refused = router_of().refuse(Refusal(Code.BAD_REQUEST, "no"))
+    assert (refused.status, refused.headers.get(b"access-control-allow-origin")) == (400, b"*")
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_every_code_makes_its_answer(code: Code) -> None:
+    response = error_response(Refusal(code, "why"))
+    assert response.status == code.status
+    assert response.body.length
