@@ -5,6 +5,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import apsw
+
 from proxy.config import Config, ConfigError
 from proxy.handlers.abort import Abort
 from proxy.handlers.create import Create, CreateSettings
@@ -32,6 +34,7 @@ from proxy.relay.transfers import Transfers, TransferSettings
 from proxy.relay.upstream import Upstream, UpstreamSettings
 from proxy.store import Store, lock_data_directory
 from proxy.store.lock import DirectoryInUse
+from proxy.store.sqlite import ForeignDatabase, UnsafeSqlite
 from proxy.streams.client import Endpoint, Storage
 from proxy.streams.producer import RetryPolicy
 from proxy.wire.events import HeadLimits
@@ -75,12 +78,10 @@ class App:
         self._config = config
         self._held = ExitStack()
         self._store: Store | None = None
-        try:
-            self._pools = _pools(config)
-            storage = Storage(self._endpoint())
-        except BaseException:
-            self._held.close()
-            raise
+        tls = _tls(config)
+        embedded = None if config.durable_streams_url else self._embedded()
+        self._pools = _pools(config, tls)  # last of what may fail or runs: nothing is left of an app that is not made
+        storage = Storage(self._endpoint(embedded))
         retry = RetryPolicy(config.append_budget_seconds, config.retry_first_seconds, config.retry_longest_seconds)
         records = Records(storage, retry, _record_settings(config))
         self.transfers = Transfers(storage, records, _transfer_settings(config, retry))
@@ -89,15 +90,15 @@ class App:
         self._recovery = Recovery(self._store, storage, records, self.transfers, retry)
         self.router = self._router(Keyring(secrets), storage, records)
 
-    def _endpoint(self) -> Endpoint:
+    def _endpoint(self, embedded: Handler | None) -> Endpoint:
         config = self._config
         url = urlsplit(config.durable_streams_url)
         fields = []
-        if config.durable_streams_url:
+        if embedded is None:
             handler, root = self._remote(), url.path if url.path.strip("/") else _STREAMS_ROOT
             fields.append((b"host", url.netloc.encode("ascii")))
         else:
-            handler, root = self._embedded(), _STREAMS_ROOT
+            handler, root = embedded, _STREAMS_ROOT
         if config.durable_streams_token:
             fields.append((b"authorization", b"Bearer " + config.durable_streams_token.encode()))
         root = root if root.endswith("/") else root + "/"
@@ -113,7 +114,8 @@ class App:
         try:
             self._held.enter_context(lock_data_directory(directory))
             self._store = Store(directory, self._config.store_settings(), is_public=self._config.shared_cache)
-        except (DirectoryInUse, OSError) as error:
+        except (DirectoryInUse, OSError, UnsafeSqlite, ForeignDatabase, apsw.Error) as error:
+            self._held.close()
             raise ConfigError(f"--data-dir: {error}") from None
         return self._store.handler
 
@@ -173,11 +175,14 @@ class App:
         self._held.close()
 
 
-def _pools(config: Config) -> _Pools:
+def _tls(config: Config) -> ssl.SSLContext:
     try:
-        tls = tls_context(config.ca_file)
+        return tls_context(config.ca_file)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"--ca-file {config.ca_file} cannot be used: {error.strerror or error}") from None
+
+
+def _pools(config: Config, tls: ssl.SSLContext) -> _Pools:
     dialler = Dialler(
         tls, timeout=config.connect_timeout_seconds, dns_cache=config.dns_cache_seconds, forbidden=forbidden
     )

@@ -4,6 +4,7 @@ Owns start and stop: sockets, the HTTP server over the app's router, and the ord
 """
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,7 @@ from typing import Self
 import anyio
 
 from proxy.app import App, server_limits
-from proxy.config import Config, ConfigError
+from proxy.config import SETTINGS, Config, ConfigError
 from proxy.http.server import HttpServer
 from proxy.net.listen import bind_tcp, bind_unix
 
@@ -87,10 +88,15 @@ def _bracketed(host: str) -> str:
 async def create_proxy_server(**settings: object) -> ProxyServer:
     """Start a proxy. `settings` are the fields of `Config`: `port=4440, allowlist=["https://api.openai.com/**"], …`.
 
-    Lists may be any sequence, and one secret a plain string. Raises ConfigError, TypeError for an unknown name.
+    Where several values are meant, any iterable is taken, and a plain string for a single one. Raises ConfigError,
+    TypeError for an unknown name.
     """
-    values = {
-        name: (value,) if name == "jwt_secret" and isinstance(value, str) else value for name, value in settings.items()
-    }
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    plural = {setting.name for setting in SETTINGS if setting.kind is tuple}
+    values = {name: _several(value) if name in plural else value for name, value in settings.items()}
     return ProxyServer(Config(**values))  # type: ignore[arg-type]  # Config checks what it is given
+
+
+def _several(value: object) -> tuple[object, ...]:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, Iterable) else (value,)
