@@ -1,0 +1,271 @@
+"""Dialling: resolution, the guard, several addresses, TLS, Unix sockets. The pool tells the same to its callers."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from proxy.net.connection import Connection
+from proxy.net.dial import Address, DialError, DialFailure, Dialler, tls_context
+from proxy.policy.addresses import forbidden
+from tests.kit.certificates import Certificates
+
+SOON = 5.0
+
+
+class Resolved:
+    """Stands for the system's resolver: gives `answers` for every name, and counts the questions."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answers: Sequence[str] | OSError) -> None:
+        self.answers = answers
+        self.asked = 0
+        loop = asyncio.get_running_loop()
+
+        async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+            self.asked += 1
+            if isinstance(self.answers, OSError):
+                raise self.answers
+            return [(0, 0, 0, "", (answer, port)) for answer in self.answers]
+
+        class Resolving:
+            """The loop, but for its resolver (uvloop's attributes cannot be set)."""
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(loop, name)
+
+        resolving = Resolving()
+        resolving.getaddrinfo = getaddrinfo  # type: ignore[attr-defined]  # what the dialler asks it for
+        monkeypatch.setattr("proxy.net.dial.asyncio.get_running_loop", lambda: resolving)
+
+
+def dialler(*, timeout: float = SOON, dns_cache: float = 0.0, tls: ssl.SSLContext | None = None) -> Dialler:
+    return Dialler(tls or tls_context(), timeout=timeout, dns_cache=dns_cache, forbidden=forbidden)
+
+
+async def failure(dial: Dialler, address: Address) -> DialFailure:
+    with pytest.raises(DialError) as caught:
+        await dial.dial(Connection, address)
+    return caught.value.failure
+
+
+@asynccontextmanager
+async def accepting(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A port where connections are accepted and closed when their peer closes. At the end none may be left open."""
+    is_open = 0
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal is_open
+        is_open += 1
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        is_open -= 1
+
+    server = await asyncio.start_server(accepted, host, 0, ssl=tls)
+    yield int(server.sockets[0].getsockname()[1])
+    server.close()
+    await asyncio.sleep(0.01)  # one that was opened last may not have been accepted yet
+    async with asyncio.timeout(SOON):
+        while is_open:  # noqa: ASYNC110  # there is no event to wait for
+            await asyncio.sleep(0.005)
+
+
+async def close(connection: Connection) -> None:
+    connection.cut()
+    while not connection.is_lost:  # noqa: ASYNC110  # there is no event to wait for
+        await asyncio.sleep(0)
+
+
+async def test_a_name_is_resolved_and_connected_to() -> None:
+    async with accepting() as port:
+        connection = await dialler().dial(Connection, Address("localhost", port))
+        assert connection.transport.get_extra_info("peername")[:2] == ("127.0.0.1", port)
+        await close(connection)
+
+
+async def test_the_next_address_is_tried_when_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with accepting() as port:
+        Resolved(monkeypatch, ["127.0.0.2", "127.0.0.3", "127.0.0.1"])
+        connection = await dialler().dial(Connection, Address("name", port))
+        assert connection.transport.get_extra_info("peername")[0] == "127.0.0.1"
+        await close(connection)
+
+
+async def test_an_address_that_swallows_everything_gets_its_share_of_the_time_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.2", port))
+        server = socket.create_server(("127.0.0.1", port))
+        try:
+            Resolved(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+            connection = await dialler(timeout=0.4).dial(Connection, Address("name", port))
+            assert connection.transport.get_extra_info("peername")[0] == "127.0.0.1"
+            await close(connection)
+            Resolved(monkeypatch, ["127.0.0.2"])
+            assert await failure(dialler(timeout=0.1), Address("name", port)) is DialFailure.TIMEOUT
+        finally:
+            server.close()
+            for filler in fillers:
+                filler.close()
+
+
+async def test_a_port_where_nobody_listens() -> None:
+    assert await failure(dialler(), Address("127.0.0.1", 1)) is DialFailure.CONNECT
+
+
+async def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    Resolved(monkeypatch, socket.gaierror(socket.EAI_NONAME, "no"))
+    assert await failure(dialler(), Address("nowhere.invalid", 80)) is DialFailure.DNS
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "." * 10, "\udcff"])
+async def test_a_name_that_cannot_be_one(host: str) -> None:
+    assert await failure(dialler(), Address(host, 80)) is DialFailure.DNS
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["127.0.0.1"],
+        ["8.8.8.8", "10.0.0.1"],
+        ["10.0.0.1", "8.8.8.8"],
+        ["::ffff:127.0.0.1"],
+        ["169.254.169.254"],
+    ],
+)
+async def test_one_forbidden_address_among_the_answers_forbids_a_guarded_name(
+    monkeypatch: pytest.MonkeyPatch, answers: list[str]
+) -> None:
+    resolved = Resolved(monkeypatch, answers)
+    dial = dialler(dns_cache=60)
+    for _ in range(2):
+        assert await failure(dial, Address("name", 80, guarded=True)) is DialFailure.FORBIDDEN
+    assert resolved.asked == 2  # a refusal is not remembered
+
+
+async def test_what_was_remembered_for_a_literal_host_is_not_taken_for_a_guarded_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with accepting() as port:
+        Resolved(monkeypatch, ["127.0.0.1"])
+        dial = dialler(dns_cache=60)
+        await close(await dial.dial(Connection, Address("name", port)))
+        assert await failure(dial, Address("name", port, guarded=True)) is DialFailure.FORBIDDEN
+
+
+async def test_an_answer_is_remembered_for_its_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with accepting() as port:
+        resolved = Resolved(monkeypatch, ["127.0.0.1"])
+        for dial, asked in ((dialler(dns_cache=60), 1), (dialler(dns_cache=0), 4)):
+            for _ in range(3):
+                await close(await dial.dial(Connection, Address("name", port)))
+            assert resolved.asked == asked
+
+
+async def test_a_name_that_changes_its_mind_is_connected_to_where_it_was_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolved = Resolved(monkeypatch, ["8.8.8.8"])
+    dial = dialler(dns_cache=60)
+    address = Address("name", 80, guarded=True)
+    assert await dial.resolve(address) == ["8.8.8.8"]
+    resolved.answers = ["127.0.0.1"]
+    assert await dial.resolve(address) == ["8.8.8.8"]
+
+
+# TLS
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates.make(tmp_path)
+
+
+async def test_a_certificate_of_an_authority_in_the_ca_file_is_trusted(certificates: Certificates) -> None:
+    async with accepting(tls=certificates.server) as port:
+        dial = dialler(tls=tls_context(str(certificates.ca_file)))
+        connection = await dial.dial(Connection, Address("localhost", port, tls=True))
+        assert connection.transport.get_extra_info("ssl_object").version() in ("TLSv1.2", "TLSv1.3")
+        await close(connection)
+
+
+async def test_an_unknown_authority_is_a_tls_failure(certificates: Certificates) -> None:
+    async with accepting(tls=certificates.server) as port:
+        assert await failure(dialler(), Address("localhost", port, tls=True)) is DialFailure.TLS
+
+
+async def test_a_certificate_for_another_name_is_a_tls_failure(tmp_path: Path) -> None:
+    other = Certificates.make(tmp_path, "other.example")
+    async with accepting(tls=other.server) as port:
+        dial = dialler(tls=tls_context(str(other.ca_file)))
+        assert await failure(dial, Address("localhost", port, tls=True)) is DialFailure.TLS
+
+
+async def test_the_name_is_verified_and_not_the_address_it_resolves_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = Certificates.make(tmp_path, "other.example")
+    async with accepting(tls=other.server) as port:
+        Resolved(monkeypatch, ["127.0.0.1"])
+        dial = dialler(tls=tls_context(str(other.ca_file)))
+        await close(await dial.dial(Connection, Address("other.example", port, tls=True)))
+        assert await failure(dial, Address("localhost", port, tls=True)) is DialFailure.TLS
+
+
+async def test_a_server_that_does_not_speak_tls_is_a_failure_in_time() -> None:
+    async with accepting() as port:
+        assert await failure(dialler(timeout=0.2), Address("localhost", port, tls=True)) is DialFailure.TIMEOUT
+
+
+def test_a_ca_file_that_is_none_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("nothing")
+    for name in ("empty.pem", "absent.pem"):
+        with pytest.raises(OSError, match=r"."):
+            tls_context(str(tmp_path / name))
+
+
+# Unix sockets, cancelling
+
+
+async def test_a_unix_socket_is_connected_to(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    assert await failure(dialler(), Address("", 0, uds=path)) is DialFailure.CONNECT
+    gone = asyncio.Event()
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        gone.set()
+
+    server = await asyncio.start_unix_server(accepted, path)
+    connection = await dialler().dial(Connection, Address("", 0, uds=path))
+    await close(connection)
+    async with asyncio.timeout(SOON):
+        await gone.wait()
+    server.close()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_a_dial_cancelled_anywhere_leaves_no_socket(certificates: Certificates, is_tls: bool) -> None:
+    async with accepting(tls=certificates.server if is_tls else None) as port:
+        dial = dialler(tls=certificates.client, dns_cache=60)
+        address = Address("localhost", port, tls=is_tls)
+        await close(await dial.dial(Connection, address))
+        for steps in range(30):
+            task = asyncio.ensure_future(dial.dial(Connection, address))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(outcome, Connection):
+                await close(outcome)
