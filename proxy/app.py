@@ -85,8 +85,10 @@ class App:
         retry = RetryPolicy(config.append_budget_seconds, config.retry_first_seconds, config.retry_longest_seconds)
         records = Records(storage, retry, _record_settings(config))
         self.transfers = Transfers(storage, records, _transfer_settings(config, retry))
-        patience = config.pool_timeout_seconds + config.connect_timeout_seconds + config.upstream_timeout_seconds
-        self._claims = Claims(storage, records, patience=patience + 2 * config.append_timeout_seconds, poll=0.02)
+        call = config.pool_timeout_seconds + config.connect_timeout_seconds + config.upstream_timeout_seconds
+        # Before and after the call a claim's holder makes a handful of requests to storage.
+        patience = call + 8 * config.append_timeout_seconds
+        self._claims = Claims(storage, records, patience=patience, call=call + config.append_timeout_seconds, poll=0.02)
         self._recovery = Recovery(self._store, storage, records, self.transfers, retry)
         self.router = self._router(Keyring(secrets), storage, records)
 
@@ -140,7 +142,13 @@ class App:
             self._claims,
             CreateSettings(config.url_expiration_seconds, base, config.max_request_bytes, passed),
         )
-        reading = ReadSettings(config.max_readers, config.keep_alive_seconds, config.shared_cache)
+        reading = ReadSettings(
+            config.max_readers,
+            config.keep_alive_seconds,
+            config.append_timeout_seconds,
+            config.storage_silence_seconds,
+            config.shared_cache,
+        )
         wait = config.abort_wait_seconds
         return Router(
             create=create,

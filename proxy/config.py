@@ -164,6 +164,9 @@ class Config:
     storage_idle_seconds: float = _setting(60.0, "A pooled storage connection is kept for this", unit="s")
     dns_cache_seconds: float = _setting(10.0, "A resolved and checked address is used again for this", unit="s")
     abort_wait_seconds: float = _setting(2.0, "An abort's answer waits for the stream's end for at most this", unit="s")
+    storage_silence_seconds: float = _setting(
+        90.0, "A live read is broken off when storage is silent for longer", unit="s", minimum=0.01
+    )
     keep_alive_seconds: float = _setting(15.0, "A silent SSE read gets a comment this often", unit="s", minimum=0.01)
     linger_seconds: float = _setting(0.005, "Shortest time between two appends of one stream", unit="s")
     retry_first_seconds: float = _setting(0.05, "Bound of the pause before the first retry of an append", unit="s")

@@ -131,6 +131,7 @@ class Create:
         stream_id = claim.stream_id
         try:
             await self._claims.prepare(stream_id)
+            self._claims.check(claim)
             return await self._create(stream_id, order, request_print)
         finally:
             self._claims.release(claim, self._transfers.removed(stream_id))

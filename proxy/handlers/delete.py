@@ -7,7 +7,7 @@ from proxy.http.message import EMPTY, Cut, Headers, Response
 from proxy.policy.auth import Keyring
 from proxy.relay.record import Records
 from proxy.relay.transfers import Transfers
-from proxy.streams.client import Storage
+from proxy.streams.client import Storage, StorageError
 
 __all__ = ["Delete"]
 
@@ -32,7 +32,8 @@ class Delete:
             authorization=call.request.headers.get_all(b"authorization"),
             now=time.time(),
         )
-        await self._transfers.end(call.stream_id, Cut.ABORTED, wait=self._wait)
+        if not await self._transfers.end(call.stream_id, Cut.ABORTED, wait=self._wait):
+            raise StorageError("the last append is still on its way")  # it could bring the stream back
         await self._storage.delete(call.stream_id)
         await self._records.delete(call.stream_id)
         return Response(204, Headers(), EMPTY)

@@ -14,7 +14,7 @@ from proxy.base.errors import Code, Refusal
 from proxy.http.message import Body, BodyError, Buffer, Cut
 from proxy.streams.client import StorageError
 
-__all__ = ["ClosingEvents", "Counted"]
+__all__ = ["ClosingEvents", "Counted", "Impatient"]
 
 _CONTROL = b"event: control\n"
 _END = b"\n\n"
@@ -27,13 +27,16 @@ class ClosingEvents:
     """Storage's events with `upstreamOutcome` added to the control event that says `streamClosed`.
 
     A control event is held back until it is whole; nothing else is. After `keep_alive` silent seconds, between two
-    events, a comment is sent. Only lines that end as storage's own do, with LF, are rewritten.
+    events, a comment is sent; after `silence` seconds the read is broken off: storage, which has news of its own every
+    minute at the latest, is not there any more. Only lines that end as storage's own do, with LF, are rewritten.
     """
 
     length: int | None = None
 
-    def __init__(self, body: Body, outcome: Callable[[], Awaitable[bytes]], keep_alive: float) -> None:
+    def __init__(self, body: Body, outcome: Callable[[], Awaitable[bytes]], keep_alive: float, silence: float) -> None:
         self._body = body
+        self._silence = silence
+        self._silent = 0.0
         self._outcome = outcome
         self._keep_alive = keep_alive
         self._held = b""  # an event's beginning that is, or may become, a control event's
@@ -52,9 +55,14 @@ class ClosingEvents:
                 async with asyncio.timeout(self._keep_alive):
                     parts = await self._body.take()
             except TimeoutError:
+                self._silent += self._keep_alive
+                if self._silent >= self._silence:
+                    self._body.abort(Cut.GONE)
+                    raise BodyError(Cut.IDLE) from None
                 if self._is_passing or self._held:
                     continue  # a comment has no place inside an event
                 return (_KEEP_ALIVE,)
+            self._silent = 0.0
             if not parts:
                 held, self._held = self._held, b""
                 return (held,) if held else ()
@@ -120,6 +128,41 @@ class ClosingEvents:
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
         """Storage's body is cut off: the reader has gone."""
+        self._body.abort(cut)
+
+
+class Impatient:
+    """A body whose source gets `patience` seconds for each part; then it is cut."""
+
+    def __init__(self, body: Body, patience: float) -> None:
+        self._body = body
+        self._patience = patience
+
+    @property
+    def length(self) -> int | None:
+        """As of the body within."""
+        return self._body.length
+
+    @property
+    def ended(self) -> bool:
+        """As of the body within."""
+        return self._body.ended
+
+    async def take(self) -> tuple[Buffer, ...]:
+        """The next part. Raises BodyError when none came in time."""
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._body.take()
+        except TimeoutError:
+            self._body.abort(Cut.GONE)
+            raise BodyError(Cut.IDLE) from None
+
+    def limit(self, max_bytes: int) -> None:
+        """As of the body within."""
+        self._body.limit(max_bytes)
+
+    def abort(self, cut: Cut = Cut.ABORTED) -> None:
+        """As of the body within."""
         self._body.abort(cut)
 
 

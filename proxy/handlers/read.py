@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
-from proxy.handlers.events import ClosingEvents, Counted
+from proxy.handlers.events import ClosingEvents, Counted, Impatient
 from proxy.http.message import EMPTY, Body, Cut, Field, Headers, Response
 from proxy.policy.auth import Keyring
 from proxy.relay.record import Record, Records, outcome_of
@@ -21,10 +21,15 @@ _VALUE = re.compile(rb"[!-~]{1,256}")
 
 @dataclass(frozen=True, slots=True)
 class ReadSettings:
-    """`at_once`: live readers; `keep_alive`: silent seconds before a comment; `shared_cache`: CDNs may keep reads."""
+    """`at_once`: live readers; `keep_alive`: silent seconds before a comment; `shared_cache`: CDNs may keep reads.
+
+    Storage gets `patience` seconds for each part of a catch-up read, `silence` for each of a live one.
+    """
 
     at_once: int
     keep_alive: float
+    patience: float
+    silence: float
     shared_cache: bool
 
 
@@ -55,7 +60,8 @@ class Read:
             return response
 
     async def _read(self, stream_id: str, query: bytes, headers: Headers, *, live: bool) -> Response:
-        response = await self._storage.read(stream_id, query, headers, live=live)
+        timeout = self._settings.silence if live else self._settings.patience
+        response = await self._storage.read(stream_id, query, headers, timeout=timeout)
         try:
             return await self._answer(stream_id, response)
         except BaseException:
@@ -80,7 +86,9 @@ class Read:
             async def outcome() -> bytes:
                 return outcome_of(await self._records.get(stream_id, is_closed=True)).value.encode()
 
-            body = ClosingEvents(body, outcome, self._settings.keep_alive)
+            body = ClosingEvents(body, outcome, self._settings.keep_alive, self._settings.silence)
+        elif not body.ended:
+            body = Impatient(body, self._settings.patience)
         return Response(status, Headers.trusted(fields), body)
 
 

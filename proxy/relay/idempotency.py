@@ -61,9 +61,13 @@ class Claim:
 
 
 class Claims:
-    """Decides who makes the call for a key. `patience`: seconds that a claim lasts and others wait for it."""
+    """Decides who makes the call for a key. `patience`: seconds that a claim lasts and others wait for it.
 
-    def __init__(self, storage: Storage, records: Records, *, patience: float, poll: float) -> None:
+    `call`: seconds that a call may take, from its start until its stream exists.
+    """
+
+    def __init__(self, storage: Storage, records: Records, *, patience: float, call: float, poll: float) -> None:
+        self._call = call
         self._storage = storage
         self._records = records
         self._patience = patience
@@ -162,6 +166,11 @@ class Claims:
         """Remove what an ended stream of the same key left behind, so that the new one starts empty."""
         await self._storage.delete(stream_id)
         await self._records.delete(stream_id)
+
+    def check(self, claim: Claim) -> None:
+        """Raise StorageError when a call begun now could outlast the claim: somebody else might then call too."""
+        if asyncio.get_running_loop().time() + self._call > claim.until:
+            raise StorageError("storage was too slow for a call under this idempotency key")
 
     def release(self, claim: Claim, after: Awaitable[None] | None = None) -> None:
         """The call is over, once `after` is: its stream is the answer now, or there is none and the key is free."""

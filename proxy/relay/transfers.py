@@ -73,6 +73,7 @@ class Transfers:
         self._sweeper = Tasks("transfers")
         self.is_draining = False
         self._is_closed = False
+        self._changed = asyncio.Event()  # a transfer ended, or a place was given back
 
     def __len__(self) -> int:
         return len(self._running)
@@ -92,6 +93,7 @@ class Transfers:
     def release(self) -> None:
         """Give a reserved place back; a started transfer counts by itself."""
         self._expected -= 1
+        self._changed.set()
 
     def get(self, stream_id: str) -> Transfer | None:
         """The transfer into this stream if it runs here."""
@@ -129,13 +131,15 @@ class Transfers:
         if transfer is not None and transfer.is_unwanted:
             await transfer.ended.wait()
 
-    async def end(self, stream_id: str, cut: Cut, *, wait: float) -> None:
-        """Abort the transfer into this stream if it runs here, and wait up to `wait` seconds for its end."""
+    async def end(self, stream_id: str, cut: Cut, *, wait: float) -> bool:
+        """Abort the transfer into this stream if it runs here; False when it has not ended within `wait` seconds."""
         transfer = self._running.get(stream_id)
-        if transfer is not None:
-            transfer.abort(cut)
-            with anyio.move_on_after(wait):
-                await transfer.ended.wait()
+        if transfer is None:
+            return True
+        transfer.abort(cut)
+        with anyio.move_on_after(wait):
+            await transfer.ended.wait()
+        return transfer.ended.is_set()
 
     # One transfer
 
@@ -145,6 +149,7 @@ class Transfers:
                 transfer.established.set()
                 await self._pump(transfer)
             if transfer.is_unwanted or transfer.failure is not None:
+                transfer.body.abort(Cut.GONE)  # first: storage may be slow, and the upstream costs money
                 await self._remove(transfer)
         finally:
             if not transfer.body.ended:
@@ -152,6 +157,7 @@ class Transfers:
             self._running.pop(transfer.stream_id, None)
             transfer.established.set()
             transfer.ended.set()
+            self._changed.set()
 
     async def _establish(self, transfer: Transfer) -> bool:
         """Create stream and record side by side; False when one failed or nobody wants them any more."""
@@ -240,10 +246,12 @@ class Transfers:
                     transfer.abort(Cut.IDLE)
 
     async def drain(self, seconds: float) -> None:
-        """Take no new transfers and let the running ones go on for `seconds`."""
+        """Take no new transfers; those that run, and those whose upstream is being asked, go on for `seconds`."""
         self.is_draining = True
         with anyio.move_on_after(seconds):
-            await self._tasks.wait()
+            while self._running or self._expected:
+                self._changed.clear()
+                await self._changed.wait()
 
     async def aclose(self, seconds: float) -> None:
         """End every transfer as interrupted, flushed and closed; what takes longer than `seconds` is cancelled."""

@@ -159,13 +159,13 @@ class Storage:
                 return collected
             offset = following
 
-    async def read(self, name: str, query: bytes, headers: Headers, *, live: bool) -> Response:
+    async def read(self, name: str, query: bytes, headers: Headers, *, timeout: float) -> Response:
         """The response to a read, whatever its status; its body is streamed. Raises StorageError.
 
-        A live read has no deadline: it follows storage.
+        `timeout` is for the response's head: that of a long-poll comes when there is something to read.
         """
         target = self.target(name) + (b"?" + query if query else b"")
-        return (await self._repeatable(b"GET", target, headers, live=live))[0]
+        return (await self._repeatable(b"GET", target, headers, timeout=timeout))[0]
 
     async def delete(self, name: str) -> bool:
         """Delete a stream; False when there was none. Raises StorageError."""
@@ -181,15 +181,16 @@ class Storage:
         return (await self._repeatable(method, target, headers))[0]
 
     async def _repeatable(
-        self, method: bytes, target: bytes, headers: Headers, data: bytes = b"", *, live: bool = False
+        self, method: bytes, target: bytes, headers: Headers, data: bytes = b"", *, timeout: float | None = None
     ) -> tuple[Response, bool]:
         """An exchange that is repeated at once when its connection was lost (PUT, HEAD, GET, DELETE), and whether."""
         endpoint = self._endpoint
-        timeout = None if live else endpoint.timeout
         for attempt in range(_QUICK_RETRIES + 1):
             body = Parts((data,)) if data else EMPTY
             try:
-                return await endpoint.handler(Request(method, target, headers, body, timeout)), attempt > 0
+                return await endpoint.handler(
+                    Request(method, target, headers, body, timeout or endpoint.timeout)
+                ), attempt > 0
             except ExchangeError as error:
                 if not error.is_loss or attempt == _QUICK_RETRIES:
                     raise StorageError(str(error)) from None

@@ -31,7 +31,7 @@ async def whole(body: Body) -> bytes:
 
 
 def rewritten(pieces: list[bytes]) -> bytes:
-    return run_in_virtual_time(whole(ClosingEvents(Scripted(pieces), aborted, 15.0)))
+    return run_in_virtual_time(whole(ClosingEvents(Scripted(pieces), aborted, 15.0, 1e9)))
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -100,7 +100,7 @@ def test_the_outcome_is_asked_for_once_and_only_at_the_end() -> None:
             return b"complete"
 
         tap = Tap()
-        events = ClosingEvents(tap.body, outcome, 15.0)
+        events = ClosingEvents(tap.body, outcome, 15.0, 1e9)
         tap.feed(b'event: control\ndata: {"streamNextOffset":"1"}\n\n')
         assert await events.take()
         assert not asked
@@ -118,7 +118,7 @@ def test_the_outcome_is_asked_for_once_and_only_at_the_end() -> None:
 def test_data_is_not_held_back_and_a_control_event_is_until_it_is_whole() -> None:
     async def main() -> None:
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 1000.0)
+        events = ClosingEvents(tap.body, aborted, 1000.0, 1e9)
         tap.feed(b"event: data\ndata: half")
         assert b"".join(await events.take()) == b"event: data\ndata: half"
         tap.feed(b" done\n\nevent: con")
@@ -140,7 +140,7 @@ def test_data_is_not_held_back_and_a_control_event_is_until_it_is_whole() -> Non
 def test_silence_gets_a_comment_between_events_and_none_inside_one() -> None:
     async def main() -> None:
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 15.0)
+        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
         loop = asyncio.get_running_loop()
         for number in (1, 2):
             assert await events.take() == (b": keep-alive\n\n",)
@@ -164,7 +164,7 @@ def test_silence_gets_a_comment_between_events_and_none_inside_one() -> None:
 
 def test_a_body_that_breaks_off_breaks_off() -> None:
     async def main() -> None:
-        events = ClosingEvents(Scripted([b"event: data\ndata: x"], Cut.RESET), aborted, 15.0)
+        events = ClosingEvents(Scripted([b"event: data\ndata: x"], Cut.RESET), aborted, 15.0, 1e9)
         assert b"".join(await events.take()) == b"event: data\ndata: x"
         with pytest.raises(BodyError):
             await events.take()
@@ -177,7 +177,7 @@ def test_an_outcome_that_storage_cannot_tell_breaks_the_read_off() -> None:
         async def fails() -> bytes:
             raise StorageError("down")
 
-        events = ClosingEvents(Scripted([b"event: data\ndata: x\n\n", CLOSING]), fails, 15.0)
+        events = ClosingEvents(Scripted([b"event: data\ndata: x\n\n", CLOSING]), fails, 15.0, 1e9)
         assert b"".join(await events.take()) == b"event: data\ndata: x\n\n"
         with pytest.raises(BodyError) as caught:
             await events.take()
@@ -189,7 +189,7 @@ def test_an_outcome_that_storage_cannot_tell_breaks_the_read_off() -> None:
 def test_a_cancelled_take_loses_nothing_and_an_abort_reaches_storage() -> None:
     async def main() -> None:
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 15.0)
+        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
         taking = asyncio.ensure_future(events.take())
         await asyncio.sleep(1)
         taking.cancel()
@@ -207,7 +207,7 @@ def test_a_large_event_passes_in_the_buffers_it_came_in() -> None:
     async def main() -> None:
         big = b"event: data\ndata:" + b"x" * 100_000
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 15.0)
+        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
         tap.feed(big)
         assert (await events.take())[0] is big
         more = b"y" * 100_000

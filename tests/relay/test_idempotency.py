@@ -27,7 +27,7 @@ RECORD = Record(b"text/plain", 200, fingerprint=PRINT)
 
 def claims_over(handler: Handler, *, patience: float = 100.0) -> tuple[Relay, Claims]:
     relay = Relay.over(handler)
-    return relay, Claims(relay.storage, relay.records, patience=patience, poll=0.02)
+    return relay, Claims(relay.storage, relay.records, patience=patience, call=0.0, poll=0.02)
 
 
 async def make(relay: Relay) -> None:

@@ -146,7 +146,7 @@ async def test_a_lost_connection_is_tried_again_for_all_but_appends() -> None:
     failing = Failing(handler)
     storage = storage_at(failing)
     await storage.create("s", OCTETS, TTL)
-    for work in (storage.head("s"), storage.read_whole("s", 9), storage.read("s", b"", Headers(), live=True)):
+    for work in (storage.head("s"), storage.read_whole("s", 9), storage.read("s", b"", Headers(), timeout=60.0)):
         failing.then(lost(), times=2)
         assert await work is not None
     failing.then(lost(), times=3)
@@ -176,11 +176,11 @@ async def test_every_request_carries_the_endpoint_s_fields_and_a_deadline_but_a_
 
     storage = storage_at(handler, (b"authorization", b"Bearer t"))
     await storage.head("s")
-    await storage.read("s", b"offset=-1", storage.headers(), live=False)
-    await storage.read("s", b"live=sse", storage.headers(), live=True)
-    await storage.read("s", b"", storage.headers(), live=False)
+    await storage.read("s", b"offset=-1", storage.headers(), timeout=1.0)
+    await storage.read("s", b"live=sse", storage.headers(), timeout=60.0)
+    await storage.read("s", b"", storage.headers(), timeout=1.0)
     assert [request.headers.get(b"authorization") for request in seen] == [b"Bearer t"] * 4
-    assert [request.timeout for request in seen] == [10.0, 10.0, None, 10.0]
+    assert [request.timeout for request in seen] == [10.0, 1.0, 60.0, 1.0]
     assert [request.target for request in seen[1:]] == [
         b"/v1/streams/s?offset=-1",
         b"/v1/streams/s?live=sse",
