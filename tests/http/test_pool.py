@@ -298,3 +298,20 @@ async def test_nothing_is_remembered_of_origins_that_are_gone() -> None:
             await holder
             await until(lambda: len(pool) == 0)
         assert not pool._origins
+
+
+@pytest.mark.parametrize("is_careful", [True, False])
+async def test_a_connection_that_is_cut_while_it_is_handed_on_costs_nobody_a_request(is_careful: bool) -> None:
+    gated = Gated()
+    async with origin(gated) as (served, address), pooling(per_origin=1, is_careful=is_careful) as pool:
+        holder = asyncio.ensure_future(_ask(pool, address))
+        await until(lambda: len(gated.asked) == 1)
+        waiting = asyncio.ensure_future(_ask(pool, address))
+        await asyncio.sleep(0)
+        (connection,) = pool._connections
+        connection.data_received(OK)  # serves the waiter, which has not run yet
+        connection.cut()
+        assert await holder == b"ok"
+        gated.release(2)
+        assert await waiting == b"ok"
+        assert len(served.peers) == 2

@@ -340,3 +340,14 @@ async def test_accepting_stops_at_the_bound_and_goes_on_below_it() -> None:
         peers[0].close()
         assert (await waiting).body == b"/2 "
         assert len(served.server.connections) == 2
+
+
+async def test_a_request_that_is_cancelled_before_it_began_holds_no_memory() -> None:
+    async with serving(echo) as served:
+        await served.connect()
+        await until(lambda: len(served.server.connections) == 1)
+        (connection,) = served.server.connections
+        connection.data_received(POST % 10 + b"0123456789")
+        assert served.server.limits.body.budget.used > 0
+        await served.server.aclose()
+        assert served.server.limits.body.budget.used == 0
