@@ -63,10 +63,17 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone: wake a waiting writer and tell the subclass, once."""
+        if self.is_lost:
+            return
         self.is_lost = True
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self.lost()
+
+    def abandoned(self) -> None:
+        """Whoever opened it was cancelled at the last moment: uvloop then closes the socket and tells nobody."""
+        if hasattr(self, "transport"):
+            self.connection_lost(None)
 
     def lost(self) -> None:
         """Called once when the socket is gone, whoever closed it."""

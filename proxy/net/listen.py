@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from proxy.base.tasks import Tasks
+from proxy.net.connection import Connection
 
 __all__ = ["Listener", "bind_tcp", "bind_unix", "descriptor_limit"]
 
@@ -100,7 +101,7 @@ class Listener:
     """Accepts connections on some sockets while `has_room` says so; `made_room` wakes it after it did not."""
 
     def __init__(
-        self, sockets: list[socket.socket], factory: Callable[[], asyncio.BaseProtocol], has_room: Callable[[], bool]
+        self, sockets: list[socket.socket], factory: Callable[[], Connection], has_room: Callable[[], bool]
     ) -> None:
         self.sockets = sockets
         self._factory = factory
@@ -129,12 +130,20 @@ class Listener:
                 await self._wait_for_room()  # another of the sockets may have taken it
                 if accepted.family != socket.AF_UNIX:
                     accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await loop.connect_accepted_socket(self._factory, accepted)
+                await self._connect(accepted)
             except OSError:  # the peer is gone already
                 accepted.close()
             except BaseException:
                 accepted.close()
                 raise
+
+    async def _connect(self, accepted: socket.socket) -> None:
+        connection = self._factory()
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
+        except asyncio.CancelledError:
+            connection.abandoned()
+            raise
 
     async def _wait_for_room(self) -> None:
         while not self._has_room():

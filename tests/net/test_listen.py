@@ -129,6 +129,25 @@ async def test_a_client_that_was_accepted_but_not_served_is_let_go_when_listenin
             await asyncio.sleep(0.002)
 
 
+# A socket that a cancelled `sock_accept` had in hand is closed by its last reference, which Python remarks on.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("turns", range(8))
+async def test_listening_that_ends_while_a_client_connects_forgets_nobody(turns: int) -> None:
+    counted = Counted(10)
+    sockets = bind_tcp("127.0.0.1", 0)
+    counted.listener = Listener(sockets, counted.factory, counted.has_room)
+    with socket.create_connection(sockets[0].getsockname()):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await counted.listener.aclose()
+        async with asyncio.timeout(SOON):
+            await asyncio.sleep(0.01)
+            while counted.open:
+                for each in list(counted.open):
+                    each.cut()
+                await asyncio.sleep(0.002)
+
+
 async def test_a_unix_socket_goes_when_listening_ends(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     counted = Counted(1)
