@@ -252,7 +252,6 @@ class Config:
             reader_threads=2,
             checkpoint_bytes=8 * _MIB,
             vacuum_bytes=16 * _MIB,
-            gather_seconds=0.0005,
             sweep_rows=512,
             sweep_bytes=1 * _MIB,
             sweep_seconds=30.0,

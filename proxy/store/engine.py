@@ -50,11 +50,7 @@ class Engine:
         self._queue: list[Write] = []
         self._refusal = Verdict.FAILED  # what writes get that fail along with the first
         limits = WriterSettings(
-            settings.checkpoint_bytes,
-            settings.vacuum_bytes,
-            settings.sweep_rows,
-            settings.sweep_bytes,
-            settings.gather_seconds,
+            settings.checkpoint_bytes, settings.vacuum_bytes, settings.sweep_rows, settings.sweep_bytes
         )
         self._writer = Writer(path, limits, self._settle)
         self._readers = Readers(path, settings.reader_threads)

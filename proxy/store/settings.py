@@ -27,7 +27,6 @@ class StoreSettings:
     reader_threads: int
 
     # When it is written and tidied
-    gather_seconds: float  # a commit waits for appends that came in company the last time
     checkpoint_bytes: int  # of the write-ahead log that are moved into the database at once
     vacuum_bytes: int  # of free pages that are kept for reuse
     sweep_rows: int  # removed in one step of a sweep

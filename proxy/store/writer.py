@@ -9,7 +9,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +29,12 @@ _LARGEST_BATCH = 8 << 20  # bytes of one transaction; the log grows by it at onc
 
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
-    """Sizes in bytes; `sweep_rows` and `sweep_bytes` are what one step of a sweep removes, `gather_seconds` is how
-    long a commit waits for others when there were more the last time.
-    """
+    """Sizes in bytes; `sweep_rows` and `sweep_bytes` are what one step of a sweep removes."""
 
     checkpoint_bytes: int
     vacuum_bytes: int
     sweep_rows: int
     sweep_bytes: int
-    gather_seconds: float
 
 
 @dataclass(slots=True)
@@ -67,7 +63,6 @@ class Writer:
         self._resumes = False
         self._stopping = False
         self._excess = False
-        self._company = 0  # writes in the last batch
         self.used = self.free = 0  # bytes of the database in use, bytes of the disk that are not
         self._database = Database(path)
         self.last_id = self._database.last_id()
@@ -116,17 +111,11 @@ class Writer:
             self._try(self._database.close)
 
     def _next(self) -> list[Write]:
-        """What waits, up to a bound, but never across a resumption; chores are done while nothing waits.
-
-        When fewer came than last time, the others are likely on their way: a moment's patience saves them, and us,
-        a commit of their own. Who comes alone is not kept waiting.
-        """
+        """What waits, up to a bound, but never across a resumption; chores are done while nothing waits."""
         found = self._wait()
         if found is None:
             self._resumes = True
             return []
-        if len(found) < self._company and not self._stopping:
-            time.sleep(self._settings.gather_seconds)
         size = sum(write.size for write in found)
         while size < _LARGEST_BATCH and not self._inbox.empty():
             more = self._inbox.get()
@@ -135,7 +124,6 @@ class Writer:
                 break
             found += more
             size += sum(write.size for write in more)
-        self._company = len(found)
         return found
 
     def _wait(self) -> list[Write] | None:

@@ -22,7 +22,6 @@ SETTINGS = StoreSettings(
     vacuum_bytes=16 << 20,
     sweep_rows=512,
     sweep_bytes=1 << 20,
-    gather_seconds=0.0005,
     sweep_seconds=30.0,
     long_poll_seconds=30.0,
     keep_alive_seconds=15.0,
