@@ -195,7 +195,7 @@ def _pools(config: Config, tls: ssl.SSLContext) -> _Pools:
         tls, timeout=config.connect_timeout_seconds, dns_cache=config.dns_cache_seconds, forbidden=forbidden
     )
     head = HeadLimits(config.max_upstream_head_bytes, config.max_head_fields, config.max_target_bytes)
-    # A batch is on its way to storage while the next one waits, and a read may overshoot the mark as far as it is high.
+    # A quarter: one read of the event loop's, which passes the mark at once, brings up to 256 KiB by itself.
     waiting = PipeLimits(config.max_waiting_bytes // 4, Budget(config.max_waiting_bytes_total))
     reading = PipeLimits(config.max_reader_bytes, Budget(config.max_waiting_bytes_total))
     upstream = PoolLimits(

@@ -6,7 +6,6 @@ Subclasses say what received bytes mean (`data_received`) and what a lost peer m
 import asyncio
 import socket
 import struct
-import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import cast
@@ -22,25 +21,12 @@ from proxy.wire.events import Buffer
 __all__ = ["Connection"]
 
 
-_READ_BYTES = 128 * 1024  # one read brings at most this: what a paused peer may still push through
-
-_threads = threading.local()
-
-
-def _scratch() -> memoryview:
-    """Where reads of this thread land: filled and emptied within one callback, so all its connections share it."""
-    if not hasattr(_threads, "scratch"):
-        _threads.scratch = memoryview(bytearray(_READ_BYTES))
-    return cast(memoryview, _threads.scratch)
-
-
-class Connection(asyncio.BufferedProtocol):
+class Connection(asyncio.Protocol):
     """A connected socket. `write` never blocks; `drained` waits until the peer takes what was written."""
 
     transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self._scratch = _scratch()
         self.is_lost = False
         self._writable: asyncio.Future[None] | None = None
         self.is_write_paused = False
@@ -49,14 +35,6 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport (asyncio calls this once)."""
         self.transport = cast(asyncio.Transport, transport)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next read goes (asyncio asks)."""
-        return self._scratch
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """A read of `nbytes` is there: hand it on as bytes of its own."""
-        self.data_received(bytes(self._scratch[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Bytes came from the peer, never none."""
