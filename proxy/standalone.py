@@ -4,13 +4,22 @@ import ipaddress
 from contextlib import ExitStack
 from pathlib import Path
 
+import apsw
+
 from proxy.app import server_limits
 from proxy.base.errors import Refusal
 from proxy.config import Config, ConfigError
 from proxy.http.message import Headers, Parts, Response
 from proxy.http.server import HttpServer
 from proxy.net.listen import bind_tcp, bind_unix
-from proxy.store import DirectoryInUse, Store, lock_data_directory, with_tokens
+from proxy.store import (
+    DirectoryInUse,
+    ForeignDatabase,
+    Store,
+    UnsafeSqlite,
+    lock_data_directory,
+    with_tokens,
+)
 
 __all__ = ["StoreServer"]
 
@@ -40,8 +49,8 @@ class StoreServer:
                 sockets = [bind_unix(Path(config.uds))] if config.uds else bind_tcp(config.host, config.port)
                 for listening in sockets:
                     held.callback(listening.close)
-                self._store = Store(directory, config.store_settings())
-            except DirectoryInUse as error:
+                self._store = Store(directory, config.store_settings(), is_public=not write)
+            except (DirectoryInUse, ForeignDatabase, UnsafeSqlite, apsw.Error) as error:
                 raise ConfigError(f"--data-dir: {error}") from None
             except OSError as error:
                 raise ConfigError(str(error.strerror or error)) from None
