@@ -134,7 +134,7 @@ def _parsed(text: str) -> Credentials | None:
         told: dict[str, Any] = json.loads(text)
         headers = tuple((str(name), str(value)) for name, value in told.pop("headers"))
         kept = Credentials(**told, headers=headers)
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     texts = isinstance(kept.fingerprint, str) and isinstance(kept.key, str) and isinstance(kept.offset, str)
     numbers = type(kept.status) is int and type(kept.ahead) is int and kept.ahead >= 0

@@ -13,6 +13,7 @@ __all__ = ["Fields", "Pairs", "Plan", "Send", "proxy_error", "retry_after"]
 
 Pairs = Iterable[tuple[str, str]]
 
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -95,7 +96,8 @@ def proxy_error(status: int, headers: Fields, body: bytes) -> ProxyError:
     code, message = f"HTTP_{status}", "the proxy, or something in front of it, answered without an error code"
     try:
         told = json.loads(body)["error"]
-        code, message = str(told["code"]), str(told["message"])
-    except (ValueError, LookupError, TypeError):
+        if _CODE.fullmatch(told["code"]) and isinstance(told["message"], str):
+            code, message = told["code"], told["message"]
+    except (ValueError, LookupError, TypeError, RecursionError):
         pass
     return ProxyError(code, message, status=status, retry_after=retry_after(headers))

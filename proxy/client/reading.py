@@ -34,7 +34,6 @@ class Position:
 START = Position("-1", 0)
 
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-_GONE = frozenset({404, 410})
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +233,7 @@ class Reading:
         try:
             told = json.loads(data)
             offset = told["streamNextOffset"]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise _broken("a control event was not understood") from None
         if not isinstance(offset, str):
             raise _broken("an offset was not a string")

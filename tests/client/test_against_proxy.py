@@ -288,9 +288,12 @@ def test_two_processes_that_resume_one_id_both_get_the_whole(
 
 def test_an_answer_past_the_limit_is_truncated_and_says_so(upstream: Upstream, start: Start) -> None:
     proxy = start("--max-response-bytes", "1000")
-    route = upstream.serve(chunked(*PIECES[:4]))
-    with connect(proxy.url) as fetch, pytest.raises(IncompleteStream) as raised:
-        fetch(route.url).read()
+    route = upstream.serve(chunked(PIECES[0], GATE, *PIECES[1:4]))
+    with connect(proxy.url) as fetch:
+        response = fetch(route.url)
+        route.release()
+        with pytest.raises(IncompleteStream) as raised:
+            response.read()
     assert (raised.value.outcome, raised.value.bytes_read) == (Outcome.TRUNCATED, 1000)
 
 

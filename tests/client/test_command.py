@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from proxy.client import command
+from tests.client.processes import Child
 from tests.client.scripted_proxy import ScriptedProxy, error_answer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -45,8 +46,8 @@ class Shell:
         env: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
         stderr: int = subprocess.PIPE,
-    ) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+    ) -> Child:
+        return Child(
             [sys.executable, *self._program, *args],
             env=self.environment(env or {}),
             cwd=self.home,
@@ -280,7 +281,7 @@ def test_what_is_remembered_is_private_and_where_it_belongs(shell: ScriptedShell
         assert process.stdout is not None
         with process:
             assert process.stdout.read(4) == b"one "
-            (file,) = (tmp_path / place).iterdir()
+            (file,) = (tmp_path / place).glob("*.json")
             assert file.stat().st_mode & 0o777 == 0o600
             shell.proxy.close(stream)
         assert list((tmp_path / place).iterdir()) == []

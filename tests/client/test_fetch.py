@@ -169,7 +169,7 @@ def test_the_status_is_the_upstreams_if_it_is_a_success(
 @pytest.mark.parametrize("status", [400, 401, 404, 408, 429, 500, 503, 529])
 def test_an_upstreams_error_stays_a_response(proxy: ScriptedProxy, fetch: Driver, status: int) -> None:
     told = {"Upstream-Status": str(status), "Upstream-Content-Type": "application/problem+json", "Retry-After": "7"}
-    proxy.answers.append(error_answer(502, "x", message="the upstream's own words", headers=told))
+    proxy.answers.append(error_answer(502, "X", message="the upstream's own words", headers=told))
     response = fetch(URL)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
@@ -179,6 +179,30 @@ def test_an_upstreams_error_stays_a_response(proxy: ScriptedProxy, fetch: Driver
     response.abort()
     response.close()
     assert len(proxy.creates) == 1
+
+
+NOT_OURS = [
+    b"",
+    b"[]",
+    b"null",
+    b"{}",
+    b'{"error": "X"}',
+    b'{"error": {"code": "A\\r\\nB: c", "message": "m"}}',
+    b'{"error": {"code": 7, "message": "m"}}',
+    b'{"error": {"code": "X", "message": 7}}',
+    b"\xff\xfe",
+    b"[" * 99_999,
+]
+
+
+@pytest.mark.parametrize("body", NOT_OURS, ids=range(len(NOT_OURS)))
+def test_an_error_body_that_is_not_the_proxys_gives_no_code_but_the_status(
+    proxy: ScriptedProxy, fetch: Driver, body: bytes
+) -> None:
+    proxy.answers.append(b"HTTP/1.1 403 x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    with pytest.raises(ProxyError) as raised:
+        fetch(URL)
+    assert raised.value.code == "HTTP_403"
 
 
 @pytest.mark.parametrize("told", ["", "NaN", "0", "099", "200", "302", "1000", "50x"])

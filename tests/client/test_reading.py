@@ -253,7 +253,15 @@ def test_nothing_after_the_closing_event_matters() -> None:
 
 
 @pytest.mark.parametrize(
-    "control", [b"{", b"{}", b"[]", b'{"streamNextOffset": 7}', b'{"streamNextOffset": null, "streamClosed": true}']
+    "control",
+    [
+        b"{",
+        b"[" * 99_999,
+        b"{}",
+        b"[]",
+        b'{"streamNextOffset": 7}',
+        b'{"streamNextOffset": null, "streamClosed": true}',
+    ],
 )
 def test_a_control_event_that_makes_no_sense_is_a_failure_and_never_the_end(control: bytes) -> None:
     loop = reading(retry=Retry(reads=3))

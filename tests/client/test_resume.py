@@ -14,6 +14,7 @@ import pytest
 from proxy.client import FileStorage, IncompleteStream, MemoryStorage, NetworkError, ProxyError, Retry
 from tests.client.conftest import Connect
 from tests.client.drivers import Driver
+from tests.client.processes import Child
 from tests.client.scripted_proxy import ScriptedProxy
 
 ID = "conversation-1:turn-7"
@@ -413,17 +414,16 @@ def test_after_a_kill_another_process_goes_on_with_one_upstream_call_in_all(
 ) -> None:
     stream = proxy.stream(b"one", outcome=None)
     root = Path(__file__).resolve().parent.parent.parent
-    reader = subprocess.Popen(
+    reader = Child(
         [sys.executable, "-c", READER, proxy.url, proxy.secret, str(tmp_path)],
         stdout=subprocess.PIPE,
-        text=True,
         env=os.environ | {"PYTHONPATH": str(root)},
     )
     assert reader.stdout is not None
     with reader:
-        assert reader.stdout.readline() == "one\n"
+        assert reader.stdout.readline() == b"one\n"
         proxy.append(stream, b"two")
-        assert reader.stdout.readline() == "two\n"
+        assert reader.stdout.readline() == b"two\n"
         reader.send_signal(signal.SIGKILL)
     proxy.close(stream, "complete", b"three")
     fetch = connect(storage=FileStorage(tmp_path), resume_from="offset")
