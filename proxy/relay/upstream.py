@@ -70,7 +70,7 @@ class Upstream:
         if 300 <= response.status < 400:
             response.body.abort(Cut.GONE)
             raise Refusal(Code.REDIRECT_NOT_ALLOWED, "the upstream answered with a redirect, which is never followed")
-        if response.status < 300 and (response.body.length or 0) > self._settings.max_response_bytes:
+        if response.status < 300 and _announced(response) > self._settings.max_response_bytes:
             response.body.abort(Cut.GONE)
             raise Refusal(Code.RESPONSE_TOO_LARGE, "the upstream announced a body larger than the proxy stores")
         return response
@@ -91,6 +91,12 @@ class Upstream:
             if not response.body.ended:
                 response.body.abort(Cut.GONE)
         return Parts(first_bytes(collected, settings.max_error_bytes))
+
+
+def _announced(response: Response) -> int:
+    """The body's length if the upstream said one; of a body without, that it has arrived whole says nothing."""
+    length = response.headers.get(b"content-length") or b""
+    return int(length) if length.isdigit() else 0
 
 
 def _refusal(exchange: Exchange) -> Refusal:
