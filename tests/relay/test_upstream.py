@@ -1,0 +1,43 @@
+"""What an upstream's answer means before a byte of it is stored."""
+
+from typing import cast
+
+import pytest
+
+from proxy.base.errors import Code, Refusal
+from proxy.http.message import Handler, Headers, Parts, Request, Response
+from proxy.http.pool import Pool
+from proxy.net.dial import Address
+from proxy.policy.allowlist import Match
+from proxy.relay.upstream import Upstream, UpstreamSettings
+from proxy.wire.url import parse_url
+
+
+class _Answering:
+    """A pool whose every origin answers the same."""
+
+    def __init__(self, *fields: tuple[bytes, bytes]) -> None:
+        self._headers = Headers(fields)
+
+    def at(self, address: Address) -> Handler:
+        async def handle(request: Request) -> Response:
+            return Response(200, self._headers, Parts([b"x" * 50]))
+
+        return handle
+
+
+async def _ask(*fields: tuple[bytes, bytes]) -> Response:
+    settings = UpstreamSettings(head_timeout=1.0, error_timeout=1.0, max_response_bytes=10, max_error_bytes=10)
+    upstream = Upstream(cast(Pool, _Answering(*fields)), settings)
+    match = Match(pattern="http://localhost/**", literal_host=True)
+    return await upstream.ask(parse_url(b"http://localhost/x"), match, b"GET", Headers(), Parts())
+
+
+async def test_a_body_over_the_limit_that_nobody_announced_is_let_in_even_when_it_has_arrived_whole() -> None:
+    assert (await _ask()).status == 200
+
+
+async def test_an_announced_length_over_the_limit_is_refused() -> None:
+    with pytest.raises(Refusal) as refusal:
+        await _ask((b"content-length", b"50"))
+    assert refusal.value.code is Code.RESPONSE_TOO_LARGE
