@@ -202,7 +202,7 @@ async def run(options: argparse.Namespace, say: Callable[[str], None], stopped: 
             raise
         async with proxy:
             application = Application(secret=secret, origin=origin, proxy_origin=proxy.url)
-            server = HttpServer(application, error_response, server_limits(Config()))
+            server = HttpServer(application, lambda refusal, _: error_response(refusal), server_limits(Config()))
             server.serve(sockets)
             say(f"Demo running at {origin}")
             say(f"Its proxy is at {proxy.url}")

@@ -78,5 +78,5 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _refuse(refusal: Refusal) -> Response:
+def _refuse(refusal: Refusal, _origin: bytes | None) -> Response:
     return Response(refusal.code.status, _TEXT, Parts((refusal.message.encode() + b"\n",)))

@@ -74,9 +74,9 @@ class Router:
             response = error_response(Refusal(Code.INTERNAL_ERROR, "the proxy failed to handle the request"))
         return self._decorated(response, request.headers.get(b"origin"))
 
-    def refuse(self, refusal: Refusal) -> Response:
-        """The answer to a request that never reached an operation."""
-        return self._decorated(error_response(refusal), None)
+    def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
+        """The answer to a request that never reached an operation; `origin` is its Origin as far as it can be told."""
+        return self._decorated(error_response(refusal), origin)
 
     def _decorated(self, response: Response, origin: bytes | None) -> Response:
         headers = response.headers

@@ -59,9 +59,14 @@ class ServerLimits:
 
 
 class HttpServer:
-    """Serves `handler` on listening sockets. Every connection and every request in progress belongs to it."""
+    """Serves `handler` on listening sockets. Every connection and every request in progress belongs to it.
 
-    def __init__(self, handler: Handler, refuse: Callable[[Refusal], Response], limits: ServerLimits) -> None:
+    `refuse` answers in the handler's place; it is given the request's Origin, None when there is none to trust.
+    """
+
+    def __init__(
+        self, handler: Handler, refuse: Callable[[Refusal, bytes | None], Response], limits: ServerLimits
+    ) -> None:
         self.handler = handler
         self.refuse = refuse
         self.limits = limits
@@ -297,17 +302,18 @@ class _ServerConnection(Connection):
     async def _respond(self, request: Request) -> Response:
         try:
             response = await self._server.handler(request)
+        except Refusal as error:
+            refusal = error
         except Exception as error:  # one bad request must not take the server down
-            if self._refusal is not None:
-                return self._server.refuse(self._refusal)
-            if not isinstance(error, Refusal):
+            if self._refusal is None:
                 logger.error("%r failed", request, exc_info=error)
-                error = Refusal(Code.INTERNAL_ERROR, "the proxy failed to handle the request")
-            return self._server.refuse(error)
-        if self._refusal is not None:
+            refusal = Refusal(Code.INTERNAL_ERROR, "the proxy failed to handle the request")
+        else:
+            if self._refusal is None:
+                return response
             response.body.abort(Cut.GONE)
-            return self._server.refuse(self._refusal)
-        return response
+            refusal = self._refusal
+        return self._server.refuse(self._refusal or refusal, request.headers.get(b"origin"))
 
     def _refused(self, refusal: Refusal) -> None:
         """The client broke the protocol. Answer, unless a response is already on its way, and read no more."""
@@ -324,7 +330,7 @@ class _ServerConnection(Connection):
 
     async def _answer_refusal(self, refusal: Refusal) -> None:
         try:
-            is_whole = await self._send(None, self._server.refuse(refusal))
+            is_whole = await self._send(None, self._server.refuse(refusal, self._codec.origin))
         finally:
             self._task = None
         self._answered(is_whole=is_whole)

@@ -13,7 +13,15 @@ from proxy.base.errors import Code
 from proxy.wire.events import HeadLimits, PeerError, RequestHead
 from proxy.wire.headers import Field, Headers
 
-__all__ = ["HeadReader", "ResponseFraming", "ResponseLines", "request_head", "response_framing", "response_lines"]
+__all__ = [
+    "HeadReader",
+    "ResponseFraming",
+    "ResponseLines",
+    "origin_of",
+    "request_head",
+    "response_framing",
+    "response_lines",
+]
 
 _BROKEN_LINE = rb"(?<!\r)\n|\r[^\n]"
 _REQUEST_FORBIDS = re.compile(_BROKEN_LINE + rb"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -28,6 +36,9 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::([
 _LENGTH = re.compile(rb"0|[1-9][0-9]*")
 _LENGTH_DIGITS = 19
 """More digits than this are more bytes than any limit allows, and are never converted to a number."""
+
+_ORIGIN_LINE = re.compile(rb"\r\norigin:[ \t]*([!-~]+)[ \t]*\r\n(?![ \t])", re.IGNORECASE)
+_LIKE_ORIGIN = re.compile(rb"[\r\n][ \t]*origin[ \t]*[:\r\n]", re.IGNORECASE)
 
 _BLANK_LINES = 2
 """Empty lines that are passed over before a request line (RFC 9112 section 2.2 asks for at least one)."""
@@ -58,6 +69,11 @@ class HeadReader:
     def empty(self) -> bool:
         """Nothing of a head has been received."""
         return not self._buffer
+
+    @property
+    def received(self) -> bytes:
+        """What has been received of a head that is not whole."""
+        return self._buffer
 
     def receive(self, data: bytes, start: int = 0) -> tuple[bytes, int] | None:
         """The head with its empty line and where in `data` it ends; None while it is not whole. Raises PeerError."""
@@ -99,6 +115,14 @@ class HeadReader:
             _, _, code, message = min(faults, key=lambda fault: fault[:2])
             raise PeerError(code, message)
         self._checked = len(head)
+
+
+def origin_of(received: bytes) -> bytes | None:
+    """The Origin in a request head that was refused or is not whole; None unless one plain line says it."""
+    head, end, _ = received.lstrip(b"\r\n").partition(b"\r\n\r\n")
+    lines = head + end[:2]
+    found = _ORIGIN_LINE.search(lines)
+    return found[1] if found is not None and len(_LIKE_ORIGIN.findall(lines)) == 1 else None
 
 
 def request_head(head: bytes, limits: HeadLimits) -> tuple[RequestHead, bool]:

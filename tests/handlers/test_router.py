@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
 from proxy.handlers.router import Router, error_response
-from proxy.http.message import BodyError, Cut, Headers, Request, Response, TooLarge
+from proxy.http.message import BodyError, Cut, Headers, Request, Response, TooLarge, read_all
 from proxy.policy.cors import Cors
 from proxy.streams.client import StorageError
+from tests.http.kit import serving
 from tests.store.kit import Answer, Client
 
 ID = "00000000-0000-4000-8000-000000000000"
@@ -182,8 +183,72 @@ async def test_every_response_carries_cors_and_hardening() -> None:
         assert found["x-content-type-options"] == "nosniff"
         exposed = ", ".join(value.decode() for value in found.headers.get_all(b"access-control-expose-headers"))
         assert "Upstream-Outcome" in exposed
-    refused = router_of().refuse(Refusal(Code.BAD_REQUEST, "no"))
+    refused = router_of().refuse(Refusal(Code.BAD_REQUEST, "no"), None)
     assert (refused.status, refused.headers.get(b"access-control-allow-origin")) == (400, b"*")
+
+
+def refused_requests(origin: bytes) -> dict[str, tuple[int, bytes]]:
+    """Every kind of request that the HTTP server refuses by itself, and the status that it gets."""
+    post = b"POST /v1/proxy HTTP/1.1\r\nHost: h\r\n" + origin
+    chunked = post + b"Transfer-Encoding: chunked\r\n\r\n"
+    return {
+        "a bad request": (400, post + b"Content-Length: -1\r\n\r\n"),
+        "a control character": (400, post + b"X: \x01\r\n\r\n"),
+        "cut short in its head": (400, post),
+        "cut short in its body": (400, post + b"Content-Length: 9\r\n\r\nhalf"),
+        "a head too slow": (408, post + b"X"),
+        "a body too slow": (408, post + b"Content-Length: 9\r\n\r\nhalf"),
+        "a declared length too large": (413, post + b"Content-Length: 2000000\r\n\r\n"),
+        "a length too large and unusual": (413, post + b"X:\r\nContent-Length: 2000000\r\n\r\n"),
+        "a counted length too large": (413, chunked + b"%x\r\n%b" % (1 << 21, bytes(1 << 21))),
+        "a target too long": (414, b"GET /%b HTTP/1.1\r\nHost: h\r\n%b\r\n" % (b"x" * 2000, origin)),
+        "an expectation": (417, post + b"Expect: more\r\n\r\n"),
+        "a head too large": (431, post + b"X: %b\r\n\r\n" % (b"x" * 5000)),
+        "too many fields": (431, post + 60 * b"X: 1\r\n" + b"\r\n"),
+        "a coding": (501, post + b"Transfer-Encoding: gzip\r\n\r\n"),
+        "a version": (505, b"GET / HTTP/2.0\r\nHost: h\r\n%b\r\n" % origin),
+    }
+
+
+@pytest.mark.parametrize("name", refused_requests(b""))
+async def test_what_the_server_itself_refuses_is_for_the_same_origins(name: str) -> None:
+    async def reading(request: Request) -> Response:
+        await read_all(request.body, 1 << 22)
+        raise AssertionError("a refused request was run")
+
+    line = b"Origin: " + ORIGIN.encode() + b"\r\n"
+    foreign = b"Origin: https://evil.example\r\n"
+    for origins, sent, allowed in (
+        ((ORIGIN,), line, ORIGIN),
+        ((ORIGIN,), line.replace(b"Origin:", b"ORIGIN: "), ORIGIN),
+        ((ORIGIN,), foreign, None),
+        ((ORIGIN,), b"", None),
+        ((), line, "*"),
+        ((), b"", "*"),
+    ):
+        status, raw = refused_requests(sent)[name]
+        timeout = 0.05 if "slow" in name else 60.0
+        refuse = router_of(origins=origins).refuse
+        async with serving(reading, refuse, head_timeout=timeout, body_timeout=timeout) as served:
+            peer = await served.connect(raw)
+            if "cut short" in name:
+                peer.writer.write_eof()
+            answer = await peer.response()
+            assert answer.status == status
+            assert answer.headers.get("access-control-allow-origin") == allowed
+            assert answer.headers.get("vary") == ("Origin" if origins else None)
+            assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+
+
+async def test_a_refused_request_behind_another_is_for_its_own_origin() -> None:
+    router = router_of(origins=(ORIGIN,))
+    first = b"GET /health HTTP/1.1\r\nHost: h\r\nOrigin: https://evil.example\r\n\r\n"
+    second = b"GET /health HTTP/1.1\r\nHost: h\r\nOrigin: %b\r\nExpect: more\r\n\r\n" % ORIGIN.encode()
+    async with serving(router, router.refuse) as served:
+        peer = await served.connect(first + second)
+        assert "access-control-allow-origin" not in (await peer.response()).headers
+        refused = await peer.response()
+        assert (refused.status, refused.headers["access-control-allow-origin"]) == (417, ORIGIN)
 
 
 @pytest.mark.parametrize("code", list(Code))

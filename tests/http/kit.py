@@ -40,7 +40,7 @@ def server_limits(**changed: object) -> ServerLimits:
     return replace(limits, **changed)  # type: ignore[arg-type]  # fields of ServerLimits, by name
 
 
-def refuse(refusal: Refusal) -> Response:
+def refuse(refusal: Refusal, _origin: bytes | None) -> Response:
     return Response(refusal.code.status, Headers(), Parts([refusal.code.value.encode()]))
 
 
@@ -181,7 +181,9 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(handler: Handler, **limits: object) -> AsyncIterator[Served]:
+async def serving(
+    handler: Handler, refuse: Callable[[Refusal, bytes | None], Response] = refuse, **limits: object
+) -> AsyncIterator[Served]:
     """A server of `handler`; at the end it must stop at once and leave nothing."""
     server = HttpServer(handler, refuse, server_limits(**limits))
     bound = listening()

@@ -34,7 +34,7 @@ LIMITS = ServerLimits(
 )
 
 
-def refuse(refusal: Refusal) -> Response:
+def refuse(refusal: Refusal, _origin: bytes | None) -> Response:
     return Response(refusal.code.status, Headers(), Parts([refusal.message.encode()]))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proxy.base.errors import Code
 from proxy.wire.events import Data, End, HeadLimits, PeerError, RequestHead
 from proxy.wire.h1 import ServerCodec
-from proxy.wire.head import request_head
+from proxy.wire.head import origin_of, request_head
 from proxy.wire.headers import Headers
 from proxy.wire.plain import plain_request_head
 from tests.wire.feeding import (
@@ -602,3 +602,57 @@ def test_an_answer_to_what_could_not_be_read_has_its_length_and_closes() -> None
 def test_a_status_without_a_phrase_is_sent_without_one() -> None:
     sent, _ = codec().send_head(299, Headers(), 0, request=None, keep_alive=True)
     assert sent.startswith(b"HTTP/1.1 299 \r\n")
+
+
+# The Origin of what was refused
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Origin: https://a.test\r\n",
+        b"origin:https://a.test \t\r\n",
+        b"Host: h\r\nORIGIN: \t https://a.test\r\nX: \x00",
+        b"X-Origin: https://b.test\r\nOrigin: https://a.test\r\nOrigin-X: https://b.test\r\n",
+        b"Origin: https://a.test\r\n\r\nOrigin: https://b.test\r\n",
+    ],
+)
+def test_one_plain_line_is_the_origin_of_a_refused_head(lines: bytes) -> None:
+    assert origin_of(b"\r\nGET / HTTP/1.1\r\n" + lines) == b"https://a.test"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"",
+        b"Origin: \r\n",
+        b"Origin: https://a.test",
+        b"Origin: https://a.test\r",
+        b"Origin: https://a.test\n",
+        b"Origin: https://a.test https://b.test\r\n",
+        b"Origin: https://a.test\r\n b\r\n",
+        b"Origin : https://a.test\r\n",
+        b" Origin: https://a.test\r\n",
+        b"X: 1\nOrigin: https://a.test\r\n",
+        b"Origin: https://a.test\r\nOrigin: https://a.test\r\n",
+        b"Origin: https://a.test\r\nOrigin : https://a.test\r\n",
+        b"Origin: https://a.test\r\nX: 1\norigin: https://b.test\r\n",
+        b"\r\nOrigin: https://a.test\r\n",
+    ],
+)
+def test_an_origin_that_is_not_said_plainly_and_once_is_none(lines: bytes) -> None:
+    assert origin_of(b"GET /?\r\n" + lines) is None
+
+
+@given(
+    st.lists(st.sampled_from([b"Origin: ", b"https://a.test", b"\r\n", b"\n", b" ", b"X: 1", b"\x00"])).map(b"".join)
+)
+def test_a_codec_that_refuses_still_tells_an_origin_and_only_a_plain_one(lines: bytes) -> None:
+    server = codec()
+    try:
+        events = server.receive(b"GET / HTTP/9\r\n" + lines)
+    except PeerError:
+        events = []
+    assert not events
+    origin = server.origin
+    assert origin is None or b"\r\nOrigin: " + origin in b"\r\n" + lines
