@@ -3,9 +3,9 @@
 Owns the order of things: head, body, end, next head. What heads mean is in `proxy.wire.head`, bodies are in
 `proxy.wire.body`. Times, draining and what to answer are the shell's.
 
-A codec whose `receive` finds a fault after something good returns that, and its `failed` says what came after it;
-every later `receive`, `receive_eof` or `next_request` raises it. A fault with nothing good before it is raised at
-once. Either way nothing that a peer sends makes a codec raise anything but PeerError.
+A codec whose `receive` finds a fault after good events returns those events, and its `failed` says what came after
+them; every later `receive`, `receive_eof` or `next_request` raises it. A fault with no good event before it is
+raised at once. Either way nothing that a peer sends makes a codec raise anything but PeerError.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from http import HTTPStatus
 
 from proxy.base.errors import Code
 from proxy.wire.body import BodyDecoder, ChunkedDecoder, LengthDecoder, UntilCloseDecoder
-from proxy.wire.events import Buffer, HeadLimits, PeerError, Received, RequestHead, ResponseHead
+from proxy.wire.events import Buffer, Data, End, Event, HeadLimits, PeerError, RequestHead, ResponseHead
 from proxy.wire.head import HeadReader, ResponseLines, origin_of, request_head, response_framing, response_lines
 from proxy.wire.headers import Headers
 from proxy.wire.plain import plain_request_head, plain_response_head
@@ -45,7 +45,7 @@ def encode_chunk(parts: Iterable[Buffer]) -> list[Buffer]:
 
 
 class _Codec:
-    """What both sides share: where in a message they are, and its body's framing."""
+    """What both sides share: a head, then its body, then whatever comes before the next head is asked for."""
 
     def __init__(self, limits: HeadLimits, *, is_server: bool) -> None:
         self.failed: PeerError | None = None
@@ -54,23 +54,43 @@ class _Codec:
         self._decoder: BodyDecoder = LengthDecoder(0)
         self._state = _State.HEAD if is_server else _State.WAIT
 
-    def _receive_body(self, head: HeadT | None, data: bytes, start: int) -> Received[HeadT]:
-        """What of the body is in `data[start:]`, after `head`."""
-        decoder = self._decoder
-        parts = decoder.receive(data, start)
-        if decoder.done:
-            self._state = _State.WAIT
-            if decoder.rest:
-                self._receive_after_end(decoder.rest)
-            return Received(head, parts, True)
-        if decoder.failed is not None:
-            self.failed = decoder.failed
-            if head is None and not parts:
-                raise self.failed
-        return Received(head, parts, False)
+    def receive(self, data: bytes) -> list[Event]:
+        """The events in `data`. Raises PeerError, or sets `failed` when events came before the fault."""
+        if self.failed is not None:
+            raise self.failed
+        events: list[Event] = []
+        try:
+            if self._state is _State.HEAD:
+                self._receive_head(data, events)
+            elif self._state is _State.BODY:
+                self._receive_body(data, 0, events)
+            elif self._state is _State.WAIT and data:
+                self._receive_after_end(data)
+        except PeerError as error:
+            self.failed = error
+            if not events:
+                raise
+        return events
+
+    def _receive_head(self, data: bytes, events: list[Event]) -> None:
+        raise NotImplementedError
 
     def _receive_after_end(self, data: bytes) -> None:
         raise NotImplementedError
+
+    def _receive_body(self, data: bytes, start: int, events: list[Event]) -> None:
+        if parts := self._decoder.receive(data, start):
+            self._add_data(parts, events)
+        if self._decoder.failed is not None:
+            raise self._decoder.failed
+        if self._decoder.done:
+            events.append(End())
+            self._state = _State.WAIT
+            if self._decoder.rest:
+                self._receive_after_end(self._decoder.rest)
+
+    def _add_data(self, parts: list[Buffer], events: list[Event]) -> None:
+        events.append(Data(parts))
 
 
 class ServerCodec(_Codec):
