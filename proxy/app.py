@@ -140,7 +140,9 @@ class App:
             upstream,
             self.transfers,
             self._claims,
-            CreateSettings(config.url_expiration_seconds, base, config.max_request_bytes, passed),
+            CreateSettings(
+                config.url_expiration_seconds, base, config.max_request_bytes, config.max_request_bytes_total, passed
+            ),
         )
         reading = ReadSettings(
             config.max_readers,

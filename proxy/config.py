@@ -110,6 +110,9 @@ class Config:
     # Sizes
     max_response_bytes: int = _setting(104_857_600, "An upstream's body is cut after this", unit="bytes", minimum=1)
     max_request_bytes: int = _setting(64 * _MIB, "A request body larger than this is refused", unit="bytes")
+    max_request_bytes_total: int = _setting(
+        512 * _MIB, "Bytes of request bodies held at once until their upstreams answer; more get 503", unit="bytes"
+    )
     max_error_bytes: int = _setting(64 * _KIB, "What is passed on of an upstream's error body", unit="bytes")
     max_head_bytes: int = _setting(32 * _KIB, "A request head larger than this is refused", unit="bytes", minimum=256)
     max_head_fields: int = _setting(100, "A head with more fields than this is refused", unit="fields", minimum=8)
@@ -206,6 +209,11 @@ class Config:
                 raise ConfigError(f"{flag}: {error}") from None
         _check_url("--durable-streams-url", self.durable_streams_url)
         _check_url("--public-url", self.public_url)
+        if self.max_request_bytes_total < self.max_request_bytes:
+            raise ConfigError(
+                f"--max-request-bytes-total ({self.max_request_bytes_total}) must be at least --max-request-bytes"
+                f" ({self.max_request_bytes}), or a body of that size could never be received"
+            )
         longest = max(self.inactivity_timeout_seconds, self.max_transfer_seconds)
         if self.stream_ttl_seconds <= longest:
             raise ConfigError(

@@ -97,6 +97,7 @@ def test_a_number_that_is_none_or_out_of_bounds_is_one_line_that_names_it(settin
         ({"public_url": "ftp://host/"}, "--public-url"),
         ({"stream_ttl_seconds": 3600}, "--stream-ttl-seconds"),
         ({"inactivity_timeout_seconds": 90_000.0}, "--stream-ttl-seconds"),
+        ({"max_request_bytes": 513 << 20}, "--max-request-bytes-total"),
     ],
 )
 def test_what_cannot_be_run_does_not_exist(values: dict[str, object], named: str) -> None:

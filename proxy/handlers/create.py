@@ -6,7 +6,8 @@ from uuid import uuid4
 
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
-from proxy.http.message import EMPTY, Cut, Field, Headers, Parts, Response, read_all
+from proxy.handlers.uploads import Upload, Uploads
+from proxy.http.message import EMPTY, Cut, Field, Headers, Parts, Response
 from proxy.policy.allowlist import Allowlist, Match
 from proxy.policy.auth import Keyring
 from proxy.policy.forwarding import PassedHeaders, content_encoding, content_type, passed_headers, upstream_headers
@@ -25,11 +26,15 @@ _MAX_KEY_BYTES = 255  # protocol: Idempotency-Key
 
 @dataclass(frozen=True, slots=True)
 class CreateSettings:
-    """`url_seconds`: life of a pre-signed URL; `base`: what Location starts with; `max_request_bytes`: of a body."""
+    """`url_seconds`: life of a pre-signed URL; `base`: what Location starts with.
+
+    Bytes of a request body, `max_request_bytes`, and of all that are held at once, `max_request_bytes_total`.
+    """
 
     url_seconds: int
     base: str
     max_request_bytes: int
+    max_request_bytes_total: int
     passed: PassedHeaders
 
 
@@ -41,7 +46,7 @@ class _Order:
     match: Match
     method: bytes
     headers: Headers
-    body: bytes
+    body: Upload
 
 
 class Create:
@@ -57,6 +62,7 @@ class Create:
         self._transfers = transfers
         self._claims = claims
         self._settings = settings
+        self._uploads = Uploads(each=settings.max_request_bytes, total=settings.max_request_bytes_total)
 
     async def __call__(self, call: Call) -> Response:
         """201 with Location, the upstream's error as 502, or 200 for a replay. Raises Refusal, StorageError."""
@@ -68,11 +74,11 @@ class Create:
         key = _idempotency_key(headers)
         self._transfers.reserve()
         try:
-            body = await read_all(call.request.body, self._settings.max_request_bytes)
-            order = _Order(url, match, method, upstream_headers(headers, url), body)
-            if key is None:
-                return await self._create(str(uuid4()), order, "")
-            return await self._create_once(key, order)
+            async with self._uploads.collected(call.request.body) as body:
+                order = _Order(url, match, method, upstream_headers(headers, url), body)
+                if key is None:
+                    return await self._create(str(uuid4()), order, "")
+                return await self._create_once(key, order)
         finally:
             self._transfers.release()
 
@@ -99,7 +105,9 @@ class Create:
         return url, method, match
 
     async def _create(self, stream_id: str, order: _Order, request_print: str) -> Response:
-        answer = await self._upstream.ask(order.url, order.match, order.method, order.headers, Parts((order.body,)))
+        body = Parts((order.body.content,))
+        answer = await self._upstream.ask(order.url, order.match, order.method, order.headers, body)
+        order.body.drop()  # it was sent, or is not wanted; storage and the caller may be slow
         passed = self._settings.passed
         if not 200 <= answer.status < 300:
             return error_answer(answer, await self._upstream.error_body(answer), passed)
@@ -120,7 +128,9 @@ class Create:
     async def _create_once(self, key: bytes, order: _Order) -> Response:
         stream_id = stream_id_of(key)
         request_print = fingerprint(
-            order.method, b"%b://%b%b" % (order.url.scheme.encode(), order.url.authority, order.url.target), order.body
+            order.method,
+            b"%b://%b%b" % (order.url.scheme.encode(), order.url.authority, order.url.target),
+            order.body.content,
         )
         decision = await self._claims.resolve(stream_id, request_print)
         if isinstance(decision, Replay):

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
+from proxy.http.message import Buffer
 from proxy.relay.record import Record, Records
 from proxy.streams.client import Reply, Storage, StorageError
 
@@ -36,7 +37,7 @@ def stream_id_of(key: bytes) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=5))
 
 
-def fingerprint(method: bytes, target: bytes, body: bytes) -> str:
+def fingerprint(method: bytes, target: bytes, body: Buffer) -> str:
     """What makes two requests the same: method, URL and body."""
     digest = hashlib.sha256()
     for part in (method, target, body):

@@ -152,6 +152,41 @@ async def test_more_than_max_transfers_are_told_to_come_again_before_anything_is
         assert (await house.create(route.url)).status == 201
 
 
+async def test_a_request_body_counts_until_its_upstream_has_answered(tmp_path: Path, upstream: Upstream) -> None:
+    async with running(tmp_path, max_request_bytes=8, max_request_bytes_total=10) as house:
+        thinking = upstream.serve([GATE, *chunked(b"one", HANG)], [GATE, *fixed(b"no", status=500)])
+        quick = upstream.serve(*[fixed(b"yes")] * 4)
+        for status in (201, 502):
+            first = asyncio.ensure_future(house.create(thinking.url, b"12345678"))
+            await asyncio.to_thread(thinking.wait_requests)
+            refused = await house.create(quick.url, b"123")
+            assert code(refused) == (503, "OVERLOADED")
+            assert refused["retry-after"] is not None
+            assert (await house.create(quick.url, b"12")).status == 201
+            thinking.release()
+            assert (await first).status == status
+            assert (await house.create(quick.url, b"12345678")).status == 201
+        assert quick.count == 4
+
+
+@pytest.mark.parametrize("headers", [{}, {"idempotency_key": "key"}], ids=["a connection", "another's call"])
+async def test_a_body_that_waits_for_its_turn_counts(
+    tmp_path: Path, upstream: Upstream, headers: dict[str, str]
+) -> None:
+    async with running(
+        tmp_path, max_request_bytes=8, max_request_bytes_total=16, upstream_connections_per_origin=1
+    ) as house:
+        route = upstream.serve([HANG])
+        calls = [asyncio.ensure_future(house.create(route.url, b"12345678", **headers)) for _ in range(2)]
+        await asyncio.to_thread(route.wait_requests)
+        assert code(await house.create(route.url, b"1")) == (503, "OVERLOADED")
+        assert route.count == 1
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert (await house.create(upstream.serve(fixed(b"yes")).url, b"12345678")).status == 201
+
+
 async def test_while_draining_nothing_is_sent_upstream_and_health_says_so(tmp_path: Path, upstream: Upstream) -> None:
     async with running(tmp_path) as house:
         route = upstream.serve(fixed(b"x"))

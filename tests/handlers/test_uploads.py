@@ -1,0 +1,103 @@
+"""Request bodies in memory: what is announced or has come counts, each and in sum, until it is dropped."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.base.errors import Code, Refusal
+from proxy.handlers.uploads import Uploads
+from proxy.http.message import BodyError, Cut, Parts, TooLarge
+from tests.http.kit import fed_pipe
+from tests.relay.kit import Tap
+
+
+async def test_a_body_is_collected_whole_and_its_room_is_free_once_it_is_dropped() -> None:
+    uploads = Uploads(each=6, total=6)
+    async with uploads.collected(fed_pipe(b"one", b"two")) as first:
+        assert bytes(first.content) == b"onetwo"
+        with pytest.raises(Refusal) as refused:
+            async with uploads.collected(Parts([b"x"])):
+                pass
+        assert refused.value.code is Code.OVERLOADED
+        async with uploads.collected(Parts()) as nothing:
+            assert bytes(nothing.content) == b""
+        first.drop()
+        assert bytes(first.content) == b""
+        async with uploads.collected(Parts([b"second"])) as second:
+            assert bytes(second.content) == b"second"
+    assert uploads._free == 6
+
+
+async def test_what_is_announced_is_reserved_before_it_comes() -> None:
+    uploads = Uploads(each=6, total=10)
+    announced = fed_pipe(b"o", length=6, is_open=True)
+
+    async def collect() -> None:
+        async with uploads.collected(announced):
+            pass
+
+    collecting = asyncio.ensure_future(collect())
+    await asyncio.sleep(0)
+    assert uploads._free == 4
+    with pytest.raises(Refusal):
+        async with uploads.collected(fed_pipe(length=5, is_open=True)):
+            pass
+    collecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await collecting
+    assert uploads._free == 10
+
+
+async def test_what_is_not_announced_is_counted_as_it_comes() -> None:
+    uploads = Uploads(each=10, total=10)
+    tap = Tap()
+
+    async def collect() -> None:
+        async with uploads.collected(tap.body):
+            pass
+
+    collecting = asyncio.ensure_future(collect())
+    await asyncio.sleep(0)
+    tap.feed(b"1234")
+    async with uploads.collected(Parts([b"123456"])):
+        await asyncio.sleep(0)
+        assert uploads._free == 0
+        tap.feed(b"5")
+        with pytest.raises(Refusal):
+            await collecting
+        assert uploads._free == 4
+
+
+async def test_a_body_too_large_by_itself_is_no_overload() -> None:
+    uploads = Uploads(each=6, total=100)
+    for body in (fed_pipe(length=7, is_open=True), fed_pipe(b"1234", b"567"), Parts([b"1234567"])):
+        with pytest.raises(TooLarge):
+            async with uploads.collected(body):
+                pass
+    assert uploads._free == 100
+
+
+@given(st.lists(st.binary(max_size=9)), st.booleans(), st.integers(0, 30), st.integers(0, 30), st.booleans())
+def test_whatever_comes_is_whole_or_refused_and_leaves_all_room(
+    parts: list[bytes], announced: bool, each: int, total: int, is_cut: bool
+) -> None:
+    async def main() -> None:
+        uploads = Uploads(each=each, total=total)
+        whole = b"".join(parts)
+        body = fed_pipe(*parts, length=len(whole) if announced else None, cut=Cut.RESET if is_cut else None)
+        try:
+            async with uploads.collected(body) as upload:
+                assert not is_cut
+                assert len(whole) <= min(each, total)
+                assert bytes(upload.content) == whole
+        except TooLarge:
+            assert len(whole) > each
+        except Refusal:
+            assert len(whole) > total
+        except BodyError:
+            assert is_cut
+        assert uploads._free == total
+
+    asyncio.run(main())
