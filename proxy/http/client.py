@@ -10,7 +10,7 @@ from typing import Protocol
 from proxy.http.message import EMPTY, Body, BodyError, Cut, Exchange, ExchangeError, Parts, Request, Response
 from proxy.http.pipe import Pipe, PipeLimits
 from proxy.net.connection import Connection
-from proxy.wire.events import Buffer, Data, End, Event, HeadLimits, PeerError, ResponseHead
+from proxy.wire.events import Buffer, HeadLimits, PeerError, ResponseHead
 from proxy.wire.h1 import LAST_CHUNK, ClientCodec, encode_chunk
 
 __all__ = ["ClientConnection", "ConnectionOwner"]
@@ -57,8 +57,14 @@ class ClientConnection(Connection):
         self._answer = answer
         if request.timeout is not None:
             self.deadline = loop.time() + request.timeout
+        body = request.body
         try:
-            await self._send(request, answer)
+            head = self._codec.send_head(request.method, request.target, request.headers, body.length)
+            if isinstance(body, Parts):
+                self.write([head, *body.taken()])
+            else:
+                self.write([head])
+                await self._send(body, answer)
             return await answer
         except BaseException:
             if self._answer is answer:
@@ -69,14 +75,8 @@ class ClientConnection(Connection):
                 answer.result().body.abort(Cut.GONE)  # cancelled just when the response came
             raise
 
-    async def _send(self, request: Request, answer: "asyncio.Future[Response]") -> None:
-        body = request.body
-        head = self._codec.send_head(request.method, request.target, request.headers, body.length)
-        if isinstance(body, Parts):
-            self.write([head, *(await body.take())])
-            return
+    async def _send(self, body: Body, answer: "asyncio.Future[Response]") -> None:
         self._sending = body
-        self.write([head])
         is_chunked = body.length is None
         try:
             while parts := await body.take():
@@ -98,34 +98,25 @@ class ClientConnection(Connection):
             self.cut()
             return
         try:
-            self._handle(self._codec.receive(data))
+            head, parts, ended = self._codec.receive(data)
         except PeerError:
             self._broken(Exchange.PROTOCOL, Cut.FRAMING)
             return
-        if self._codec.failed is not None:  # what came before the fault is good
-            self._broken(Exchange.PROTOCOL, Cut.FRAMING)
-
-    def _handle(self, events: list[Event]) -> None:
-        head: ResponseHead | None = None
-        parts: list[Buffer] = []
-        ended = False
-        for event in events:
-            if isinstance(event, Data):
-                parts += event.parts
-            elif isinstance(event, End):
-                ended = True
-            elif isinstance(event, ResponseHead):
-                head = event
         if head is not None:
             self._answered(head, parts, whole=ended)
-        elif self._pipe is not None:
-            if parts:
-                self._pipe.feed(parts)
-            if ended and self._pipe is not None:
-                self._pipe.end()
-                self._pipe = None
+        elif parts and self._pipe is not None:
+            self._pipe.feed(parts)
         if ended:
-            self._release()
+            self._ended()
+        elif self._codec.failed is not None:  # what came before the fault is good
+            self._broken(Exchange.PROTOCOL, Cut.FRAMING)
+
+    def _ended(self) -> None:
+        """The response is here to its end."""
+        if self._pipe is not None:
+            pipe, self._pipe = self._pipe, None
+            pipe.end()
+        self._release()
 
     def _answered(self, head: ResponseHead, parts: list[Buffer], *, whole: bool) -> None:
         self._is_spent = 300 <= head.status < 400 and not self._keeps_redirected
@@ -164,7 +155,8 @@ class ClientConnection(Connection):
     def eof_received(self) -> bool:
         """The peer sends no more: the end of a close-delimited body, or a loss."""
         try:
-            self._handle(self._codec.receive_eof())
+            if self._codec.receive_eof():
+                self._ended()
         except PeerError:
             self._broken(Exchange.RESET, Cut.RESET)
         return False

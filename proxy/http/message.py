@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from proxy.wire.events import Buffer
+from proxy.wire.events import Buffer, first_bytes
 from proxy.wire.headers import Field, Headers
 
 __all__ = [
     "EMPTY", "Body", "BodyError", "Buffer", "Cut", "Exchange", "ExchangeError", "Field", "Handler", "Headers",
-    "Parts", "Request", "Response", "TooLarge", "read_all",
+    "Parts", "Request", "Response", "TooLarge", "first_bytes", "read_all",
 ]  # fmt: skip
 
 
@@ -77,7 +77,7 @@ class Parts:
     length: int | None
 
     def __init__(self, parts: Iterable[Buffer] = ()) -> None:
-        self._parts = tuple(part for part in parts if len(part))
+        self._parts = tuple([part for part in parts if len(part)])
         self.length = sum(map(len, self._parts))
         self._cut: Cut | None = None
 
@@ -88,6 +88,10 @@ class Parts:
 
     async def take(self) -> tuple[Buffer, ...]:
         """All the buffers, then ()."""
+        return self.taken()
+
+    def taken(self) -> tuple[Buffer, ...]:
+        """The same for those who need not wait."""
         parts, self._parts = self._parts, ()
         if not parts and self._cut is not None:
             raise BodyError(self._cut)
@@ -104,15 +108,6 @@ class Parts:
 
 
 EMPTY = Parts()
-
-
-def first_bytes(parts: Iterable[Buffer], count: int) -> Iterable[Buffer]:
-    """The buffers that hold the first `count` bytes of `parts`, the last one sliced."""
-    for part in parts:
-        if count <= 0:
-            return
-        yield part if len(part) <= count else memoryview(part)[:count]
-        count -= len(part)
 
 
 async def read_all(body: Body, max_bytes: int) -> bytes:

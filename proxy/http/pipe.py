@@ -94,20 +94,21 @@ class Pipe:
         """Bytes arrived. Past the limit the rest is dropped and the source cut off."""
         if self._ended:
             return
+        size = sum(map(len, parts))
         if self._left is not None:
-            self._left -= sum(map(len, parts))
+            self._left -= size
             if self._left < 0:
-                parts = list(first_bytes(parts, self._left + sum(map(len, parts))))
-                self._add(parts)
+                size += self._left
+                self._add(list(first_bytes(parts, size)), size)
                 self.abort(Cut.LIMIT)
                 return
-        self._add(parts)
+        self._add(parts, size)
 
-    def _add(self, parts: list[Buffer]) -> None:
-        size = _weight(parts)
+    def _add(self, parts: list[Buffer], size: int) -> None:
+        weight = size + _BUFFER_OVERHEAD * len(parts)
         self._parts += parts
-        self._size += size
-        if not self._limits.budget.take(self, size) or self._size >= self._limits.high_water:
+        self._size += weight
+        if not self._limits.budget.take(self, weight) or self._size >= self._limits.high_water:
             self._pause()
         self._wake()
 

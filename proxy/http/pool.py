@@ -41,11 +41,12 @@ class PoolLimits:
 
 
 class _Origin:
-    """What the pool knows of one origin. A connection is idle, or lent out, or being opened."""
+    """What the pool knows of one origin, whose connections it owns. One is idle, or lent out, or being opened."""
 
-    __slots__ = ("address", "idle", "places", "waiters")
+    __slots__ = ("_pool", "address", "idle", "places", "waiters")
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, pool: "Pool", address: Address) -> None:
+        self._pool = pool
         self.address = address
         self.idle: OrderedDict[ClientConnection, None] = OrderedDict()  # the last used is taken first
         self.places = 0  # idle, lent and being opened
@@ -55,26 +56,13 @@ class _Origin:
     def has_waiter(self) -> bool:
         return any(not waiter.done() for waiter in self.waiters)
 
-    def pop_idle(self) -> ClientConnection | None:
-        return self.idle.popitem()[0] if self.idle else None
-
-
-class _Lease:
-    """Ties a connection to its origin in the pool."""
-
-    __slots__ = ("_origin", "_pool")
-
-    def __init__(self, pool: "Pool", origin: _Origin) -> None:
-        self._pool = pool
-        self._origin = origin
-
     def released(self, connection: ClientConnection) -> None:
         """See ConnectionOwner."""
-        self._pool.released(self._origin, connection)
+        self._pool.released(self, connection)
 
     def gone(self, connection: ClientConnection) -> None:
         """See ConnectionOwner."""
-        self._pool.gone(self._origin, connection)
+        self._pool.gone(self, connection)
 
 
 class Pool:
@@ -99,7 +87,7 @@ class Pool:
         """The origin at `address` as a function. Its calls raise ExchangeError."""
 
         async def handle(request: Request) -> Response:
-            connection = await self._acquire(address)
+            connection = self._idle(address) or await self._acquire(address)
             return await connection.exchange(request)
 
         return handle
@@ -109,18 +97,32 @@ class Pool:
 
     # Lending
 
+    def _idle(self, address: Address) -> ClientConnection | None:
+        """The connection that was used last of those that can be used again."""
+        origin = self._origins.get(address)
+        while origin is not None and origin.idle:
+            connection = origin.idle.popitem()[0]
+            if self._is_usable(connection):
+                return connection
+            connection.cut()
+        return None
+
+    def _is_usable(self, connection: ClientConnection) -> bool:
+        return connection.is_free and (not self._limits.is_careful or connection.is_quiet())
+
     async def _acquire(self, address: Address) -> ClientConnection:
+        """A new connection, or one that another exchange is done with."""
         origin = self._origin(address)
         give_up = asyncio.get_running_loop().time() + self._limits.wait
-        lent = origin.pop_idle()
+        lent: ClientConnection | None = None
         while True:
             if self._is_closed:
                 raise ExchangeError(Exchange.CONNECT, sent=False)
             if lent is not None:
-                if lent.is_free and (not self._limits.is_careful or lent.is_quiet()):
+                if self._is_usable(lent):
                     return lent
                 lent.cut()
-                lent = origin.pop_idle()
+                lent = self._idle(address)
             elif origin.places < self._limits.per_origin and self._places < self._limits.total:
                 self._take_place(origin)
                 return await self._open(origin)
@@ -133,7 +135,7 @@ class Pool:
     def _origin(self, address: Address) -> _Origin:
         origin = self._origins.get(address)
         if origin is None:
-            origin = self._origins[address] = _Origin(address)
+            origin = self._origins[address] = _Origin(self, address)
         return origin
 
     def _make_room(self) -> None:
@@ -149,13 +151,12 @@ class Pool:
 
     async def _open(self, origin: _Origin) -> ClientConnection:
         """Open a connection on a place already taken. Raises ExchangeError; then the place is free again."""
-        lease = _Lease(self, origin)
         try:
             if self._is_closed:
                 raise DialError(DialFailure.CONNECT)
             connection = await self._dialler.dial(
                 lambda: ClientConnection(
-                    lease, self._limits.head, self._limits.body, keeps_redirected=not self._limits.is_careful
+                    origin, self._limits.head, self._limits.body, keeps_redirected=not self._limits.is_careful
                 ),
                 origin.address,
             )
@@ -207,10 +208,11 @@ class Pool:
         """An exchange ended cleanly: the first waiter gets the connection, else it is kept."""
         if self._is_closed or not connection.is_free:
             connection.cut()
-        elif not self._serve(origin, connection):
-            if self._next_starved() is not None:
-                connection.cut()  # another origin needs the place more
-                return
+        elif origin.waiters and self._serve(origin, connection):
+            pass
+        elif self._starved and self._next_starved() is not None:
+            connection.cut()  # another origin needs the place more
+        else:
             connection.idle_since = asyncio.get_running_loop().time()
             origin.idle[connection] = None
 

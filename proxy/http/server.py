@@ -16,11 +16,11 @@ import anyio
 
 from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
-from proxy.http.message import EMPTY, Body, BodyError, Buffer, Cut, Field, Handler, Headers, Request, Response
+from proxy.http.message import EMPTY, Body, BodyError, Buffer, Cut, Field, Handler, Headers, Parts, Request, Response
 from proxy.http.pipe import Pipe, PipeLimits
 from proxy.net.connection import Connection
 from proxy.net.listen import Listener
-from proxy.wire.events import Data, End, Event, HeadLimits, PeerError, RequestHead
+from proxy.wire.events import HeadLimits, PeerError, Received, RequestHead
 from proxy.wire.h1 import CONTINUE, LAST_CHUNK, ServerCodec, encode_chunk
 
 __all__ = ["HttpServer", "ServerLimits"]
@@ -210,7 +210,7 @@ class _ServerConnection(Connection):
             return
         if self._phase is _Phase.HEAD and self._codec.idle:
             self._expire_in(self._limits.head_timeout)  # counts from the head's first byte
-        self._advance(lambda: self._codec.receive(data))
+        self._advance(self._codec.receive, data)
         if self._codec.buffered > self._limits.head.head_bytes:
             self.pause()
 
@@ -220,7 +220,10 @@ class _ServerConnection(Connection):
         if self._phase in (_Phase.LINGER, _Phase.CLOSED):
             return False
         if self._refusal is None:
-            self._advance(self._codec.receive_eof)
+            try:
+                self._codec.receive_eof()
+            except PeerError as error:
+                self._faulty(error)
         if self._phase is _Phase.HEAD:
             return False
         asyncio.get_running_loop().call_later(self._limits.half_close_grace, self.cut)
@@ -237,40 +240,42 @@ class _ServerConnection(Connection):
 
     # Requests
 
-    def _advance(self, step: Callable[[], list[Event]]) -> None:
+    def _advance(self, step: Callable[..., Received[RequestHead]], *data: bytes) -> None:
         """Act on what the codec found; what came before a fault is still good."""
         try:
-            self._handle(step())
-            fault = self._codec.failed
+            head, parts, ended = step(*data)
         except PeerError as error:
-            fault = error
-        if fault is not None:
-            self._refused(Refusal(fault.code, fault.message))
+            self._faulty(error)
+            return
+        if head is not None:
+            self._begin(head, parts, whole=ended)
+        elif self._pipe is not None:
+            pipe = self._pipe
+            if parts:
+                pipe.feed(parts)
+            if ended:
+                self._pipe = None
+                pipe.end()
+            if parts or ended:
+                self._expect_body()
+        if self._codec.failed is not None:
+            self._faulty(self._codec.failed)
 
-    def _handle(self, events: list[Event]) -> None:
-        for event in events:
-            if isinstance(event, Data):
-                if self._pipe is not None:
-                    self._pipe.feed(event.parts)
-                    self._expect_body()
-            elif isinstance(event, End):
-                if self._pipe is not None:
-                    pipe, self._pipe = self._pipe, None
-                    pipe.end()
-                    self._expect_body()
-            elif isinstance(event, RequestHead):
-                self._begin(event)
+    def _faulty(self, error: PeerError) -> None:
+        self._refused(Refusal(error.code, error.message))
 
-    def _begin(self, head: RequestHead) -> None:
+    def _begin(self, head: RequestHead, parts: list[Buffer], *, whole: bool) -> None:
         self._phase = _Phase.REQUEST
         self.deadline = _NEVER
-        if head.length == 0:
-            self._body = EMPTY
-        elif head.expect_continue:
-            self._body = self._pipe = _ContinueBody(self, self._limits.body, head.length)
+        if whole:
+            self._body = Parts(parts) if parts else EMPTY
         else:
-            self._body = self._pipe = Pipe(self, self._limits.body, head.length)
-            self._expect_body()
+            kind = _ContinueBody if head.expect_continue else Pipe
+            self._body = self._pipe = kind(self, self._limits.body, head.length)
+            if parts:
+                self._pipe.feed(parts)
+            if parts or not head.expect_continue:
+                self._expect_body()
         request = Request(head.method, head.target, head.headers, self._body)
         self._task = self._server.requests.start("answer", self._answer(head, request))
 

@@ -28,6 +28,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.is_lost = False
+        self.is_closing = False  # closed or cut: by us, or by the peer as far as we were told
         self._writable: asyncio.Future[None] | None = None
         self.is_write_paused = False
         self.is_reading_paused = False
@@ -43,7 +44,7 @@ class Connection(asyncio.Protocol):
         """The socket is gone: wake a waiting writer and tell the subclass, once."""
         if self.is_lost:
             return
-        self.is_lost = True
+        self.is_lost = self.is_closing = True
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self.lost()
@@ -71,11 +72,6 @@ class Connection(asyncio.Protocol):
         if not self.is_closing:
             self.transport.writelines(buffers)
 
-    @property
-    def is_closing(self) -> bool:
-        """Whether the connection was closed or cut, by whichever side."""
-        return self.is_lost or self.transport.is_closing()
-
     async def drained(self) -> None:
         """Return when more may be written, at once if nothing is in the way. Raises ConnectionResetError."""
         if self.is_write_paused and not self.is_lost:
@@ -94,7 +90,7 @@ class Connection(asyncio.Protocol):
         The system's may be megabytes, which a slow peer takes while ours stand still.
         """
         ours = self.transport.get_write_buffer_size()
-        if fcntl is None or self.is_closing:
+        if fcntl is None or self.transport.is_closing():
             return ours
         descriptor = self.transport.get_extra_info("socket").fileno()
         try:
@@ -104,27 +100,29 @@ class Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Stop reading from the socket: the peer feels it."""
-        if not self.is_reading_paused and not self.is_closing:
+        if not self.is_reading_paused and not self.transport.is_closing():
             self.is_reading_paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read again after `pause`."""
-        if self.is_reading_paused and not self.is_closing:
+        if self.is_reading_paused and not self.transport.is_closing():
             self.is_reading_paused = False
             self.transport.resume_reading()
 
     def close(self) -> None:
         """Send what is queued, then close."""
+        self.is_closing = True
         self.transport.close()
 
     def cut(self) -> None:
         """Close at once; what is queued is dropped."""
+        self.is_closing = True
         self.transport.abort()
 
     def reset(self) -> None:
         """Close at once by RST, so that the peer cannot take what it has for all."""
-        if not self.is_closing:
+        if not self.transport.is_closing():
             linger_for_no_time = struct.pack("ii", 1, 0)
             with suppress(OSError):  # a Unix socket knows no RST
                 self.transport.get_extra_info("socket").setsockopt(

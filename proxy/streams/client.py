@@ -7,6 +7,7 @@ storage may safely see twice.
 import asyncio
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from proxy.http.message import (
     EMPTY,
@@ -60,8 +61,7 @@ class Endpoint:
     timeout: float
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """One append request, ready to be sent as often as needed: the buffers are passed by reference."""
 
     target: bytes

@@ -1,13 +1,24 @@
 """What a codec tells and is told, the same for every HTTP version. Owns the vocabulary, no parsing."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 from proxy.base.errors import Code
 from proxy.wire.headers import Headers
 
-__all__ = ["Buffer", "Data", "End", "Event", "HeadLimits", "PeerError", "RequestHead", "ResponseHead"]
+__all__ = ["Buffer", "HeadLimits", "HeadT", "PeerError", "Received", "RequestHead", "ResponseHead", "first_bytes"]
 
 Buffer = bytes | memoryview
+
+
+def first_bytes(parts: Iterable[Buffer], count: int) -> Iterable[Buffer]:
+    """The buffers that hold the first `count` bytes of `parts`, the last one sliced."""
+    for part in parts:
+        if count <= 0:
+            return
+        yield part if len(part) <= count else memoryview(part)[:count]
+        count -= len(part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +39,7 @@ class PeerError(Exception):
         self.message = message
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """A request's head. `length` is the body's bytes (0: none), None when it is chunked."""
 
     method: bytes
@@ -40,8 +50,7 @@ class RequestHead:
     expect_continue: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """A final response's head. `length` is the body's bytes (0: none), None when framing will tell."""
 
     status: int
@@ -49,16 +58,15 @@ class ResponseHead:
     length: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Body bytes in order, in the buffers they arrived in (slices of them, or small ones joined). Never empty."""
+HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
 
+
+class Received(NamedTuple, Generic[HeadT]):
+    """What one read brought, in this order: a head or None, bytes of its body, and whether that ended as promised.
+
+    The bytes are in the buffers they arrived in (slices of them, or small ones joined), none of them empty.
+    """
+
+    head: HeadT | None
     parts: list[Buffer]
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The body ended as its framing promised."""
-
-
-Event = RequestHead | ResponseHead | Data | End
+    ended: bool

@@ -3,19 +3,29 @@
 Owns the order of things: head, body, end, next head. What heads mean is in `proxy.wire.head`, bodies are in
 `proxy.wire.body`. Times, draining and what to answer are the shell's.
 
-A codec whose `receive` finds a fault after good events returns those events, and its `failed` says what came after
-them; every later `receive`, `receive_eof` or `next_request` raises it. A fault with no good event before it is
-raised at once. Either way nothing that a peer sends makes a codec raise anything but PeerError.
+A codec whose `receive` finds a fault after something good returns that, and its `failed` says what came after it;
+every later `receive`, `receive_eof` or `next_request` raises it. A fault with nothing good before it is raised at
+once. Either way nothing that a peer sends makes a codec raise anything but PeerError.
 """
 
 from collections.abc import Iterable
 from enum import Enum
 from http import HTTPStatus
+from typing import Generic
 
 from proxy.base.errors import Code
 from proxy.wire.body import BodyDecoder, ChunkedDecoder, LengthDecoder, UntilCloseDecoder
-from proxy.wire.events import Buffer, Data, End, Event, HeadLimits, PeerError, RequestHead, ResponseHead
-from proxy.wire.head import HeadReader, ResponseLines, origin_of, request_head, response_framing, response_lines
+from proxy.wire.events import (
+    Buffer,
+    HeadLimits,
+    HeadT,
+    PeerError,
+    Received,
+    RequestHead,
+    ResponseHead,
+    first_bytes,
+)
+from proxy.wire.head import HeadReader, origin_of, request_head, response_framing, response_lines
 from proxy.wire.headers import Headers
 from proxy.wire.plain import plain_request_head, plain_response_head
 
@@ -44,8 +54,8 @@ def encode_chunk(parts: Iterable[Buffer]) -> list[Buffer]:
     return [b"%x\r\n" % size, *payload, b"\r\n"] if size else []
 
 
-class _Codec:
-    """What both sides share: a head, then its body, then whatever comes before the next head is asked for."""
+class _Codec(Generic[HeadT]):
+    """What both sides share: where in a message they are, and its body's framing."""
 
     def __init__(self, limits: HeadLimits, *, is_server: bool) -> None:
         self.failed: PeerError | None = None
@@ -54,46 +64,26 @@ class _Codec:
         self._decoder: BodyDecoder = LengthDecoder(0)
         self._state = _State.HEAD if is_server else _State.WAIT
 
-    def receive(self, data: bytes) -> list[Event]:
-        """The events in `data`. Raises PeerError, or sets `failed` when events came before the fault."""
-        if self.failed is not None:
-            raise self.failed
-        events: list[Event] = []
-        try:
-            if self._state is _State.HEAD:
-                self._receive_head(data, events)
-            elif self._state is _State.BODY:
-                self._receive_body(data, 0, events)
-            elif self._state is _State.WAIT and data:
-                self._receive_after_end(data)
-        except PeerError as error:
-            self.failed = error
-            if not events:
-                raise
-        return events
-
-    def _receive_head(self, data: bytes, events: list[Event]) -> None:
-        raise NotImplementedError
+    def _receive_body(self, head: HeadT | None, data: bytes, start: int) -> Received[HeadT]:
+        """What of the body is in `data[start:]`, after `head`."""
+        decoder = self._decoder
+        parts = decoder.receive(data, start)
+        if decoder.done:
+            self._state = _State.WAIT
+            if decoder.rest:
+                self._receive_after_end(decoder.rest)
+            return Received(head, parts, True)
+        if decoder.failed is not None:
+            self.failed = decoder.failed
+            if head is None and not parts:
+                raise self.failed
+        return Received(head, parts, False)
 
     def _receive_after_end(self, data: bytes) -> None:
         raise NotImplementedError
 
-    def _receive_body(self, data: bytes, start: int, events: list[Event]) -> None:
-        if parts := self._decoder.receive(data, start):
-            self._add_data(parts, events)
-        if self._decoder.failed is not None:
-            raise self._decoder.failed
-        if self._decoder.done:
-            events.append(End())
-            self._state = _State.WAIT
-            if self._decoder.rest:
-                self._receive_after_end(self._decoder.rest)
 
-    def _add_data(self, parts: list[Buffer], events: list[Event]) -> None:
-        events.append(Data(parts))
-
-
-class ServerCodec(_Codec):
+class ServerCodec(_Codec[RequestHead]):
     """The server's side of a connection: requests in order, each parsed when the one before has been answered."""
 
     def __init__(self, limits: HeadLimits, max_body: int) -> None:
@@ -126,19 +116,22 @@ class ServerCodec(_Codec):
         """The Origin in a head that was refused or is not whole, when one plain line says it."""
         return origin_of(self._refused or self._reader.received)
 
-    def receive(self, data: bytes) -> list[Event]:
-        """RequestHead, Data and End of the present request; bytes after its end wait for `next_request`.
+    def receive(self, data: bytes) -> Received[RequestHead]:
+        """What `data` brings of the present request; bytes after its end wait for `next_request`.
 
-        Raises PeerError, or sets `failed` when events came before the fault.
+        Raises PeerError, or sets `failed` when something came before the fault.
         """
-        begun = self._reader.received
-        try:
-            return super().receive(data)
-        except PeerError:
-            self._refused = self._refused or begun + data
-            raise
+        if self.failed is not None:
+            raise self.failed
+        if self._state is _State.BODY:
+            return self._receive_body(None, data, 0)
+        if self._state is _State.HEAD:
+            return self._receive_head(data)
+        if self._state is _State.WAIT:
+            self._receive_after_end(data)
+        return Received(None, [], False)
 
-    def receive_eof(self) -> list[Event]:
+    def receive_eof(self) -> None:
         """The peer sends no more. Raises PeerError when that cuts a request short."""
         if self.failed is not None:
             raise self.failed
@@ -146,9 +139,8 @@ class ServerCodec(_Codec):
         if self._is_within_request():
             self.failed = _cut_short()
             raise self.failed
-        return []
 
-    def next_request(self) -> list[Event]:
+    def next_request(self) -> Received[RequestHead]:
         """The response to the present request has been sent: parse what waits. Raises as `receive`.
 
         Called before the request's End it raises RuntimeError: drain the body, or close the connection.
@@ -157,18 +149,21 @@ class ServerCodec(_Codec):
             raise self.failed
         if self._state in (_State.HEAD, _State.BODY):
             raise RuntimeError("the request has not ended")
+        if not self._keep_alive:
+            self._waiting.clear()
+            self._state = _State.CLOSED
+            return Received(None, [], False)
+        self._state = _State.HEAD
+        if not self._waiting:
+            return Received(None, [], False)
         waiting = bytes(self._waiting)
         self._waiting.clear()
-        if not self._keep_alive:
-            self._state = _State.CLOSED
-            return []
-        self._state = _State.HEAD
-        events = self.receive(waiting) if waiting else []
+        received = self.receive(waiting)
         if self._eof and self.failed is None and self._is_within_request():
             self.failed = _cut_short()
-            if not events:
+            if received.head is None:
                 raise self.failed
-        return events
+        return received
 
     def send_head(
         self, status: int, headers: Headers, length: int | None, *, request: RequestHead | None, keep_alive: bool
@@ -204,42 +199,59 @@ class ServerCodec(_Codec):
     def _is_within_request(self) -> bool:
         return self._state is _State.BODY or (self._state is _State.HEAD and not self._reader.empty)
 
-    def _receive_head(self, data: bytes, events: list[Event]) -> None:
-        found = plain_request_head(data, 0, self._limits) if self._reader.empty else None
+    def _receive_head(self, data: bytes) -> Received[RequestHead]:
+        begun = self._reader.received
+        try:
+            found = self._read_head(data)
+        except PeerError as error:
+            self.failed = error
+            self._refused = begun + data
+            raise
+        if found is None:
+            return Received(None, [], False)
+        head, end = found
+        self._keep_alive = head.keep_alive
+        if head.length == 0 and end == len(data):
+            self._state = _State.WAIT
+            return Received(head, [], True)
+        self._decoder = ChunkedDecoder(self._limits) if head.length is None else LengthDecoder(head.length)
+        self._body_left = self._max_body
+        self._state = _State.BODY
+        return self._receive_body(head, data, end)
+
+    def _read_head(self, data: bytes) -> tuple[RequestHead, int] | None:
+        """The head that `data` completes and where in it that ends. Raises PeerError."""
+        found = None if self._reader.received else plain_request_head(data, 0, self._limits)
         if found is not None:
-            head, end = found
             self._is_old = False
         else:
             whole = self._reader.receive(data)
             if whole is None:
-                return
+                return None
             raw, end = whole
             head, self._is_old = request_head(raw, self._limits)
-        if head.length is not None and head.length > self._max_body:
+            found = head, end
+        if (found[0].length or 0) > self._max_body:
             raise PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
-        self._keep_alive = head.keep_alive
-        self._decoder = ChunkedDecoder(self._limits) if head.length is None else LengthDecoder(head.length)
-        self._body_left = self._max_body
-        self._state = _State.BODY
-        events.append(head)
-        self._receive_body(data, end, events)
+        return found
+
+    def _receive_body(self, head: RequestHead | None, data: bytes, start: int) -> Received[RequestHead]:
+        received = super()._receive_body(head, data, start)
+        left = self._body_left
+        self._body_left -= sum(map(len, received.parts))
+        if self._body_left >= 0:
+            return received
+        self.failed = PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
+        if head is None and not left:
+            raise self.failed
+        return Received(head, list(first_bytes(received.parts, left)), False)
 
     def _receive_after_end(self, data: bytes) -> None:
         if self._keep_alive:
             self._waiting += data
 
-    def _add_data(self, parts: list[Buffer], events: list[Event]) -> None:
-        left = self._body_left
-        self._body_left -= sum(map(len, parts))
-        if self._body_left >= 0:
-            events.append(Data(parts))
-            return
-        if left:
-            events.append(Data(_first_bytes(parts, left)))
-        raise PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
 
-
-class ClientCodec(_Codec):
+class ClientCodec(_Codec[ResponseHead]):
     """The client's side of a connection: one exchange at a time, begun by `send_head`."""
 
     def __init__(self, limits: HeadLimits) -> None:
@@ -274,21 +286,33 @@ class ClientCodec(_Codec):
             framing = b"content-length: %d\r\n" % length
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, headers.encode(), framing)
 
-    def receive(self, data: bytes) -> list[Event]:
-        """ResponseHead, Data and End of the exchange under way; informational responses are passed over.
+    def receive(self, data: bytes) -> Received[ResponseHead]:
+        """What `data` brings of the exchange under way; informational responses are passed over.
 
         Bytes that belong to no exchange are dropped, and the connection is not `reusable`.
-        Raises PeerError, or sets `failed` when events came before the fault.
+        Raises PeerError, or sets `failed` when something came before the fault.
         """
-        return super().receive(data)
+        if self.failed is not None:
+            raise self.failed
+        if self._state is _State.BODY:
+            return self._receive_body(None, data, 0)
+        if self._state is _State.HEAD:
+            try:
+                return self._receive_head(data)
+            except PeerError as error:
+                self.failed = error
+                raise
+        if self._state is _State.WAIT:
+            self._receive_after_end(data)
+        return Received(None, [], False)
 
-    def receive_eof(self) -> list[Event]:
-        """The peer sends no more: End of a body that ends so. Raises PeerError when the response was cut short."""
+    def receive_eof(self) -> bool:
+        """The peer sends no more; whether that ends a body as it should. Raises PeerError when it cuts one short."""
         if self.failed is not None:
             raise self.failed
         self._reusable = False
         if self._state is _State.WAIT:
-            return []
+            return False
         if self._state is _State.HEAD:
             self.failed = PeerError(Code.UPSTREAM_ERROR, "the connection ended before the response")
         else:
@@ -297,34 +321,42 @@ class ClientCodec(_Codec):
         self._state = _State.CLOSED
         if self.failed is not None:
             raise self.failed
-        return [End()]
+        return True
 
-    def _receive_head(self, data: bytes, events: list[Event]) -> None:
-        position = 0
-        response: ResponseLines | None = None
-        while response is None or response.status < 200:
-            found = plain_response_head(data, position, self._limits) if self._reader.empty else None
+    def _receive_head(self, data: bytes) -> Received[ResponseHead]:
+        if not self._reader.received and self._method != b"HEAD":
+            found = plain_response_head(data, 0, self._limits)
             if found is not None:
-                response, position = found
-                break
+                head, position = found
+                return self._begin_body(head, data, position, chunked=head.length is None)
+        position = 0
+        while True:
             whole = self._reader.receive(data, position)
             if whole is None:
-                return
+                return Received(None, [], False)
             raw, position = whole
             response = response_lines(raw, self._limits)
-            self._informational += response.status < 200
+            if response.status >= 200:
+                break
+            self._informational += 1
             if self._informational > _INFORMATIONAL:
                 raise PeerError(Code.UPSTREAM_ERROR, "too many informational responses")
         length, chunked, self._reusable = response_framing(response, self._method)
+        head = ResponseHead(response.status, Headers.trusted(response.fields), length)
+        return self._begin_body(head, data, position, chunked=chunked)
+
+    def _begin_body(self, head: ResponseHead, data: bytes, start: int, *, chunked: bool) -> Received[ResponseHead]:
         if chunked:
             self._decoder = ChunkedDecoder(self._limits, Code.UPSTREAM_ERROR)
-        elif length is None:
+        elif head.length is None:
             self._decoder = UntilCloseDecoder()
+        elif head.length == 0 and start == len(data):
+            self._state = _State.WAIT
+            return Received(head, [], True)
         else:
-            self._decoder = LengthDecoder(length, Code.UPSTREAM_ERROR)
+            self._decoder = LengthDecoder(head.length, Code.UPSTREAM_ERROR)
         self._state = _State.BODY
-        events.append(ResponseHead(response.status, Headers.trusted(response.fields), length))
-        self._receive_body(data, position, events)
+        return self._receive_body(head, data, start)
 
     def _receive_after_end(self, data: bytes) -> None:
         self._reusable = False
@@ -332,14 +364,3 @@ class ClientCodec(_Codec):
 
 def _cut_short() -> PeerError:
     return PeerError(Code.BAD_REQUEST, "the connection ended within a request")
-
-
-def _first_bytes(parts: list[Buffer], count: int) -> list[Buffer]:
-    """The buffers that hold the first `count` bytes of `parts`."""
-    first: list[Buffer] = []
-    for part in parts:
-        if count <= 0:
-            break
-        first.append(part if len(part) <= count else memoryview(part)[:count])
-        count -= len(part)
-    return first

@@ -12,6 +12,7 @@ __all__ = ["Field", "Headers"]
 Field = tuple[bytes, bytes]
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_LINE = re.compile(rb"([^:]+): ([^\r]*)\r\n")
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 
 
@@ -21,8 +22,10 @@ class Headers:
     The repr shows names only: values may be credentials.
     """
 
-    __slots__ = ("_encoded", "_items", "_parent")
+    __slots__ = ("_encoded", "_fields", "_lines", "_parent")
 
+    _fields: list[Field] | None
+    _lines: bytes
     _encoded: bytes | None
     _parent: "Headers | None"
 
@@ -33,18 +36,34 @@ class Headers:
                 raise ValueError("not a header name")
             if not _VALUE.fullmatch(value):
                 raise ValueError(f"not a header value: {name.decode()}")
-        self._items = fields
+        self._fields = fields
         self._parent = None
         self._encoded = None
+
+    @classmethod
+    def unread(cls, lines: bytes) -> "Headers":
+        """Field lines as received, known to be `name: value` and CRLF each: read when they are first asked for."""
+        self = cls.__new__(cls)
+        self._fields = None
+        self._lines = lines
+        self._parent = None
+        self._encoded = None
+        return self
 
     @classmethod
     def trusted(cls, items: list[Field], parent: "Headers | None" = None) -> "Headers":
         """Fields that are known to be valid and lower-case (a parser's, or literals): taken as they are."""
         self = cls.__new__(cls)
-        self._items = items
+        self._fields = items
         self._parent = parent
         self._encoded = None
         return self
+
+    @property
+    def _items(self) -> list[Field]:
+        if self._fields is None:
+            self._fields = [(name.lower(), value) for name, value in _LINE.findall(self._lines)]
+        return self._fields
 
     def __iter__(self) -> Iterator[Field]:
         if self._parent is not None:

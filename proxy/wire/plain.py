@@ -6,21 +6,23 @@ give, or None, and then the twin decides. Owns no refusal.
 
 import re
 
-from proxy.wire.events import HeadLimits, RequestHead
-from proxy.wire.head import ResponseLines
+from proxy.wire.events import HeadLimits, RequestHead, ResponseHead
 from proxy.wire.headers import Headers
 
 __all__ = ["plain_request_head", "plain_response_head"]
 
-_LINES = rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [!-~][ -~]*+\r\n)*+)\r\n"
+_LINE = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [!-~][ -~]*+\r\n"
+_LINES = rb"((?:%b)*+)\r\n" % _LINE
 _FIELD = re.compile(rb"([^:]+): ([^\r]*)\r\n")
 _REQUEST = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) (/(?!/)[!\"$-\[\]-~]*+) HTTP/1\.1\r\n" + _LINES)
-_RESPONSE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [ -~]*+)?\r\n" + _LINES)
+_OTHERS = rb"(?:(?!(?i:content-length|transfer-encoding|connection):)%b|(?i:connection: keep-alive)\r\n)*+" % _LINE
+_FRAMING = rb"(?:(?i:content-length): (0|[1-9][0-9]{0,17})|(?i:transfer-encoding): chunked)\r\n"
+_RESPONSE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [ -~]*+)?\r\n(%b%b%b)\r\n" % (_OTHERS, _FRAMING, _OTHERS))
+_UNFRAMED = (b"204", b"205", b"304")
 _HOST = re.compile(
     rb"[A-Za-z0-9.\-]+(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}))?"
 )  # ports to 64999; the rest goes the long way
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
-_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 _UNUSUAL = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"content_length", b"transfer_encoding"))
 
 
@@ -46,19 +48,16 @@ def plain_request_head(data: bytes, start: int, limits: HeadLimits) -> tuple[Req
     return head, match.end()
 
 
-def plain_response_head(data: bytes, start: int, limits: HeadLimits) -> tuple[ResponseLines, int] | None:
-    """The final response's head at `start` and where it ends, if it is whole and plain. Twin: `response_lines`."""
+def plain_response_head(data: bytes, start: int, limits: HeadLimits) -> tuple[ResponseHead, int] | None:
+    """The final response's head at `start` and where it ends, if it is whole and plain.
+
+    Plain is one that says the length of its body or that it is chunked, once, and keeps the connection: what
+    `response_lines` and `response_framing`, its twins, say of the answer to any method but HEAD.
+    """
     match = _RESPONSE.match(data, start, start + limits.head_bytes)
     if match is None:
         return None
-    status, lines = match.groups()
-    if b" \r" in lines:
+    status, lines, length = match.groups()
+    if b" \r" in lines or status in _UNFRAMED or lines.count(b"\n") > limits.fields:
         return None
-    fields = [(name.lower(), value) for name, value in _FIELD.findall(lines)]
-    framing = [field for field in fields if field[0] in _FRAMING]
-    if len(fields) > limits.fields or len(framing) > 1:
-        return None
-    for name, value in framing:
-        if value != b"chunked" if name == b"transfer-encoding" else not _LENGTH.fullmatch(value):
-            return None
-    return ResponseLines(False, int(status), fields), match.end()
+    return ResponseHead(int(status), Headers.unread(lines), None if length is None else int(length)), match.end()

@@ -347,7 +347,7 @@ async def test_a_request_that_is_cancelled_before_it_began_holds_no_memory() -> 
         await served.connect()
         await until(lambda: len(served.server.connections) == 1)
         (connection,) = served.server.connections
-        connection.data_received(POST % 10 + b"0123456789")
+        connection.data_received(POST % 20 + b"0123456789")
         assert served.server.limits.body.budget.used > 0
         connection.connection_lost(None)  # in the same turn of the loop
         await until(lambda: len(served.server.requests) == 0)

@@ -6,15 +6,19 @@ from itertools import pairwise
 from hypothesis import strategies as st
 
 from proxy.wire.body import BodyDecoder
-from proxy.wire.events import Data, End, Event, HeadLimits, PeerError
+from proxy.wire.events import HeadLimits, HeadT, PeerError, Received, RequestHead, ResponseHead
 from proxy.wire.h1 import ClientCodec, ServerCodec
 
 LIMITS = HeadLimits(head_bytes=32 * 1024, fields=100, target_bytes=8 * 1024)
 SMALL_LIMITS = HeadLimits(head_bytes=200, fields=5, target_bytes=40)
 MAX_BODY = 1000
 
-Seen = list[Event | bytes | str]
-"""Heads and ends as they came, payload joined, and the code of the fault at last."""
+END = "the end"
+NOTHING: tuple[None, list[bytes], bool] = (None, [], False)
+"""What a read brought that completed nothing."""
+
+Seen = list[RequestHead | ResponseHead | bytes | str]
+"""Heads and ends (END) as they came, payload joined, and the code of the fault at last."""
 
 
 def whole(data: bytes) -> Iterator[bytes]:
@@ -80,13 +84,13 @@ def serve(codec: ServerCodec, pieces: Iterable[bytes], *, eof: bool = False) -> 
     seen: Seen = []
     try:
         for piece in pieces:
-            events = codec.receive(piece)
-            _note(seen, events)
-            while End() in events:
-                events = codec.next_request()
-                _note(seen, events)
+            received = codec.receive(piece)
+            _note(seen, received)
+            while received.ended:
+                received = codec.next_request()
+                _note(seen, received)
         if eof:
-            _note(seen, codec.receive_eof())
+            codec.receive_eof()
         if codec.failed is not None:
             raise codec.failed
     except PeerError as error:
@@ -100,8 +104,8 @@ def ask(codec: ClientCodec, pieces: Iterable[bytes], *, eof: bool = False) -> Se
     try:
         for piece in pieces:
             _note(seen, codec.receive(piece))
-        if eof:
-            _note(seen, codec.receive_eof())
+        if eof and codec.receive_eof():
+            seen.append(END)
         if codec.failed is not None:
             raise codec.failed
     except PeerError as error:
@@ -109,16 +113,16 @@ def ask(codec: ClientCodec, pieces: Iterable[bytes], *, eof: bool = False) -> Se
     return seen
 
 
-def _note(seen: Seen, events: list[Event]) -> None:
-    for event in events:
-        if not isinstance(event, Data):
-            seen.append(event)
-            continue
-        assert event.parts
-        assert all(map(len, event.parts))
-        payload = b"".join(event.parts)
+def _note(seen: Seen, received: Received[HeadT]) -> None:
+    if received.head is not None:
+        seen.append(received.head)
+    assert all(map(len, received.parts))
+    if received.parts:
+        payload = b"".join(received.parts)
         before = seen[-1] if seen else None
         if isinstance(before, bytes):
             seen[-1] = before + payload
         else:
             seen.append(payload)
+    if received.ended:
+        seen.append(END)
