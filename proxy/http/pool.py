@@ -199,14 +199,16 @@ class Pool:
     def _hand_back(self, origin: _Origin, connection: ClientConnection | None) -> None:
         if connection is None:
             self._leave_place(origin)
-        else:
+        elif connection.is_free:
             self.released(origin, connection)
+        else:
+            connection.cut()
 
     # Taking back
 
     def released(self, origin: _Origin, connection: ClientConnection) -> None:
-        """An exchange ended cleanly: the first waiter gets the connection, else it is kept."""
-        if self._is_closed or not connection.is_free:
+        """An exchange ended cleanly and the connection is free: the first waiter gets it, else it is kept."""
+        if self._is_closed:
             connection.cut()
         elif origin.waiters and self._serve(origin, connection):
             pass

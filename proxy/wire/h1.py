@@ -258,15 +258,12 @@ class ClientCodec(_Codec[ResponseHead]):
         super().__init__(limits, is_server=False)
         self._method = b""
         self._informational = 0
-        self._reusable = True
-
-    @property
-    def reusable(self) -> bool:
+        self._keep_alive = True
+        self.reusable = True
         """An exchange may begin: none is under way, the last one ended cleanly, and no byte came after it.
 
         Whether the last request was sent to its end is for its sender to know.
         """
-        return self._state is _State.WAIT and self._reusable
 
     def send_head(self, method: bytes, target: bytes, headers: Headers, length: int | None) -> bytes:
         """The head of a request, which begins an exchange. RuntimeError when the connection is not `reusable`.
@@ -275,6 +272,7 @@ class ClientCodec(_Codec[ResponseHead]):
         """
         if not self.reusable:
             raise RuntimeError("the connection is not free for another exchange")
+        self.reusable = False
         self._state = _State.HEAD
         self._method = method
         self._informational = 0
@@ -310,7 +308,7 @@ class ClientCodec(_Codec[ResponseHead]):
         """The peer sends no more; whether that ends a body as it should. Raises PeerError when it cuts one short."""
         if self.failed is not None:
             raise self.failed
-        self._reusable = False
+        self._keep_alive = self.reusable = False
         if self._state is _State.WAIT:
             return False
         if self._state is _State.HEAD:
@@ -341,7 +339,7 @@ class ClientCodec(_Codec[ResponseHead]):
             self._informational += 1
             if self._informational > _INFORMATIONAL:
                 raise PeerError(Code.UPSTREAM_ERROR, "too many informational responses")
-        length, chunked, self._reusable = response_framing(response, self._method)
+        length, chunked, self._keep_alive = response_framing(response, self._method)
         head = ResponseHead(response.status, Headers.trusted(response.fields), length)
         return self._begin_body(head, data, position, chunked=chunked)
 
@@ -352,14 +350,21 @@ class ClientCodec(_Codec[ResponseHead]):
             self._decoder = UntilCloseDecoder()
         elif head.length == 0 and start == len(data):
             self._state = _State.WAIT
+            self.reusable = self._keep_alive
             return Received(head, [], True)
         else:
             self._decoder = LengthDecoder(head.length, Code.UPSTREAM_ERROR)
         self._state = _State.BODY
         return self._receive_body(head, data, start)
 
+    def _receive_body(self, head: ResponseHead | None, data: bytes, start: int) -> Received[ResponseHead]:
+        received = super()._receive_body(head, data, start)
+        if received.ended:
+            self.reusable = self._keep_alive
+        return received
+
     def _receive_after_end(self, data: bytes) -> None:
-        self._reusable = False
+        self._keep_alive = self.reusable = False
 
 
 def _cut_short() -> PeerError:

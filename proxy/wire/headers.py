@@ -65,10 +65,11 @@ class Headers:
             self._fields = [(name.lower(), value) for name, value in _LINE.findall(self._lines)]
         return self._fields
 
+    def _all(self) -> list[Field]:
+        return self._items if self._parent is None else self._parent._all() + self._items
+
     def __iter__(self) -> Iterator[Field]:
-        if self._parent is not None:
-            yield from self._parent
-        yield from self._items
+        return iter(self._all())
 
     def __len__(self) -> int:
         return len(self._items) + (len(self._parent) if self._parent is not None else 0)
@@ -77,7 +78,7 @@ class Headers:
         return self.get(name) is not None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Headers) and list(self) == list(other)
+        return isinstance(other, Headers) and self._all() == other._all()
 
     __hash__ = None  # type: ignore[assignment]  # a list of fields, compared by value
 
@@ -95,7 +96,7 @@ class Headers:
 
     def get_all(self, name: bytes) -> list[bytes]:
         """Every value of `name` (lower case), in order."""
-        return [value for field, value in self if field == name]
+        return [value for field, value in self._all() if field == name]
 
     def plus(self, *items: Field) -> "Headers":
         """These fields after mine; valid and lower-case already, and my own encoding is shared."""
@@ -103,7 +104,7 @@ class Headers:
 
     def without(self, names: Collection[bytes]) -> "Headers":
         """A copy that lacks every field whose name is in `names` (lower case)."""
-        return Headers.trusted([field for field in self if field[0] not in names])
+        return Headers.trusted([field for field in self._all() if field[0] not in names])
 
     def encode(self) -> bytes:
         """The field lines of HTTP/1.1, each with its CRLF (RFC 9112 section 5)."""
