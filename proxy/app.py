@@ -29,7 +29,7 @@ from proxy.policy.forwarding import PassedHeaders
 from proxy.relay.idempotency import Claims
 from proxy.relay.pump import Pace
 from proxy.relay.record import Records, RecordSettings
-from proxy.relay.recovery import Recovery
+from proxy.relay.recovery import Recovery, RecoverySettings
 from proxy.relay.transfers import Transfers, TransferSettings
 from proxy.relay.upstream import Upstream, UpstreamSettings
 from proxy.store import Store, lock_data_directory
@@ -89,7 +89,8 @@ class App:
         # Before and after the call a claim's holder makes a handful of requests to storage.
         patience = call + 8 * config.append_timeout_seconds
         self._claims = Claims(storage, records, patience=patience, call=call + config.append_timeout_seconds, poll=0.02)
-        self._recovery = Recovery(self._store, storage, records, self.transfers, retry)
+        recovery = RecoverySettings(config.recovery_at_once, retry, config.close_retry_seconds)
+        self._recovery = Recovery(self._store, storage, records, self.transfers, recovery)
         self.router = self._router(Keyring(secrets), storage, records)
 
     def _endpoint(self, embedded: Handler | None) -> Endpoint:
@@ -241,6 +242,7 @@ def _transfer_settings(config: Config, retry: RetryPolicy) -> TransferSettings:
         inactivity=config.inactivity_timeout_seconds,
         longest=config.max_transfer_seconds,
         close_budget=config.close_budget_seconds,
+        longest_pause=config.close_retry_seconds,
         sweep=config.sweep_seconds,
         pace=Pace(config.linger_seconds, config.batch_bytes),
         retry=retry,

@@ -142,6 +142,9 @@ class Config:
         10_000, "Connections to one upstream origin at once", unit="connections", minimum=1
     )
     storage_connections: int = _setting(10_000, "Connections to storage at once", unit="connections", minimum=1)
+    recovery_at_once: int = _setting(
+        50, "Streams left open by a former process that are closed at once", unit="streams", minimum=1
+    )
     record_cache: int = _setting(10_000, "Stream records remembered in memory", unit="records", minimum=1)
 
     # Times
@@ -162,6 +165,9 @@ class Config:
     append_timeout_seconds: float = _setting(10.0, "One request to storage", unit="s", minimum=0.01)
     append_budget_seconds: float = _setting(60.0, "All attempts at one append", unit="s")
     close_budget_seconds: float = _setting(600.0, "All attempts at recording an outcome and closing", unit="s")
+    close_retry_seconds: float = _setting(
+        60.0, "After that it is tried again, ever more rarely, but at least this often", unit="s", minimum=0.01
+    )
     drain_timeout_seconds: float = _setting(30.0, "After SIGTERM, transfers run on for this long", unit="s")
     upstream_idle_seconds: float = _setting(15.0, "A pooled upstream connection is kept for this", unit="s")
     storage_idle_seconds: float = _setting(60.0, "A pooled storage connection is kept for this", unit="s")

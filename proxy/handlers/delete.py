@@ -32,7 +32,7 @@ class Delete:
             authorization=call.request.headers.get_all(b"authorization"),
             now=time.time(),
         )
-        if not await self._transfers.end(call.stream_id, Cut.ABORTED, wait=self._wait):
+        if not await self._transfers.end(call.stream_id, Cut.GONE, wait=self._wait):
             raise StorageError("the last append is still on its way")  # it could bring the stream back
         await self._storage.delete(call.stream_id)
         await self._records.delete(call.stream_id)

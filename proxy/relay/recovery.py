@@ -1,12 +1,14 @@
 """At start-up: streams that the last process on this data directory left open are ended as interrupted.
 
 Only an embedded store can say which streams are open, and its directory belongs to one process at a time, so nobody
-else writes them. Runs beside the first requests and never delays them.
+else writes them. Runs beside the first requests and never delays them; what storage refuses is tried again.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
@@ -18,12 +20,10 @@ from proxy.streams.client import Storage, StorageError
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer, RetryPolicy
 
-__all__ = ["OpenStreams", "Recovery"]
+__all__ = ["OpenStreams", "Recovery", "RecoverySettings"]
 
 logger = logging.getLogger(__name__)
 
-_PAGE = 500
-_AT_ONCE = 50  # storage commits what waits together
 _STREAM_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the store may hold streams that are not ours
 
 
@@ -32,6 +32,15 @@ class OpenStreams(Protocol):
 
     def open_streams(self, after: str, count: int) -> Awaitable[list[str]]:
         """Paths of at most `count` open streams, in order, those after `after`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySettings:
+    """`at_once`: streams that are ended together; `retry`: of each; `longest_pause`: seconds between two rounds."""
+
+    at_once: int
+    retry: RetryPolicy
+    longest_pause: float
 
 
 class Recovery:
@@ -43,13 +52,14 @@ class Recovery:
         storage: Storage,
         records: Records,
         transfers: Transfers,
-        retry: RetryPolicy,
+        settings: RecoverySettings,
     ) -> None:
         self._store = store
         self._storage = storage
         self._records = records
         self._transfers = transfers
-        self._retry = retry
+        self._settings = settings
+        self._refused: set[str] = set()  # each is reported once
         self._tasks = Tasks("recovery")
 
     def start(self) -> None:
@@ -58,41 +68,56 @@ class Recovery:
             self._tasks.start("run", self._run(self._store))
 
     async def _run(self, store: OpenStreams) -> None:
-        ended = 0
-        after = ""
-        limiter = anyio.CapacityLimiter(_AT_ONCE)
+        pause = self._settings.retry.longest_delay
+        while not await self._round(store):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._settings.longest_pause)
+
+    async def _round(self, store: OpenStreams) -> bool:
+        """End what is open and not written here; False when something of it could not be found or ended."""
+        ended = failed = 0
 
         async def end(stream_id: str) -> None:
-            nonlocal ended
-            async with limiter:
+            nonlocal ended, failed
+            try:
                 ended += await self._end(stream_id)
+            except StorageError as error:
+                failed += 1
+                if stream_id not in self._refused:
+                    self._refused.add(stream_id)
+                    logger.error("stream %s could not be closed: %s", stream_id, error)
 
-        while paths := await store.open_streams(after, _PAGE):
-            after = paths[-1]
-            async with anyio.create_task_group() as group:
-                for stream_id in (path.rpartition("/")[2] for path in paths):
-                    if _STREAM_ID.fullmatch(stream_id):
-                        group.start_soon(end, stream_id)
+        after = ""
+        try:
+            while paths := await store.open_streams(after, self._settings.at_once):
+                after = paths[-1]
+                async with anyio.create_task_group() as group:
+                    for stream_id in (path.rpartition("/")[2] for path in paths):
+                        if _STREAM_ID.fullmatch(stream_id):
+                            group.start_soon(end, stream_id)
+        except Exception:  # whatever a store raises when its disk does
+            logger.exception("streams that a former process left open could not be listed")
+            failed += 1
         if ended:
             logger.warning("streams that a former process left open, now closed as interrupted: %d", ended)
+        return not failed
 
     async def _end(self, stream_id: str) -> bool:
-        """Record `interrupted`, then close under a later epoch; False for a stream that is not an orphan."""
+        """Record `interrupted`, then close under a later epoch; False for a stream that is not an orphan.
+
+        Raises StorageError.
+        """
         if self._transfers.get(stream_id) is not None:
             return False
-        try:
-            metadata = await self._storage.head(stream_id)
-            if metadata is None or b"stream-closed" in metadata.headers:
-                return False  # one of ours, ended since the list was made
-            record = await self._records.get(stream_id)
-            budget = self._retry.budget
-            if record is not None and record.outcome is None:  # the last process may have recorded why it ended
-                await self._records.end(stream_id, record, Outcome.INTERRUPTED, budget=budget, fence=1)
-            content_type = metadata.headers.get(b"content-type") or b"application/octet-stream"
-            await Producer(self._storage, stream_id, content_type, self._retry, epoch=1).close()
-        except StorageError as error:
-            logger.error("stream %s could not be closed: %s", stream_id, error)
-            return False
+        metadata = await self._storage.head(stream_id)
+        if metadata is None or b"stream-closed" in metadata.headers:
+            return False  # one of ours, ended since the list was made
+        retry = self._settings.retry
+        record = await self._records.get(stream_id)
+        if record is not None and record.outcome is None:  # the last process may have recorded why it ended
+            await self._records.end(stream_id, record, Outcome.INTERRUPTED, budget=retry.budget, fence=1)
+        content_type = metadata.headers.get(b"content-type") or b"application/octet-stream"
+        await Producer(self._storage, stream_id, content_type, retry, epoch=1).close()
         return True
 
     async def aclose(self) -> None:

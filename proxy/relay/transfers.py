@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,7 +27,10 @@ _STREAM, _RECORD = "stream", "record"
 
 @dataclass(frozen=True, slots=True)
 class TransferSettings:
-    """Bounds of transfers: how many at once, bytes of one body, and times in seconds."""
+    """Bounds of transfers: how many at once, bytes of one body, and times in seconds.
+
+    An end that storage does not take within `close_budget` is tried again after growing pauses, up to `longest_pause`.
+    """
 
     at_once: int
     max_bytes: int
@@ -34,6 +38,7 @@ class TransferSettings:
     inactivity: float
     longest: float
     close_budget: float
+    longest_pause: float
     sweep: float
     pace: Pace
     retry: RetryPolicy
@@ -53,10 +58,17 @@ class Transfer:
         self.is_unwanted = False  # its stream shall not remain
         self.made = {_STREAM, _RECORD}  # what is removed when it fails: never what was there before
         self.ended = asyncio.Event()
+        self.is_left_open = False  # storage has not taken its end so far: it keeps no place
+        self.dismissed = asyncio.Event()  # its end is not worth more than one try
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """End the body; what arrived is still stored, then the stream is closed. The first cut wins."""
+        """End the body; what arrived is still stored, then the stream is closed. The first cut wins.
+
+        `Cut.GONE` says that the stream is gone or about to be: what arrived is dropped.
+        """
         self.body.abort(cut)
+        if cut is Cut.GONE:
+            self.dismissed.set()
 
 
 class Transfers:
@@ -68,6 +80,7 @@ class Transfers:
         self._settings = settings
         self._lifetime: Field = (b"stream-ttl", b"%d" % settings.stream_ttl)
         self._running: dict[str, Transfer] = {}
+        self._left_open = 0  # of those running
         self._expected = 0
         self._tasks = Tasks("transfer")
         self._sweeper = Tasks("transfers")
@@ -76,7 +89,7 @@ class Transfers:
         self._changed = asyncio.Event()  # a transfer ended, or a place was given back
 
     def __len__(self) -> int:
-        return len(self._running)
+        return len(self._running) - self._left_open
 
     def open(self) -> None:
         """Start looking after deadlines. Call it inside the loop."""
@@ -86,7 +99,7 @@ class Transfers:
         """Claim a place for a transfer to come; `release` it if none does. Raises Refusal."""
         if self.is_draining:
             raise Refusal(Code.DRAINING, "the proxy is shutting down")
-        if len(self._running) + self._expected >= self._settings.at_once:
+        if len(self) + self._expected >= self._settings.at_once:
             raise Refusal(Code.OVERLOADED, "too many streams are running")
         self._expected += 1
 
@@ -155,6 +168,7 @@ class Transfers:
             if not transfer.body.ended:
                 transfer.body.abort(Cut.GONE)
             self._running.pop(transfer.stream_id, None)
+            self._left_open -= transfer.is_left_open
             transfer.established.set()
             transfer.ended.set()
             self._changed.set()
@@ -212,24 +226,49 @@ class Transfers:
 
     async def _end(self, transfer: Transfer, producer: Producer, outcome: Outcome) -> None:
         """Record the outcome, then close: a crash between the two can never make a cut stream look whole."""
-        budget = self._settings.close_budget
-        try:
+
+        async def record_and_close(budget: float) -> None:
+            nonlocal producer
             await self._records.end(transfer.stream_id, transfer.record, outcome, budget=budget)
             if await producer.close(budget=budget) is Reply.GAP:  # storage has lost an append: begin a new count
-                fresh = Producer(self._storage, transfer.stream_id, _OCTETS, self._settings.retry, epoch=1)
-                await fresh.close(budget=budget)
-        except StorageError as error:
-            logger.error("stream %s stays open, %s was not recorded: %s", transfer.stream_id, outcome.value, error)
+                producer = Producer(self._storage, transfer.stream_id, _OCTETS, self._settings.retry, epoch=1)
+                if await producer.close(budget=budget) is Reply.GAP:
+                    raise StorageError("storage misses an append that was never made", is_final=True)
+
+        await self._insist(transfer, outcome, record_and_close)
 
     async def _closed_by_another(self, transfer: Transfer) -> None:
         """A stream that was closed before its end is never to look complete, whoever closed it."""
-        try:
-            record = await self._records.get(transfer.stream_id, is_closed=True)
+
+        async def record_it(budget: float) -> None:
+            self._records.forget(transfer.stream_id)
+            record = await self._records.get(transfer.stream_id)
             if record is not None and record.outcome is None:
-                budget = self._settings.close_budget
                 await self._records.end(transfer.stream_id, record, Outcome.INTERRUPTED, budget=budget)
-        except StorageError as error:
-            logger.error("stream %s was closed by another, which was not recorded: %s", transfer.stream_id, error)
+
+        await self._insist(transfer, Outcome.INTERRUPTED, record_it)
+
+    async def _insist(self, transfer: Transfer, outcome: Outcome, work: Callable[[float], Awaitable[None]]) -> None:
+        """Do `work`, which is given its budget, however long storage does not let it be done; unless dismissed."""
+        budget, pause = self._settings.close_budget, self._settings.retry.longest_delay
+        while True:
+            try:
+                await work(budget)
+                break
+            except StorageError as error:
+                if not transfer.is_left_open:
+                    logger.error(
+                        "stream %s stays open, %s is not recorded: %s", transfer.stream_id, outcome.value, error
+                    )
+                    transfer.is_left_open = True
+                    self._left_open += 1
+                    self._changed.set()
+            with anyio.move_on_after(pause):
+                await transfer.dismissed.wait()
+                return
+            budget, pause = 0.0, min(2 * pause, self._settings.longest_pause)
+        if transfer.is_left_open:
+            logger.warning("stream %s is closed after all: %s", transfer.stream_id, outcome.value)
 
     # All of them
 
@@ -249,7 +288,7 @@ class Transfers:
         """Take no new transfers; those that run, and those whose upstream is being asked, go on for `seconds`."""
         self.is_draining = True
         with anyio.move_on_after(seconds):
-            while self._running or self._expected:
+            while len(self) or self._expected:
                 self._changed.clear()
                 await self._changed.wait()
 
@@ -258,6 +297,8 @@ class Transfers:
         self.is_draining = self._is_closed = True
         for transfer in list(self._running.values()):
             transfer.abort(Cut.SHUTDOWN)
+            if transfer.is_left_open:
+                transfer.dismissed.set()
         with anyio.move_on_after(seconds):
             await self._tasks.wait()
         await self._tasks.aclose()

@@ -25,6 +25,7 @@ SETTINGS = TransferSettings(
     inactivity=600.0,
     longest=3600.0,
     close_budget=600.0,
+    longest_pause=60.0,
     sweep=0.25,
     pace=Pace(linger=0.005, batch_bytes=65536),
     retry=RETRY,

@@ -1,21 +1,25 @@
 """What a former process left open is ended at the next start: recorded first, then closed, and nothing else touched."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from proxy.relay.record import Record
-from proxy.relay.recovery import Recovery
+from proxy.relay.recovery import OpenStreams, Recovery, RecoverySettings
 from proxy.store import Store, open_store
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
-from tests.kit.handlers import Failing, answer
-from tests.relay.kit import ID, RECORD, RETRY, Relay, Tap
+from tests.kit.handlers import Failing, Fault, answer, lost
+from tests.kit.memory_storage import MemoryStorage
+from tests.kit.virtual_time import run_in_virtual_time
+from tests.relay.kit import ID, RECORD, RETRY, Relay, Tap, ending
 from tests.store.settings import SETTINGS
 
 OCTETS = b"application/octet-stream"
 TTL = (b"stream-ttl", b"1000")
+RECOVERY = RecoverySettings(at_once=50, retry=RETRY, longest_pause=60.0)
 
 
 @pytest.fixture
@@ -36,11 +40,26 @@ async def leave(relay: Relay, number: int, record: Record | None = RECORD) -> No
     await Producer(relay.storage, id_of(number), OCTETS, RETRY).append((b"kept",))
 
 
-async def recover(relay: Relay, store: Store) -> None:
-    recovery = Recovery(store, relay.storage, relay.records, relay.transfers, RETRY)
+async def recover(relay: Relay, store: OpenStreams) -> None:
+    recovery = Recovery(store, relay.storage, relay.records, relay.transfers, RECOVERY)
     recovery.start()
     await recovery._tasks.wait()
     await recovery.aclose()
+
+
+class Listing(MemoryStorage):
+    """A storage without time that lists its streams; `broken` listings fail first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = 0
+
+    async def open_streams(self, after: str, count: int) -> list[str]:
+        if self.broken:
+            self.broken -= 1
+            raise OSError("the disk is gone")
+        paths = sorted(path for path, stream in self.streams.items() if not stream.is_closed and "." not in path)
+        return [path for path in paths if path > after][:count]
 
 
 async def end_of(relay: Relay, name: str) -> tuple[bytes | None, bool, Outcome | None]:
@@ -104,24 +123,52 @@ async def test_what_runs_here_by_now_is_not_an_orphan(store: Store) -> None:
     await relay.aclose()
 
 
-async def test_one_that_cannot_be_ended_does_not_keep_the_rest_open(
-    store: Store, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("fault", [answer(400), answer(503), lost()])
+@pytest.mark.parametrize("method", ["HEAD", "GET", "POST"])
+def test_one_that_cannot_be_ended_does_not_keep_the_rest_open_and_is_tried_until_it_can(
+    fault: Fault, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    relay = Relay.over(store.handler)
-    for number in range(3):
-        await leave(relay, number)
-    failing = Failing(store.handler, when=lambda request: id_of(1).encode() in request.target)
-    failing.always = answer(400)
-    await recover(Relay.over(failing), store)
-    assert [(await end_of(relay, id_of(number)))[1] for number in range(3)] == [True, False, True]
-    assert id_of(1) in caplog.text
+    async def main() -> None:
+        storage = Listing()
+        relay = Relay.over(storage)
+        for number in range(3):
+            await leave(relay, number)
+        failing = Failing(storage, when=lambda r: id_of(1).encode() in r.target and r.method == method.encode())
+        failing.always = fault
+        recovering = asyncio.ensure_future(recover(Relay.over(failing), storage))
+        await asyncio.sleep(1000)
+        assert [ending(storage, id_of(number)) for number in (0, 2)] == [(b"kept", True, "interrupted")] * 2
+        assert not ending(storage, id_of(1))[1]
+        assert caplog.text.count(id_of(1)) == 1
+        before = failing.met
+        await asyncio.sleep(1000)
+        assert 8 <= failing.met - before < 1000
+        failing.always = None
+        mended = asyncio.get_running_loop().time()
+        await recovering
+        assert asyncio.get_running_loop().time() - mended <= 60
+        assert ending(storage, id_of(1)) == (b"kept", True, "interrupted")
+        assert len(storage.streams[f"/v1/streams/{id_of(1)}.record"].data.splitlines()) == 2
+
+    run_in_virtual_time(main())
+
+
+def test_a_store_that_cannot_list_its_streams_is_asked_again() -> None:
+    async def main() -> None:
+        storage = Listing()
+        await leave(Relay.over(storage), 1)
+        storage.broken = 3
+        await recover(Relay.over(storage), storage)
+        assert ending(storage, id_of(1)) == (b"kept", True, "interrupted")
+
+    run_in_virtual_time(main())
 
 
 async def test_a_stop_in_the_middle_leaves_no_task_and_the_next_start_goes_on(store: Store) -> None:
     relay = Relay.over(store.handler)
     for number in range(60):
         await leave(relay, number)
-    recovery = Recovery(store, relay.storage, relay.records, relay.transfers, RETRY)
+    recovery = Recovery(store, relay.storage, relay.records, relay.transfers, RECOVERY)
     recovery.start()
     await recovery.aclose()
     assert len(recovery._tasks) == 0
@@ -133,7 +180,7 @@ async def test_a_stop_in_the_middle_leaves_no_task_and_the_next_start_goes_on(st
 async def test_without_a_store_of_its_own_a_proxy_recovers_nothing(store: Store) -> None:
     relay = Relay.over(store.handler)
     await leave(relay, 1)
-    recovery = Recovery(None, relay.storage, relay.records, relay.transfers, RETRY)
+    recovery = Recovery(None, relay.storage, relay.records, relay.transfers, RECOVERY)
     recovery.start()
     await recovery._tasks.wait()
     assert (await end_of(relay, id_of(1)))[1] is False

@@ -285,15 +285,120 @@ def test_storage_that_refuses_for_too_long_ends_the_stream_with_what_it_acknowle
         tap.feed(b"two")
         await asyncio.sleep(61)
         assert tap.is_cut
-        if relay.transfers.get(ID) is not None:
-            failing.always = None
-            await ended(relay)
-            data, is_closed, found = ending(memory)
-            assert (is_closed, found) == (True, outcome)
-            assert data == (b"onetwo" if after else b"one")
-        else:  # it cannot even be closed: whoever finds it open knows that nobody writes it
-            assert not ending(memory)[1]
+        assert relay.transfers.get(ID) is not None
+        failing.always = None
+        await ended(relay)
+        data, is_closed, found = ending(memory)
+        assert (is_closed, found) == (True, outcome)
+        assert data == (b"onetwo" if after else b"one")
         await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+def fails_from_now_on(failing: Failing, fault: Fault, *, after: bool) -> None:
+    failing.then(fault, after=after)
+    failing.always = fault
+
+
+@pytest.mark.parametrize("fault", [answer(503), lost(), answer(400)])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("which", ["both", "record", "stream"])
+def test_an_end_that_storage_does_not_take_for_hours_is_taken_once_it_works(
+    fault: Fault, after: bool, which: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        kinds = {"both": (True, False), "record": (True,), "stream": (False,)}[which]
+        failing = Failing(memory, when=lambda r: r.method == b"POST" and r.target.endswith(b".record") in kinds)
+        relay = Relay.over(failing, at_once=1)
+        relay.transfers.open()
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        await asyncio.sleep(1)
+        fails_from_now_on(failing, fault, after=after)
+        tap.body.fail(Cut.RESET)
+        await asyncio.sleep(700)
+        assert len(relay.transfers) == 0  # it keeps no place
+        relay.transfers.reserve()
+        relay.transfers.release()
+        await relay.transfers.drain(1000.0)  # and nobody waits for it
+        assert asyncio.get_running_loop().time() < 702
+        before = failing.met
+        await asyncio.sleep(7200)
+        assert 100 <= failing.met - before <= 300
+        failing.always = None
+        mended = asyncio.get_running_loop().time()
+        await ended(relay)
+        assert asyncio.get_running_loop().time() - mended <= 60
+        assert ending(memory) == (b"one", True, "upstream_error")
+        assert memory.streams[f"/v1/streams/{ID}.record"].data.count(b"outcome") == 1
+        assert len(caplog.records) == 2
+        assert len(relay.transfers) == 0
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+@pytest.mark.parametrize("at", [100, 700, 5000])
+def test_a_stream_that_another_closed_is_recorded_once_storage_works(at: int) -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        failing = Failing(memory, when=lambda r: r.target.partition(b"?")[0].endswith(b".record"))
+        relay, other = Relay.over(failing), Relay.over(memory)
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        await asyncio.sleep(1)
+        stream = memory.named(ID)
+        assert stream is not None
+        stream.is_closed = True
+        failing.always = answer(503)
+        tap.feed(b"two")
+        await asyncio.sleep(at)
+        assert relay.transfers.get(ID) is not None
+        failing.always = None
+        await ended(relay)
+        assert ending(memory) == (b"one", True, "interrupted")
+        for each in (relay, other):
+            record = await each.records.get(ID, is_closed=True)
+            assert record is not None
+            assert record.outcome is Outcome.INTERRUPTED
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
+@pytest.mark.parametrize("who", ["delete", "stop", "a new stream of the same key"])
+def test_a_stream_that_is_left_open_holds_nobody_up(who: str) -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        failing = Failing(memory, when=lambda r: r.method == b"POST")
+        relay = Relay.over(failing)
+        tap = Tap()
+        await relay.start(tap)
+        failing.always = answer(400)
+        tap.feed(b"one")
+        await asyncio.sleep(1000)
+        began = asyncio.get_running_loop().time()
+        assert not await relay.transfers.end(ID, Cut.ABORTED, wait=2.0)
+        if who == "delete":
+            assert await relay.transfers.end(ID, Cut.GONE, wait=2.0)
+            assert relay.transfers.get(ID) is None
+        elif who != "stop":
+            memory.streams.clear()
+            new = Tap()
+            await relay.start(new)
+            failing.always = None
+            new.feed(b"new")
+            await asyncio.sleep(100)
+            new.body.end()
+            await ended(relay)
+            assert ending(memory) == (b"new", True, None)
+            began += 100
+        await relay.aclose()
+        assert asyncio.get_running_loop().time() - began < 3
 
     run_in_virtual_time(main())
 
