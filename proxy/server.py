@@ -12,6 +12,7 @@ from typing import Self
 import anyio
 
 from proxy.app import App, server_limits
+from proxy.base.tasks import Tasks
 from proxy.config import SETTINGS, Config, ConfigError
 from proxy.http.server import HttpServer
 from proxy.net.listen import bind_tcp, bind_unix
@@ -42,7 +43,8 @@ class ProxyServer:
         self.url = f"unix:{config.uds}" if config.uds else f"http://{_bracketed(config.host)}:{self.port}"
         self._app.open()
         self._http.serve(sockets)
-        self._is_stopped = False
+        self._tasks = Tasks("server")
+        self._stopping: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<ProxyServer {self.url}>"
@@ -50,11 +52,14 @@ class ProxyServer:
     async def stop(self, *, drain_seconds: float = 0, hurry: asyncio.Event | None = None) -> None:
         """Take no new streams, let running ones go on for `drain_seconds`, then end them as `interrupted`.
 
-        `hurry`, when set, ends the draining. Returns when no task and no socket is left; a second call at once.
+        `hurry`, when set, ends the draining. Returns when no task and no socket is left. A stop that has begun goes
+        on to its end, also when the call is cancelled; another call waits for that same end.
         """
-        if self._is_stopped:
-            return
-        self._is_stopped = True
+        if self._stopping is None:
+            self._stopping = self._tasks.start("stop", self._stop(drain_seconds, hurry))
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, drain_seconds: float, hurry: asyncio.Event | None) -> None:
         async with anyio.create_task_group() as group:
 
             async def drain() -> None:

@@ -105,6 +105,45 @@ async def test_a_stop_ends_running_streams_readers_and_half_made_creates(tmp_pat
     await again.stop()
 
 
+async def test_a_second_stop_waits_for_the_end_of_the_first(tmp_path: Path, upstream: Upstream) -> None:
+    before = asyncio.all_tasks()
+    server = await started(tmp_path)
+    route = upstream.serve(chunked(b"one", GATE))
+    await in_thread(server, lambda caller: caller.create(route.url).until(b"one"))
+    first = asyncio.ensure_future(server.stop(drain_seconds=30))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(server.stop())
+    await asyncio.sleep(0.05)
+    assert not second.done()
+    route.release()
+    async with asyncio.timeout(10):
+        await asyncio.gather(first, second)
+    assert asyncio.all_tasks() == before
+    async with await started(tmp_path):  # the data directory is free
+        pass
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 10, 100])
+async def test_a_stop_whose_caller_is_cancelled_goes_on_to_its_end(
+    tmp_path: Path, upstream: Upstream, turns: int
+) -> None:
+    before = asyncio.all_tasks()
+    server = await started(tmp_path)
+    route = upstream.serve(chunked(b"one", HANG))
+    await in_thread(server, lambda caller: caller.create(route.url).until(b"one"))
+    stopping = asyncio.ensure_future(server.stop())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.gather(stopping, return_exceptions=True)
+    async with asyncio.timeout(10):
+        await server.stop()
+    assert asyncio.all_tasks() == before
+    async with await started(tmp_path) as again:
+        assert again.port
+    await asyncio.to_thread(route.wait_cut)
+
+
 async def test_what_was_stored_is_there_after_a_restart_with_all_that_was_known(
     tmp_path: Path, upstream: Upstream
 ) -> None:
