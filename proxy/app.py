@@ -26,7 +26,7 @@ from proxy.policy.allowlist import Allowlist
 from proxy.policy.auth import Keyring
 from proxy.policy.cors import Cors
 from proxy.policy.forwarding import PassedHeaders
-from proxy.relay.idempotency import Claims
+from proxy.relay.idempotency import Claims, ClaimSettings
 from proxy.relay.pump import Pace
 from proxy.relay.record import Records, RecordSettings
 from proxy.relay.recovery import Recovery, RecoverySettings
@@ -85,10 +85,7 @@ class App:
         retry = RetryPolicy(config.append_budget_seconds, config.retry_first_seconds, config.retry_longest_seconds)
         records = Records(storage, retry, _record_settings(config))
         self.transfers = Transfers(storage, records, _transfer_settings(config, retry))
-        call = config.pool_timeout_seconds + config.connect_timeout_seconds + config.upstream_timeout_seconds
-        # Before and after the call a claim's holder makes a handful of requests to storage.
-        patience = call + 8 * config.append_timeout_seconds
-        self._claims = Claims(storage, records, patience=patience, call=call + config.append_timeout_seconds, poll=0.02)
+        self._claims = Claims(storage, records, _claim_settings(config))
         recovery = RecoverySettings(config.recovery_at_once, retry, config.close_retry_seconds)
         self._recovery = Recovery(self._store, storage, records, self.transfers, recovery)
         self.router = self._router(Keyring(secrets), storage, records)
@@ -222,6 +219,17 @@ def _pools(config: Config, tls: ssl.SSLContext) -> _Pools:
         is_careful=False,
     )
     return _Pools(Pool("upstream", dialler, upstream), Pool("storage", dialler, storage))
+
+
+def _claim_settings(config: Config) -> ClaimSettings:
+    call = config.pool_timeout_seconds + config.connect_timeout_seconds + config.upstream_timeout_seconds
+    return ClaimSettings(
+        # Before and after the call a claim's holder makes a handful of requests to storage.
+        patience=call + 8 * config.append_timeout_seconds,
+        settle=config.claim_settle_seconds,
+        call=call + config.append_timeout_seconds,
+        poll=config.claim_poll_seconds,
+    )
 
 
 def _record_settings(config: Config) -> RecordSettings:

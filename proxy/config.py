@@ -172,6 +172,12 @@ class Config:
     upstream_idle_seconds: float = _setting(15.0, "A pooled upstream connection is kept for this", unit="s")
     storage_idle_seconds: float = _setting(60.0, "A pooled storage connection is kept for this", unit="s")
     dns_cache_seconds: float = _setting(10.0, "A resolved and checked address is used again for this", unit="s")
+    claim_settle_seconds: float = _setting(
+        2.0, "A replay waits for this long until the call that made its stream is over", unit="s"
+    )
+    claim_poll_seconds: float = _setting(
+        0.02, "Pause before another call with the same idempotency key is looked at again", unit="s", minimum=0.001
+    )
     abort_wait_seconds: float = _setting(2.0, "An abort's answer waits for the stream's end for at most this", unit="s")
     storage_silence_seconds: float = _setting(
         90.0, "A live read is broken off when storage is silent for longer", unit="s", minimum=0.01

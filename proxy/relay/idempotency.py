@@ -22,13 +22,12 @@ from proxy.http.message import Buffer
 from proxy.relay.record import Record, Records
 from proxy.streams.client import Reply, Storage, StorageError
 
-__all__ = ["Claim", "Claims", "Replay", "fingerprint", "stream_id_of"]
+__all__ = ["Claim", "ClaimSettings", "Claims", "Replay", "fingerprint", "stream_id_of"]
 
 logger = logging.getLogger(__name__)
 
 _JSON = b"application/json"
 _MAX_CLAIM_BYTES = 4096
-_POLLS_TO_SETTLE = 100
 
 
 def stream_id_of(key: bytes) -> str:
@@ -61,18 +60,28 @@ class Claim:
     until: float
 
 
-class Claims:
-    """Decides who makes the call for a key. `patience`: seconds that a claim lasts and others wait for it.
+@dataclass(frozen=True, slots=True)
+class ClaimSettings:
+    """Seconds. `patience`: that a claim lasts and others wait for it; `settle`: for one whose stream exists already.
 
-    `call`: seconds that a call may take, from its start until its stream exists.
+    `call`: that a call may take, from its start until its stream exists. `poll`: first pause between two looks.
     """
 
-    def __init__(self, storage: Storage, records: Records, *, patience: float, call: float, poll: float) -> None:
-        self._call = call
+    patience: float
+    settle: float
+    call: float
+    poll: float
+
+
+class Claims:
+    """Decides who makes the call for a key."""
+
+    def __init__(self, storage: Storage, records: Records, settings: ClaimSettings) -> None:
         self._storage = storage
         self._records = records
-        self._patience = patience
-        self._poll = poll
+        self._settings = settings
+        self._patience = settings.patience
+        self._poll = settings.poll
         self._tasks = Tasks("claim")
 
     async def resolve(self, stream_id: str, request: str) -> Replay | Claim:
@@ -158,7 +167,8 @@ class Claims:
 
     async def _settled(self, stream_id: str) -> None:
         """Return when nobody claims the key: who does may still remove the stream. One who died is not waited for."""
-        for _ in range(_POLLS_TO_SETTLE):
+        give_up = asyncio.get_running_loop().time() + self._settings.settle
+        while asyncio.get_running_loop().time() < give_up:
             if await self._storage.head(_claim_name(stream_id)) is None:
                 return
             await asyncio.sleep(self._poll)
@@ -170,7 +180,7 @@ class Claims:
 
     def check(self, claim: Claim) -> None:
         """Raise StorageError when a call begun now could outlast the claim: somebody else might then call too."""
-        if asyncio.get_running_loop().time() + self._call > claim.until:
+        if asyncio.get_running_loop().time() + self._settings.call > claim.until:
             raise StorageError("storage was too slow for a call under this idempotency key")
 
     def release(self, claim: Claim, after: Awaitable[None] | None = None) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.base.errors import Code, Refusal
 from proxy.http.message import Handler, Request, Response
-from proxy.relay.idempotency import Claim, Claims, Replay, fingerprint, stream_id_of
+from proxy.relay.idempotency import Claim, Claims, ClaimSettings, Replay, fingerprint, stream_id_of
 from proxy.relay.record import Record
 from proxy.store import open_store
 from proxy.streams.client import StorageError
@@ -27,7 +27,9 @@ RECORD = Record(b"text/plain", 200, fingerprint=PRINT)
 
 def claims_over(handler: Handler, *, patience: float = 100.0) -> tuple[Relay, Claims]:
     relay = Relay.over(handler)
-    return relay, Claims(relay.storage, relay.records, patience=patience, call=0.0, poll=0.02)
+    return relay, Claims(
+        relay.storage, relay.records, ClaimSettings(patience=patience, settle=2.0, call=0.0, poll=0.02)
+    )
 
 
 async def make(relay: Relay) -> None:
