@@ -52,11 +52,10 @@ class ClientConnection(Connection):
         """
         if self.is_closing:
             raise ExchangeError(Exchange.RESET, sent=False)
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Response] = loop.create_future()
+        answer: asyncio.Future[Response] = self._loop.create_future()
         self._answer = answer
         if request.timeout is not None:
-            self.deadline = loop.time() + request.timeout
+            self.deadline = self._loop.time() + request.timeout
         body = request.body
         try:
             head = self._codec.send_head(request.method, request.target, request.headers, body.length)

@@ -99,18 +99,15 @@ class Pipe:
             self._left -= size
             if self._left < 0:
                 size += self._left
-                self._add(list(first_bytes(parts, size)), size)
-                self.abort(Cut.LIMIT)
-                return
-        self._add(parts, size)
-
-    def _add(self, parts: list[Buffer], size: int) -> None:
+                parts = list(first_bytes(parts, size))
         weight = size + _BUFFER_OVERHEAD * len(parts)
         self._parts += parts
         self._size += weight
         if not self._limits.budget.take(self, weight) or self._size >= self._limits.high_water:
             self._pause()
         self._wake()
+        if self._left is not None and self._left < 0:
+            self.abort(Cut.LIMIT)
 
     def end(self) -> None:
         """The source has no more: the body is whole."""

@@ -72,6 +72,7 @@ class Pool:
     """
 
     def __init__(self, name: str, dialler: Dialler, limits: PoolLimits) -> None:
+        self._loop = asyncio.get_running_loop()
         self._dialler = dialler
         self._limits = limits
         self._origins: dict[Address, _Origin] = {}
@@ -102,24 +103,21 @@ class Pool:
         origin = self._origins.get(address)
         while origin is not None and origin.idle:
             connection = origin.idle.popitem()[0]
-            if self._is_usable(connection):
+            if connection.is_free and (not self._limits.is_careful or connection.is_quiet()):
                 return connection
             connection.cut()
         return None
 
-    def _is_usable(self, connection: ClientConnection) -> bool:
-        return connection.is_free and (not self._limits.is_careful or connection.is_quiet())
-
     async def _acquire(self, address: Address) -> ClientConnection:
         """A new connection, or one that another exchange is done with."""
         origin = self._origin(address)
-        give_up = asyncio.get_running_loop().time() + self._limits.wait
+        give_up = self._loop.time() + self._limits.wait
         lent: ClientConnection | None = None
         while True:
             if self._is_closed:
                 raise ExchangeError(Exchange.CONNECT, sent=False)
             if lent is not None:
-                if self._is_usable(lent):
+                if lent.is_free and (not self._limits.is_careful or lent.is_quiet()):
                     return lent
                 lent.cut()
                 lent = self._idle(address)
@@ -177,13 +175,12 @@ class Pool:
 
         Raises ExchangeError at the loop's time `give_up`.
         """
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[ClientConnection | None] = loop.create_future()
+        waiter: asyncio.Future[ClientConnection | None] = self._loop.create_future()
         origin.waiters.append(waiter)
         if origin.places < self._limits.per_origin:
             self._starved.append(origin)
             self._make_room()
-        timer = loop.call_at(give_up, _give_up, waiter)
+        timer = self._loop.call_at(give_up, _give_up, waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -215,7 +212,7 @@ class Pool:
         elif self._starved and self._next_starved() is not None:
             connection.cut()  # another origin needs the place more
         else:
-            connection.idle_since = asyncio.get_running_loop().time()
+            connection.idle_since = self._loop.time()
             origin.idle[connection] = None
 
     def gone(self, origin: _Origin, connection: ClientConnection) -> None:
@@ -260,10 +257,9 @@ class Pool:
     # Time
 
     async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._limits.sweep)
-            now = loop.time()
+            now = self._loop.time()
             for connection in [each for each in self._connections if each.deadline <= now]:
                 connection.overdue()
             for origin in list(self._origins.values()):

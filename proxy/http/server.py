@@ -226,7 +226,7 @@ class _ServerConnection(Connection):
                 self._faulty(error)
         if self._phase is _Phase.HEAD:
             return False
-        asyncio.get_running_loop().call_later(self._limits.half_close_grace, self.cut)
+        self._loop.call_later(self._limits.half_close_grace, self.cut)
         return True
 
     def lost(self) -> None:
@@ -430,7 +430,7 @@ class _ServerConnection(Connection):
         self._pipe = None
         self.resume()
         self.transport.write_eof()
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         self._linger_end = now + self._limits.body_timeout
         self.deadline = now + self._limits.linger_timeout
         if self.transport.get_write_buffer_size():
@@ -466,7 +466,7 @@ class _ServerConnection(Connection):
     # Time
 
     def _expire_in(self, seconds: float) -> None:
-        self.deadline = asyncio.get_running_loop().time() + seconds
+        self.deadline = self._loop.time() + seconds
 
     def _watch_sending(self) -> None:
         self._unsent = self.unsent

@@ -27,6 +27,7 @@ class Connection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call each time
         self.is_lost = False
         self.is_closing = False  # closed or cut: by us, or by the peer as far as we were told
         self._writable: asyncio.Future[None] | None = None
@@ -75,7 +76,7 @@ class Connection(asyncio.Protocol):
     async def drained(self) -> None:
         """Return when more may be written, at once if nothing is in the way. Raises ConnectionResetError."""
         if self.is_write_paused and not self.is_lost:
-            self._writable = asyncio.get_running_loop().create_future()
+            self._writable = self._loop.create_future()
             try:
                 await self._writable
             finally:

@@ -69,15 +69,19 @@ class _Codec(Generic[HeadT]):
         decoder = self._decoder
         parts = decoder.receive(data, start)
         if decoder.done:
-            self._state = _State.WAIT
-            if decoder.rest:
-                self._receive_after_end(decoder.rest)
+            self._end(decoder.rest)
             return Received(head, parts, True)
         if decoder.failed is not None:
             self.failed = decoder.failed
             if head is None and not parts:
                 raise self.failed
         return Received(head, parts, False)
+
+    def _end(self, rest: bytes) -> None:
+        """The message has ended, and `rest` was received after it."""
+        self._state = _State.WAIT
+        if rest:
+            self._receive_after_end(rest)
 
     def _receive_after_end(self, data: bytes) -> None:
         raise NotImplementedError
@@ -349,22 +353,19 @@ class ClientCodec(_Codec[ResponseHead]):
         elif head.length is None:
             self._decoder = UntilCloseDecoder()
         elif head.length == 0 and start == len(data):
-            self._state = _State.WAIT
-            self.reusable = self._keep_alive
+            self._end(b"")
             return Received(head, [], True)
         else:
             self._decoder = LengthDecoder(head.length, Code.UPSTREAM_ERROR)
         self._state = _State.BODY
         return self._receive_body(head, data, start)
 
-    def _receive_body(self, head: ResponseHead | None, data: bytes, start: int) -> Received[ResponseHead]:
-        received = super()._receive_body(head, data, start)
-        if received.ended:
-            self.reusable = self._keep_alive
-        return received
+    def _end(self, rest: bytes) -> None:
+        self._state = _State.WAIT
+        self.reusable = self._keep_alive and not rest
 
     def _receive_after_end(self, data: bytes) -> None:
-        self._keep_alive = self.reusable = False
+        self.reusable = False
 
 
 def _cut_short() -> PeerError:
