@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from proxy.base.errors import Code, Refusal
 from proxy.http.message import Body, BodyError, Buffer, Cut
@@ -20,7 +21,61 @@ _CONTROL = b"event: control\n"
 _END = b"\n\n"
 _ANY_END = re.compile(rb"\n\r?\n")
 _KEEP_ALIVE = b": keep-alive\n\n"
+_CLOSED = b"streamClosed"
 _MAX_CONTROL_BYTES = 4096  # storage's are a hundred
+
+
+class _Alarm:
+    """A context that is left without an error when the wait within takes `seconds`; for one wait after the other.
+
+    The timer runs on from wait to wait and looks only when it rings how long the present one has lasted: an event
+    stream waits for every event, and rarely long.
+    """
+
+    __slots__ = ("_cancelling", "_due", "_is_ringing", "_seconds", "_task", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._due = 0.0
+        self._task: asyncio.Task[object] | None = None  # who waits
+        self._cancelling = 0  # how many others had cancelled it before
+        self._is_ringing = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._task = task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # a coroutine runs in one
+        self._cancelling = task.cancelling()
+        self._due = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_at(self._due, self._ring)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        task, self._task = self._task, None
+        if not self._is_ringing or task is None:
+            return False
+        self._is_ringing = False
+        return task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._task is None:
+            return  # nobody waits: the next who does sets it again
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._due:
+            self._timer = loop.call_at(self._due, self._ring)
+        else:
+            self._is_ringing = True
+            self._task.cancel()
+
+    def stop(self) -> None:
+        """There will be no more waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class ClosingEvents:
@@ -39,6 +94,7 @@ class ClosingEvents:
         self._silent = 0.0
         self._outcome = outcome
         self._keep_alive = keep_alive
+        self._alarm = _Alarm(keep_alive)
         self._held = b""  # an event's beginning that is, or may become, a control event's
         self._tail = b""  # inside another event: its last bytes, for an end split between two buffers
         self._is_passing = False
@@ -51,24 +107,29 @@ class ClosingEvents:
     async def take(self) -> tuple[Buffer, ...]:
         """The next events, or a comment. Raises BodyError when storage broke off."""
         while True:
-            try:
-                async with asyncio.timeout(self._keep_alive):
-                    parts = await self._body.take()
-            except TimeoutError:
+            parts: tuple[Buffer, ...] | None = None
+            with self._alarm:
+                parts = await self._body.take()
+            if parts is None:
                 self._silent += self._keep_alive
                 if self._silent >= self._silence:
                     self._body.abort(Cut.GONE)
-                    raise BodyError(Cut.IDLE) from None
+                    raise BodyError(Cut.IDLE)
                 if self._is_passing or self._held:
                     continue  # a comment has no place inside an event
                 return (_KEEP_ALIVE,)
             self._silent = 0.0
             if not parts:
+                self._alarm.stop()
                 held, self._held = self._held, b""
                 return (held,) if held else ()
             out: list[Buffer] = []
             for part in parts:
-                await self._pass(bytes(part), out)
+                data = bytes(part)
+                if self._is_passing or self._held or _CLOSED in data or not data.endswith(_END):
+                    await self._pass(data, out)
+                else:
+                    out.append(part)  # whole events, and none that closes
             if out:
                 return tuple(out)
 
@@ -108,7 +169,7 @@ class ClosingEvents:
         return found.end() if found is not None else -1
 
     async def _control(self, event: bytes) -> bytes:
-        if b"streamClosed" not in event:
+        if _CLOSED not in event:
             return event
         data = b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
         try:
@@ -128,6 +189,7 @@ class ClosingEvents:
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
         """Storage's body is cut off: the reader has gone."""
+        self._alarm.stop()
         self._body.abort(cut)
 
 

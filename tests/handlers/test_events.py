@@ -3,6 +3,7 @@
 import asyncio
 import json
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -157,6 +158,107 @@ def test_silence_gets_a_comment_between_events_and_none_inside_one() -> None:
         while not data.endswith(b"\n\n"):
             data += b"".join(await events.take())
         return data
+
+    run_in_virtual_time(main())
+
+
+def test_silence_counts_from_the_last_wait_and_costs_one_timer_however_many_events_come() -> None:
+    async def main() -> None:
+        tap = Tap()
+        events = ClosingEvents(tap.body, aborted, 15.0, 40.0)
+        loop = asyncio.get_running_loop()
+        timers = 0
+        call_at = loop.call_at
+
+        def counting(*args: Any, **more: Any) -> asyncio.TimerHandle:
+            nonlocal timers
+            timers += 1
+            return call_at(*args, **more)
+
+        loop.call_at = counting  # type: ignore[method-assign, assignment]  # this test's own loop
+        for _ in range(1000):
+            taking = asyncio.ensure_future(events.take())
+            await asyncio.sleep(0.04)  # a timer of the test's
+            tap.feed(b"event: data\ndata: x\n\n")
+            assert await taking == (b"event: data\ndata: x\n\n",)
+        assert timers - 1000 <= 40 / 15 + 1
+        last = loop.time()
+        await asyncio.sleep(20)  # the reader is slow: that is no silence of storage's
+        for number in (1, 2):
+            assert await events.take() == (b": keep-alive\n\n",)
+            assert loop.time() == pytest.approx(last + 20 + 15 * number)
+        with pytest.raises(BodyError) as caught:
+            await events.take()
+        assert caught.value.cut is Cut.IDLE
+        assert tap.is_cut
+
+    run_in_virtual_time(main())
+
+
+def test_a_cancellation_in_the_moment_of_silence_is_none_of_silence_s() -> None:
+    async def main(at: float) -> None:
+        tap = Tap()
+        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+        taking = asyncio.ensure_future(events.take())
+        asyncio.get_running_loop().call_at(at, taking.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        tap.feed(b": kept\n\n")
+        assert await events.take() == (b": kept\n\n",)
+
+    async def cut_short() -> None:
+        events = ClosingEvents(Tap().body, aborted, 15.0, 1e9)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(14):
+                await events.take()
+        async with asyncio.timeout(16):
+            assert await events.take() == (b": keep-alive\n\n",)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    async def arrives_as_it_rings() -> None:
+        tap = Tap()
+        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+        taking = asyncio.ensure_future(events.take())
+        asyncio.get_running_loop().call_at(15.0, tap.feed, b": late\n\n")
+        first = await taking
+        assert first in [(b": keep-alive\n\n",), (b": late\n\n",)]
+        if first != (b": late\n\n",):
+            assert await events.take() == (b": late\n\n",)
+
+    for at in (14.0, 15.0):
+        run_in_virtual_time(main(at))
+    run_in_virtual_time(cut_short())
+    run_in_virtual_time(arrives_as_it_rings())
+
+
+def test_a_reader_who_has_gone_leaves_no_timer() -> None:
+    async def main(*, aborts: bool) -> None:
+        tap = Tap()
+        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+        tap.feed(b"event: data\ndata: x\n\n")
+        assert await events.take()
+        if aborts:
+            events.abort(Cut.GONE)
+        else:
+            tap.body.end()
+            assert await events.take() == ()
+        assert events._alarm._timer is None
+
+    for aborts in (True, False):
+        run_in_virtual_time(main(aborts=aborts))
+
+
+def test_whole_events_pass_in_the_buffer_they_came_in() -> None:
+    async def main() -> None:
+        tap = Tap()
+        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+        whole_ones = b'event: data\ndata: x\n\nevent: control\ndata: {"streamNextOffset":"1"}\n\n' * 100
+        for buffer in (whole_ones, memoryview(whole_ones)):
+            tap.feed(buffer)
+            (passed,) = await events.take()
+            assert passed is buffer
 
     run_in_virtual_time(main())
 
