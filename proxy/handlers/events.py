@@ -32,10 +32,11 @@ class _Alarm:
     stream waits for every event, and rarely long.
     """
 
-    __slots__ = ("_cancelling", "_due", "_is_ringing", "_seconds", "_task", "_timer")
+    __slots__ = ("_cancelling", "_due", "_is_ringing", "_loop", "_seconds", "_task", "_timer")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: each time is a system call
         self._due = 0.0
         self._task: asyncio.Task[object] | None = None  # who waits
         self._cancelling = 0  # how many others had cancelled it before
@@ -43,8 +44,10 @@ class _Alarm:
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._task = task = asyncio.current_task()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        self._task = task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101  # a coroutine runs in one
         self._cancelling = task.cancelling()
         self._due = loop.time() + self._seconds
@@ -62,9 +65,9 @@ class _Alarm:
 
     def _ring(self) -> None:
         self._timer = None
-        if self._task is None:
+        loop = self._loop
+        if loop is None or self._task is None:
             return  # nobody waits: the next who does sets it again
-        loop = asyncio.get_running_loop()
         if loop.time() < self._due:
             self._timer = loop.call_at(self._due, self._ring)
         else:
