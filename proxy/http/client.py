@@ -146,7 +146,8 @@ class ClientConnection(Connection):
     def _release(self) -> None:
         is_sent = self._sending is None and not self.transport.get_write_buffer_size()
         if is_sent and not self._is_spent and self.is_free:
-            self.resume()
+            if self.is_reading_paused:
+                self.resume()
             self._owner.released(self)
         else:
             self.cut()

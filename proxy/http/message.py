@@ -77,7 +77,7 @@ class Parts:
     length: int | None
 
     def __init__(self, parts: Iterable[Buffer] = ()) -> None:
-        self._parts = tuple([part for part in parts if len(part)])
+        self._parts = tuple(filter(len, parts))
         self.length = sum(map(len, self._parts))
         self._cut: Cut | None = None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Coroutine
 from dataclasses import dataclass
 
 from proxy.base.tasks import Tasks
@@ -87,11 +88,15 @@ class Pool:
     def at(self, address: Address) -> Handler:
         """The origin at `address` as a function. Its calls raise ExchangeError."""
 
-        async def handle(request: Request) -> Response:
-            connection = self._idle(address) or await self._acquire(address)
-            return await connection.exchange(request)
+        def handle(request: Request) -> Coroutine[None, None, Response]:
+            connection = self._idle(address)
+            return connection.exchange(request) if connection is not None else self._exchange(address, request)
 
         return handle
+
+    async def _exchange(self, address: Address, request: Request) -> Response:
+        connection = await self._acquire(address)
+        return await connection.exchange(request)
 
     def __len__(self) -> int:
         return len(self._connections)

@@ -5,9 +5,8 @@ import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio
 
@@ -38,8 +37,7 @@ class DialError(Exception):
         self.failure = failure
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """Where to connect: a host and port, or a Unix socket's path in `uds`.
 
     `guarded` addresses must resolve to allowed ones only.

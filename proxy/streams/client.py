@@ -7,7 +7,6 @@ storage may safely see twice.
 import asyncio
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
 from proxy.http.message import (
     EMPTY,
@@ -25,7 +24,7 @@ from proxy.http.message import (
     read_all,
 )
 
-__all__ = ["Append", "Endpoint", "Reply", "Storage", "StorageError", "discard"]
+__all__ = ["Endpoint", "Reply", "Storage", "StorageError", "discard"]
 
 _QUICK_RETRIES = 2  # a pooled connection may die under an idempotent request, a second one rarely does
 
@@ -59,14 +58,6 @@ class Endpoint:
     root: bytes
     headers: Headers
     timeout: float
-
-
-class Append(NamedTuple):
-    """One append request, ready to be sent as often as needed: the buffers are passed by reference."""
-
-    target: bytes
-    headers: Headers
-    parts: tuple[Buffer, ...]
 
 
 def discard(response: Response) -> None:
@@ -108,10 +99,10 @@ class Storage:
             return Reply.DUPLICATE if is_repeated else Reply.EXISTS
         raise unexpected(response)
 
-    async def append(self, append: Append) -> Reply:
-        """Send one append attempt. Raises StorageError when its fate is unknown or it was refused."""
+    async def append(self, target: bytes, headers: Headers, parts: tuple[Buffer, ...]) -> Reply:
+        """Send one append attempt, its buffers by reference. StorageError: its fate is unknown, or it was refused."""
         endpoint = self._endpoint
-        request = Request(b"POST", append.target, append.headers, Parts(append.parts), endpoint.timeout)
+        request = Request(b"POST", target, headers, Parts(parts), endpoint.timeout)
         try:
             response = await endpoint.handler(request)
         except ExchangeError as error:
@@ -121,7 +112,7 @@ class Storage:
         if status == 200:
             return Reply.ACCEPTED
         if status == 204:
-            return Reply.DUPLICATE if b"producer-seq" in append.headers else Reply.ACCEPTED
+            return Reply.DUPLICATE if b"producer-seq" in headers else Reply.ACCEPTED
         return _refused(response)
 
     async def head(self, name: str) -> Response | None:

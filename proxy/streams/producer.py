@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 from proxy.http.message import Buffer, Headers
-from proxy.streams.client import Append, Reply, Storage, StorageError
+from proxy.streams.client import Reply, Storage, StorageError
 
 __all__ = ["Producer", "RetryPolicy"]
 
@@ -58,12 +58,11 @@ class Producer:
         headers = self._headers.plus((b"producer-seq", b"%d" % self._seq))
         if close:
             headers = headers.plus((b"stream-closed", b"true"))
-        append = Append(self._target, headers, parts)
         try:
-            reply = await self._storage.append(append)
+            reply = await self._storage.append(self._target, headers, parts)
         except StorageError as error:
             self._is_uncertain = True
-            reply = await self._insist(append, error, self._retry.budget if budget is None else budget)
+            reply = await self._insist(headers, parts, error, self._retry.budget if budget is None else budget)
         self._is_uncertain = False
         if reply is Reply.ACCEPTED or reply is Reply.DUPLICATE:
             self._seq += 1
@@ -81,7 +80,7 @@ class Producer:
             return Reply.ACCEPTED if reply is Reply.CLOSED else reply
         return reply
 
-    async def _insist(self, append: Append, error: StorageError, budget: float) -> Reply:
+    async def _insist(self, headers: Headers, parts: tuple[Buffer, ...], error: StorageError, budget: float) -> Reply:
         """Send the very same append until storage says what became of it, or the budget is spent."""
         give_up = asyncio.get_running_loop().time() + budget
         failures = 0
@@ -92,6 +91,6 @@ class Producer:
             await asyncio.sleep(delay)
             failures += 1
             try:
-                return await self._storage.append(append)
+                return await self._storage.append(self._target, headers, parts)
             except StorageError as again:
                 error = again

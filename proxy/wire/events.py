@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from proxy.base.errors import Code
 from proxy.wire.headers import Headers
@@ -61,12 +61,8 @@ class ResponseHead(NamedTuple):
 HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
 
 
-class Received(NamedTuple, Generic[HeadT]):
-    """What one read brought, in this order: a head or None, bytes of its body, and whether that ended as promised.
+Received = tuple[HeadT | None, list[Buffer], bool]
+"""What one read brought, in this order: a head or None, bytes of its body, and whether that ended as promised.
 
-    The bytes are in the buffers they arrived in (slices of them, or small ones joined), none of them empty.
-    """
-
-    head: HeadT | None
-    parts: list[Buffer]
-    ended: bool
+The bytes are in the buffers they arrived in (slices of them, or small ones joined), none of them empty.
+"""

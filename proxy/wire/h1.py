@@ -70,12 +70,12 @@ class _Codec(Generic[HeadT]):
         parts = decoder.receive(data, start)
         if decoder.done:
             self._end(decoder.rest)
-            return Received(head, parts, True)
+            return head, parts, True
         if decoder.failed is not None:
             self.failed = decoder.failed
             if head is None and not parts:
                 raise self.failed
-        return Received(head, parts, False)
+        return head, parts, False
 
     def _end(self, rest: bytes) -> None:
         """The message has ended, and `rest` was received after it."""
@@ -108,7 +108,7 @@ class ServerCodec(_Codec[RequestHead]):
     @property
     def idle(self) -> bool:
         """Between requests, and no byte of the next one has been received."""
-        return self._state is _State.HEAD and self._reader.empty
+        return self._state is _State.HEAD and not self._reader.received
 
     @property
     def keep_alive(self) -> bool:
@@ -133,7 +133,7 @@ class ServerCodec(_Codec[RequestHead]):
             return self._receive_head(data)
         if self._state is _State.WAIT:
             self._receive_after_end(data)
-        return Received(None, [], False)
+        return None, [], False
 
     def receive_eof(self) -> None:
         """The peer sends no more. Raises PeerError when that cuts a request short."""
@@ -156,16 +156,16 @@ class ServerCodec(_Codec[RequestHead]):
         if not self._keep_alive:
             self._waiting.clear()
             self._state = _State.CLOSED
-            return Received(None, [], False)
+            return None, [], False
         self._state = _State.HEAD
         if not self._waiting:
-            return Received(None, [], False)
+            return None, [], False
         waiting = bytes(self._waiting)
         self._waiting.clear()
         received = self.receive(waiting)
         if self._eof and self.failed is None and self._is_within_request():
             self.failed = _cut_short()
-            if received.head is None:
+            if received[0] is None:
                 raise self.failed
         return received
 
@@ -201,7 +201,7 @@ class ServerCodec(_Codec[RequestHead]):
         return b"%b%b%b\r\n" % (line, headers.encode(), framing), chunked
 
     def _is_within_request(self) -> bool:
-        return self._state is _State.BODY or (self._state is _State.HEAD and not self._reader.empty)
+        return self._state is _State.BODY or (self._state is _State.HEAD and self._reader.received != b"")
 
     def _receive_head(self, data: bytes) -> Received[RequestHead]:
         begun = self._reader.received
@@ -212,12 +212,12 @@ class ServerCodec(_Codec[RequestHead]):
             self._refused = begun + data
             raise
         if found is None:
-            return Received(None, [], False)
+            return None, [], False
         head, end = found
         self._keep_alive = head.keep_alive
         if head.length == 0 and end == len(data):
             self._state = _State.WAIT
-            return Received(head, [], True)
+            return head, [], True
         self._decoder = ChunkedDecoder(self._limits) if head.length is None else LengthDecoder(head.length)
         self._body_left = self._max_body
         self._state = _State.BODY
@@ -241,14 +241,15 @@ class ServerCodec(_Codec[RequestHead]):
 
     def _receive_body(self, head: RequestHead | None, data: bytes, start: int) -> Received[RequestHead]:
         received = super()._receive_body(head, data, start)
+        parts = received[1]
         left = self._body_left
-        self._body_left -= sum(map(len, received.parts))
+        self._body_left -= sum(map(len, parts))
         if self._body_left >= 0:
             return received
         self.failed = PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
         if head is None and not left:
             raise self.failed
-        return Received(head, list(first_bytes(received.parts, left)), False)
+        return head, list(first_bytes(parts, left)), False
 
     def _receive_after_end(self, data: bytes) -> None:
         if self._keep_alive:
@@ -306,7 +307,7 @@ class ClientCodec(_Codec[ResponseHead]):
                 raise
         if self._state is _State.WAIT:
             self._receive_after_end(data)
-        return Received(None, [], False)
+        return None, [], False
 
     def receive_eof(self) -> bool:
         """The peer sends no more; whether that ends a body as it should. Raises PeerError when it cuts one short."""
@@ -335,7 +336,7 @@ class ClientCodec(_Codec[ResponseHead]):
         while True:
             whole = self._reader.receive(data, position)
             if whole is None:
-                return Received(None, [], False)
+                return None, [], False
             raw, position = whole
             response = response_lines(raw, self._limits)
             if response.status >= 200:
@@ -354,7 +355,7 @@ class ClientCodec(_Codec[ResponseHead]):
             self._decoder = UntilCloseDecoder()
         elif head.length == 0 and start == len(data):
             self._end(b"")
-            return Received(head, [], True)
+            return head, [], True
         else:
             self._decoder = LengthDecoder(head.length, Code.UPSTREAM_ERROR)
         self._state = _State.BODY

@@ -54,7 +54,7 @@ class HeadReader:
     verdict. `target_bytes` of the limits is held for requests only (status lines have no target).
     """
 
-    __slots__ = ("_blank_lines", "_buffer", "_checked", "_code", "_forbidden", "_is_request", "_limits")
+    __slots__ = ("_blank_lines", "_checked", "_code", "_forbidden", "_is_request", "_limits", "received")
 
     def __init__(self, limits: HeadLimits, *, is_request: bool) -> None:
         self._limits = limits
@@ -62,24 +62,15 @@ class HeadReader:
         self._is_request = is_request
         self._forbidden = _REQUEST_FORBIDS if is_request else _RESPONSE_FORBIDS
         self._code = Code.BAD_REQUEST if is_request else Code.UPSTREAM_ERROR
-        self._buffer = b""
-        self._checked = 0
-
-    @property
-    def empty(self) -> bool:
-        """Nothing of a head has been received."""
-        return not self._buffer
-
-    @property
-    def received(self) -> bytes:
+        self.received = b""
         """What has been received of a head that is not whole."""
-        return self._buffer
+        self._checked = 0
 
     def receive(self, data: bytes, start: int = 0) -> tuple[bytes, int] | None:
         """The head with its empty line and where in `data` it ends; None while it is not whole. Raises PeerError."""
-        begun = len(self._buffer)
+        begun = len(self.received)
         room = self._limits.head_bytes + 1 + 2 * _BLANK_LINES - begun
-        head = self._buffer + data[start : start + room]
+        head = self.received + data[start : start + room]
         while self._is_request and self._blank_lines < _BLANK_LINES and head.startswith(b"\r\n"):
             self._blank_lines += 1
             self._checked = 0
@@ -88,11 +79,11 @@ class HeadReader:
         end = head.find(b"\r\n\r\n", max(begun - 3, 0))
         if end < 0:
             self._check(head)
-            self._buffer = head
+            self.received = head
             return None
         head = head[: end + 4]
         self._check(head)
-        self._buffer = b""
+        self.received = b""
         self._blank_lines = self._checked = 0
         return head, start + len(head) - begun
 

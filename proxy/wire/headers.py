@@ -51,11 +51,11 @@ class Headers:
         return self
 
     @classmethod
-    def trusted(cls, items: list[Field], parent: "Headers | None" = None) -> "Headers":
+    def trusted(cls, items: list[Field]) -> "Headers":
         """Fields that are known to be valid and lower-case (a parser's, or literals): taken as they are."""
         self = cls.__new__(cls)
         self._fields = items
-        self._parent = parent
+        self._parent = None
         self._encoded = None
         return self
 
@@ -100,7 +100,11 @@ class Headers:
 
     def plus(self, *items: Field) -> "Headers":
         """These fields after mine; valid and lower-case already, and my own encoding is shared."""
-        return Headers.trusted(list(items), self)
+        child = Headers.__new__(Headers)
+        child._fields = list(items)
+        child._parent = self
+        child._encoded = None
+        return child
 
     def without(self, names: Collection[bytes]) -> "Headers":
         """A copy that lacks every field whose name is in `names` (lower case)."""

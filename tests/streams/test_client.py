@@ -17,7 +17,7 @@ from proxy.http.message import (
     Response,
     read_all,
 )
-from proxy.streams.client import Append, Endpoint, Reply, Storage, StorageError
+from proxy.streams.client import Endpoint, Reply, Storage, StorageError
 from tests.kit.handlers import Failing, Recording, answer, lost
 from tests.kit.memory_storage import MemoryStorage
 from tests.store.kit import opened
@@ -39,7 +39,10 @@ async def handler(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
             yield store.handler
 
 
-def append_of(storage: Storage, name: str, data: bytes, seq: int, *, epoch: int = 0, close: bool = False) -> Append:
+Attempt = tuple[bytes, Headers, tuple[bytes, ...]]
+
+
+def append_of(storage: Storage, name: str, data: bytes, seq: int, *, epoch: int = 0, close: bool = False) -> Attempt:
     headers = storage.headers(
         (b"content-type", OCTETS),
         (b"producer-id", b"p"),
@@ -48,7 +51,7 @@ def append_of(storage: Storage, name: str, data: bytes, seq: int, *, epoch: int 
     )
     if close:
         headers = headers.plus((b"stream-closed", b"true"))
-    return Append(storage.target(name), headers, (data,) if data else ())
+    return storage.target(name), headers, (data,) if data else ()
 
 
 async def test_a_create_tells_a_new_stream_from_one_that_was_there(handler: Handler) -> None:
@@ -66,16 +69,16 @@ async def test_a_create_whose_answer_was_lost_is_asked_again_and_knows_its_own(h
 
 async def test_appends_are_numbered_and_each_answer_is_a_value(handler: Handler) -> None:
     storage = storage_at(handler)
-    assert await storage.append(append_of(storage, "s", b"a", 0)) is Reply.GONE
+    assert await storage.append(*append_of(storage, "s", b"a", 0)) is Reply.GONE
     await storage.create("s", OCTETS, TTL)
-    assert await storage.append(append_of(storage, "s", b"a", 0)) is Reply.ACCEPTED
-    assert await storage.append(append_of(storage, "s", b"a", 0)) is Reply.DUPLICATE
-    assert await storage.append(append_of(storage, "s", b"c", 2)) is Reply.GAP
-    assert await storage.append(append_of(storage, "s", b"b", 0, epoch=1)) is Reply.ACCEPTED
-    assert await storage.append(append_of(storage, "s", b"b", 1)) is Reply.FENCED
-    assert await storage.append(append_of(storage, "s", b"c", 1, epoch=1, close=True)) is Reply.ACCEPTED
-    assert await storage.append(append_of(storage, "s", b"c", 1, epoch=1, close=True)) is Reply.DUPLICATE
-    assert await storage.append(append_of(storage, "s", b"d", 2, epoch=1)) is Reply.CLOSED
+    assert await storage.append(*append_of(storage, "s", b"a", 0)) is Reply.ACCEPTED
+    assert await storage.append(*append_of(storage, "s", b"a", 0)) is Reply.DUPLICATE
+    assert await storage.append(*append_of(storage, "s", b"c", 2)) is Reply.GAP
+    assert await storage.append(*append_of(storage, "s", b"b", 0, epoch=1)) is Reply.ACCEPTED
+    assert await storage.append(*append_of(storage, "s", b"b", 1)) is Reply.FENCED
+    assert await storage.append(*append_of(storage, "s", b"c", 1, epoch=1, close=True)) is Reply.ACCEPTED
+    assert await storage.append(*append_of(storage, "s", b"c", 1, epoch=1, close=True)) is Reply.DUPLICATE
+    assert await storage.append(*append_of(storage, "s", b"d", 2, epoch=1)) is Reply.CLOSED
     assert await storage.read_whole("s", 100) == b"abc"
 
 
@@ -83,7 +86,7 @@ async def test_an_empty_close_is_an_append(handler: Handler) -> None:
     storage = storage_at(handler)
     await storage.create("s", OCTETS, TTL)
     for _ in range(2):
-        reply = await storage.append(append_of(storage, "s", b"", 0, close=True))
+        reply = await storage.append(*append_of(storage, "s", b"", 0, close=True))
         assert reply in (Reply.ACCEPTED, Reply.DUPLICATE)
     metadata = await storage.head("s")
     assert metadata is not None
@@ -131,7 +134,7 @@ async def test_any_other_status_is_an_error_that_says_whether_to_try_again(
 ) -> None:
     storage = storage_at(answer(status, *fields))
     with pytest.raises(StorageError) as caught:
-        await storage.append(append_of(storage, "s", b"a", 0))
+        await storage.append(*append_of(storage, "s", b"a", 0))
     assert (caught.value.is_final, caught.value.retry_after) == (final, after)
     for work in (storage.head("s"), storage.delete("s"), storage.read_whole("s", 10)):
         with pytest.raises(StorageError):
@@ -154,7 +157,7 @@ async def test_a_lost_connection_is_tried_again_for_all_but_appends() -> None:
         await storage.head("s")
     failing.then(lost())
     with pytest.raises(StorageError) as caught:
-        await storage.append(append_of(storage, "s", b"a", 0))
+        await storage.append(*append_of(storage, "s", b"a", 0))
     assert not caught.value.is_final
     assert "POST" not in {seen.method for seen in handler.seen}
 
@@ -244,7 +247,7 @@ async def test_a_body_that_nobody_wants_is_dropped() -> None:
         storage.head("s"),
         storage.delete("s"),
         storage.read_whole("s", 10),
-        storage.append(append_of(storage, "s", b"a", 0)),
+        storage.append(*append_of(storage, "s", b"a", 0)),
     ]
     for work in works:
         with pytest.raises(StorageError):

@@ -86,7 +86,7 @@ def serve(codec: ServerCodec, pieces: Iterable[bytes], *, eof: bool = False) -> 
         for piece in pieces:
             received = codec.receive(piece)
             _note(seen, received)
-            while received.ended:
+            while received[2]:
                 received = codec.next_request()
                 _note(seen, received)
         if eof:
@@ -114,15 +114,15 @@ def ask(codec: ClientCodec, pieces: Iterable[bytes], *, eof: bool = False) -> Se
 
 
 def _note(seen: Seen, received: Received[HeadT]) -> None:
-    if received.head is not None:
-        seen.append(received.head)
-    assert all(map(len, received.parts))
-    if received.parts:
-        payload = b"".join(received.parts)
+    if received[0] is not None:
+        seen.append(received[0])
+    assert all(map(len, received[1]))
+    if received[1]:
+        payload = b"".join(received[1])
         before = seen[-1] if seen else None
         if isinstance(before, bytes):
             seen[-1] = before + payload
         else:
             seen.append(payload)
-    if received.ended:
+    if received[2]:
         seen.append(END)

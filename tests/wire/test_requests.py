@@ -222,7 +222,7 @@ def test_a_refused_connection_goes_on_refusing(name: str) -> None:
 
 
 def head(data: bytes) -> RequestHead:
-    found = codec().receive(data).head
+    found = codec().receive(data)[0]
     assert found is not None
     return found
 
@@ -386,18 +386,18 @@ def test_a_head_over_the_limit_is_refused_before_it_ends() -> None:
 def test_pipelined_requests_wait_until_the_one_before_is_answered() -> None:
     server = codec()
     first = server.receive(with_target(b"/1") + with_target(b"/2") + with_target(b"/3"))
-    assert first.head is not None
-    assert first.head.target == b"/1"
+    assert first[0] is not None
+    assert first[0].target == b"/1"
     assert server.buffered == 2 * len(with_target(b"/2"))
     assert not server.idle
     assert server.receive(b"\r\n") == NOTHING
     assert server.buffered == 2 * len(with_target(b"/2")) + 2
     second = server.next_request()
-    assert second.head is not None
-    assert second.head.target == b"/2"
+    assert second[0] is not None
+    assert second[0].target == b"/2"
     third = server.next_request()
-    assert third.head is not None
-    assert third.head.target == b"/3"
+    assert third[0] is not None
+    assert third[0].target == b"/3"
     assert server.next_request() == NOTHING
     assert server.buffered == 0
     assert server.idle
@@ -416,7 +416,7 @@ def test_after_a_request_that_closes_nothing_more_is_read() -> None:
 
 def test_after_a_response_that_closes_nothing_more_is_read() -> None:
     server = codec()
-    asked = server.receive(request() + request()).head
+    asked = server.receive(request() + request())[0]
     server.send_head(200, Headers(), 0, request=asked, keep_alive=False)
     assert not server.keep_alive
     assert server.next_request() == NOTHING
@@ -464,7 +464,7 @@ def test_a_request_cut_behind_another_is_found_when_its_turn_comes() -> None:
     server = codec()
     server.receive(request() + request(b"Content-Length: 3"))
     server.receive_eof()
-    assert server.next_request().head is not None
+    assert server.next_request()[0] is not None
     assert server.failed is not None
 
 
@@ -552,7 +552,7 @@ def test_a_response_head_is_framed_so_that_h11_reads_the_body(
 ) -> None:
     server = codec()
     lines = [b"Connection: keep-alive"] if start == b"1.0 kept" else []
-    asked = server.receive(request(*lines, start=method + b" / HTTP/" + start[:3])).head
+    asked = server.receive(request(*lines, start=method + b" / HTTP/" + start[:3]))[0]
     assert isinstance(asked, RequestHead)
     sent, is_chunked = server.send_head(status, Headers([(b"X-A", b"b")]), length, request=asked, keep_alive=True)
     has_body = method != b"HEAD" and status not in (204, 304)
@@ -585,7 +585,7 @@ def test_a_response_head_is_framed_so_that_h11_reads_the_body(
 
 def test_a_response_to_head_keeps_the_length_that_get_would_have() -> None:
     server = codec()
-    asked = server.receive(request(start=b"HEAD / HTTP/1.1")).head
+    asked = server.receive(request(start=b"HEAD / HTTP/1.1"))[0]
     assert isinstance(asked, RequestHead)
     headers = Headers([(b"content-length", b"1234")])
     for given_headers, length in ((headers, 0), (headers, 1234), (Headers(), 1234)):
