@@ -194,6 +194,8 @@ class ClientConnection(Connection):
 
     def is_quiet(self) -> bool:
         """Whether an idle connection has nothing to read: an unread FIN or stray bytes make it useless."""
+        if self.transport.is_closing():  # over TLS the loss of a socket is told a turn of the loop later
+            return False
         poller = select.poll()
         poller.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not poller.poll(0)

@@ -2,14 +2,31 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from proxy.http.client import ClientConnection
 from proxy.http.message import BodyError, Cut, Exchange, ExchangeError, Headers, Parts, Request, Response, read_all
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.http.pool import Pool
 from proxy.net.dial import Address
-from tests.http.kit import OK, SOON, Peer, Script, answering, fed_pipe, get, origin, pooling, request_of, until
+from tests.http.kit import (
+    HEAD,
+    OK,
+    SOON,
+    Peer,
+    Script,
+    answering,
+    dialler,
+    fed_pipe,
+    get,
+    origin,
+    pooling,
+    request_of,
+    until,
+)
+from tests.kit.certificates import Certificates
 
 HOST = (b"host", b"origin")
 
@@ -284,6 +301,9 @@ async def test_a_body_that_nobody_takes_pauses_its_origin() -> None:
         await asyncio.sleep(0.05)  # for what must not happen
         assert budget.used < 512 << 10
         await response.body.take()
+        await asyncio.sleep(0.05)  # what was taken is still in hand
+        assert budget.used == 0
+        assert await response.body.take()
         await until(lambda: budget.used >= 16 << 10)
         response.body.abort(Cut.GONE)
         await until(lambda: len(pool) == 0)
@@ -308,3 +328,35 @@ async def test_a_body_given_up_cuts_its_connection() -> None:
     async with origin(script) as (served, address), pooling() as pool:
         (await pool.at(address)(get())).body.abort(Cut.GONE)
         await until(lambda: len(pool) == 0 and served.open == 0)
+
+
+class Nobody:
+    """The owner of a connection that is not lent out."""
+
+    def released(self, connection: ClientConnection) -> None:
+        pass
+
+    def gone(self, connection: ClientConnection) -> None:
+        pass
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_an_idle_connection_that_is_reset_can_be_asked_about_in_every_turn_of_the_loop(
+    tmp_path: Path, is_tls: bool
+) -> None:
+    certificates = Certificates.make(tmp_path)
+    options = {"ssl": certificates.server} if is_tls else {}
+    async with origin(answering(OK), **options) as (served, address):
+        connection = await dialler(tls=certificates.client).dial(
+            lambda: ClientConnection(Nobody(), HEAD, PipeLimits(1 << 20, Budget(1 << 20)), keeps_redirected=False),
+            address,
+        )
+        assert await _read(await connection.exchange(get())) == b"ok"
+        assert connection.is_free
+        assert connection.is_quiet()
+        served.peers[0].reset()
+        async with asyncio.timeout(SOON):
+            while not connection.is_lost:  # every turn is looked at
+                assert not (connection.is_free and connection.is_quiet() and connection.transport.is_closing())
+                await asyncio.sleep(0)
+        assert not connection.is_free
