@@ -104,7 +104,9 @@ class Parts:
             self._cut = Cut.LIMIT
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """Nothing to cut off: the bytes are here."""
+        """Nothing to cut off: the bytes are here. `Cut.GONE` drops them, so that who still holds the body does not."""
+        if cut is Cut.GONE and self._parts:
+            self._parts, self._cut = (), cut
 
 
 EMPTY = Parts()

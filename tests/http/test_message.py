@@ -42,6 +42,27 @@ def _now(body: Parts) -> tuple[bytes | memoryview, ...]:
     raise AssertionError("it waits")
 
 
+@given(buffers, st.sampled_from(Cut), st.booleans())
+def test_what_is_here_is_dropped_when_nobody_wants_it_and_outlives_every_other_end(
+    parts: list[bytes | memoryview], cut: Cut, is_taken: bool
+) -> None:
+    whole = b"".join(parts)
+    body = Parts(parts)
+    if is_taken:
+        assert b"".join(_now(body)) == whole
+    body.abort(cut)
+    if is_taken or not whole:
+        assert body.ended  # whatever came after the end
+    elif cut is Cut.GONE:
+        with pytest.raises(BodyError) as caught:
+            _now(body)
+        assert caught.value.cut is Cut.GONE
+        assert not body.ended
+    else:
+        assert b"".join(_now(body)) == whole
+        assert body.ended
+
+
 async def test_reading_all_stops_at_its_bound_and_cuts_the_source() -> None:
     assert await read_all(fed_pipe(b"12345", b"67890"), 10) == b"1234567890"
     body = fed_pipe(b"12345", b"678901", is_open=True)
