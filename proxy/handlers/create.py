@@ -7,7 +7,7 @@ from uuid import uuid4
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
 from proxy.handlers.uploads import Upload, Uploads
-from proxy.http.message import EMPTY, Cut, Field, Headers, Parts, Response
+from proxy.http.message import EMPTY, Cut, Field, Headers, Response
 from proxy.policy.allowlist import Allowlist, Match
 from proxy.policy.auth import Keyring
 from proxy.policy.forwarding import PassedHeaders, content_encoding, content_type, passed_headers, upstream_headers
@@ -105,9 +105,9 @@ class Create:
         return url, method, match
 
     async def _create(self, stream_id: str, order: _Order, request_print: str) -> Response:
-        body = Parts((order.body.content,))
+        body = order.body.outgoing()
         answer = await self._upstream.ask(order.url, order.match, order.method, order.headers, body)
-        order.body.drop()  # it was sent, or is not wanted; storage and the caller may be slow
+        order.body.answered()  # storage and the caller may be slow
         passed = self._settings.passed
         if not 200 <= answer.status < 300:
             return error_answer(answer, await self._upstream.error_body(answer), passed)

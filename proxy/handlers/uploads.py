@@ -4,9 +4,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from proxy.base.errors import Code, Refusal
-from proxy.http.message import Body, Buffer, TooLarge
+from proxy.http.message import Body, Buffer, Cut, Parts, TooLarge
 
 __all__ = ["Upload", "Uploads"]
+
+
+class _Outgoing(Parts):
+    """An upload on its way. Who sends it aborts it with `Cut.GONE` when nothing of it is waiting any more."""
+
+    __slots__ = ("_upload",)
+
+    def __init__(self, upload: "Upload") -> None:
+        super().__init__((upload.content,))
+        self._upload = upload
+
+    def abort(self, cut: Cut = Cut.ABORTED) -> None:
+        """See Body."""
+        super().abort(cut)
+        if cut is Cut.GONE:
+            self._upload.left()
 
 
 class Upload:
@@ -16,6 +32,8 @@ class Upload:
         self._uploads = uploads
         self._reserved = 0
         self._content = bytearray()  # copied once: a slice would hold on to all of the read that it came in
+        self.is_answered = False
+        self._has_left = False
 
     @property
     def content(self) -> Buffer:
@@ -35,6 +53,22 @@ class Upload:
         self._uploads.reserve(size, more)
         self._reserved += more
 
+    def outgoing(self) -> Parts:
+        """The bytes, for a sender."""
+        return _Outgoing(self)
+
+    def answered(self) -> None:
+        """The upstream has answered, which it may do before it has read all: dropped once they have left the sender."""
+        self.is_answered = True
+        if self._has_left:
+            self.drop()
+
+    def left(self) -> None:
+        """The sender holds nothing of it any more."""
+        self._has_left = True
+        if self.is_answered:
+            self.drop()
+
     def drop(self) -> None:
         """The bytes are not needed any more, and their room is free. Harmless when done before."""
         self._content = bytearray()
@@ -51,13 +85,17 @@ class Uploads:
 
     @asynccontextmanager
     async def collected(self, body: Body) -> AsyncIterator[Upload]:
-        """`body`, whole, for the length of the block or until it is dropped. Raises as `Upload.collect`."""
+        """`body`, whole, until it is dropped: at the end of the block, unless it `is_answered` and does that itself.
+
+        Raises as `Upload.collect`.
+        """
         upload = Upload(self)
         try:
             await upload.collect(body)
             yield upload
         finally:
-            upload.drop()
+            if not upload.is_answered:
+                upload.drop()
 
     def reserve(self, size: int, more: int) -> None:
         """Take room for `more` bytes of a body of `size` so far. Raises TooLarge, Refusal."""

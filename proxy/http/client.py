@@ -5,6 +5,8 @@ Owns framing and the deadline of the response's head; which connection is used w
 
 import asyncio
 import select
+from collections import deque
+from collections.abc import Iterator
 from typing import Protocol
 
 from proxy.http.message import EMPTY, Body, BodyError, Cut, Exchange, ExchangeError, Parts, Request, Response
@@ -41,6 +43,8 @@ class ClientConnection(Connection):
         self._answer: asyncio.Future[Response] | None = None
         self._pipe: Pipe | None = None
         self._sending: Body | None = None  # what of the request has not been written yet
+        self._outgoing: Parts | None = None  # the request's body while pieces of it are here
+        self._pieces: deque[Buffer] = deque()
         self.deadline = _NEVER
         self.idle_since = 0.0
 
@@ -48,7 +52,8 @@ class ClientConnection(Connection):
         """Send `request` and return the response once its head is here, even if the request was not sent to its end.
 
         Raises ExchangeError, and BodyError when the request's own body was cut; then, and when cancelled, the
-        connection is closed.
+        connection is closed. A body of `Parts` goes on being sent while the response is read; it is aborted by
+        `Cut.GONE` when nothing of it is waiting here any more.
         """
         if self.is_closing:
             raise ExchangeError(Exchange.RESET, sent=False)
@@ -60,7 +65,7 @@ class ClientConnection(Connection):
         try:
             head = self._codec.send_head(request.method, request.target, request.headers, body.length)
             if isinstance(body, Parts):
-                self.write([head, *body.taken()])
+                self._send_parts(head, body)
             else:
                 self.write([head])
                 await self._send(body, answer)
@@ -73,6 +78,30 @@ class ClientConnection(Connection):
             elif answer.done() and not answer.cancelled() and answer.exception() is None:
                 answer.result().body.abort(Cut.GONE)  # cancelled just when the response came
             raise
+
+    def _send_parts(self, head: bytes, body: Parts) -> None:
+        """A little goes out at once, much of it piece by piece as the origin takes it."""
+        piece = self._limits.high_water
+        parts = body.taken()
+        if (body.length or 0) <= piece:
+            self.write([head, *parts])
+            body.abort(Cut.GONE)
+            return
+        self._outgoing = body
+        self._pieces.extend((head, *_pieces(parts, piece)))
+        self._send_pieces()
+
+    def _send_pieces(self) -> None:
+        while self._pieces and not self.is_write_paused:
+            self.write([self._pieces.popleft()])
+        if self._outgoing is not None and not self._pieces:
+            body, self._outgoing = self._outgoing, None
+            body.abort(Cut.GONE)
+
+    def resume_writing(self) -> None:
+        """The origin takes more of the request."""
+        super().resume_writing()
+        self._send_pieces()
 
     async def _send(self, body: Body, answer: "asyncio.Future[Response]") -> None:
         self._sending = body
@@ -144,7 +173,7 @@ class ClientConnection(Connection):
         return answer
 
     def _release(self) -> None:
-        is_sent = self._sending is None and not self.transport.get_write_buffer_size()
+        is_sent = self._sending is None and self._outgoing is None and not self.transport.get_write_buffer_size()
         if is_sent and not self._is_spent and self.is_free:
             if self.is_reading_paused:
                 self.resume()
@@ -164,6 +193,8 @@ class ClientConnection(Connection):
     def lost(self) -> None:
         """The socket is gone."""
         self._broken(Exchange.RESET, Cut.RESET)
+        self._pieces.clear()
+        self._send_pieces()
         self._owner.gone(self)
 
     def _broken(self, exchange: Exchange, cut: Cut) -> None:
@@ -199,3 +230,10 @@ class ClientConnection(Connection):
         poller = select.poll()
         poller.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not poller.poll(0)
+
+
+def _pieces(parts: tuple[Buffer, ...], size: int) -> Iterator[Buffer]:
+    """`parts` in slices of at most `size` bytes."""
+    for part in parts:
+        for start in range(0, len(part), size):
+            yield memoryview(part)[start : start + size]

@@ -8,6 +8,7 @@ import pytest
 
 from proxy.http.message import Handler, Request
 from tests.handlers.kit import SECRET, code, path_of, running
+from tests.http.kit import SOON, Peer, origin
 from tests.kit.handlers import Failing, Recording, Slow, answer, lost
 from tests.kit.upstream import GATE, HANG, Part, Route, Upstream, chunked, fixed, head
 
@@ -167,6 +168,37 @@ async def test_a_request_body_counts_until_its_upstream_has_answered(tmp_path: P
             assert (await first).status == status
             assert (await house.create(quick.url, b"12345678")).status == 201
         assert quick.count == 4
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["read at last", "never read"])
+async def test_a_request_body_counts_until_its_upstream_has_read_it_or_is_lost(
+    tmp_path: Path, upstream: Upstream, is_read: bool
+) -> None:
+    size = 16 << 20
+    go_on = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\nearly")
+        await go_on.wait()
+        if not is_read:
+            peer.reset()
+        await peer.exactly(size)
+        await asyncio.sleep(SOON)
+
+    quick = upstream.serve(fixed(b"yes"))
+    async with (
+        origin(script) as (_, address),
+        running(tmp_path, max_request_bytes=size, max_request_bytes_total=size) as house,
+    ):
+        early = await house.create(f"http://localhost:{address.port}/", bytes(size))
+        assert early.status == 201
+        assert code(await house.create(quick.url, b"1")) == (503, "OVERLOADED")
+        go_on.set()
+        async with asyncio.timeout(SOON):
+            while (await house.create(quick.url, b"1")).status == 503:  # noqa: ASYNC110  # nobody announces it
+                await asyncio.sleep(0.005)
+        assert (await house.create(quick.url, bytes(size))).status == 201
 
 
 @pytest.mark.parametrize("headers", [{}, {"idempotency_key": "key"}], ids=["a connection", "another's call"])

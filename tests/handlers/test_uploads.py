@@ -30,6 +30,31 @@ async def test_a_body_is_collected_whole_and_its_room_is_free_once_it_is_dropped
     assert uploads._free == 6
 
 
+async def test_what_is_sent_keeps_its_room_beyond_the_block_until_its_sender_lets_go() -> None:
+    uploads = Uploads(each=6, total=6)
+    async with uploads.collected(Parts([b"upload"])) as upload:
+        body = upload.outgoing()
+        assert body.taken() == (b"upload",)
+        upload.answered()
+    assert uploads._free == 0
+    body.abort(Cut.IDLE)
+    assert uploads._free == 0
+    for _ in range(2):
+        body.abort(Cut.GONE)
+        assert uploads._free == 6
+    async with uploads.collected(Parts([b"upload"])) as upload:
+        body = upload.outgoing()
+        body.abort(Cut.GONE)
+        assert uploads._free == 0  # it counts until there is an answer
+        upload.answered()
+        assert uploads._free == 6
+    async with uploads.collected(Parts([b"upload"])) as upload:
+        body = upload.outgoing()  # and no answer
+    assert uploads._free == 6
+    body.abort(Cut.GONE)
+    assert uploads._free == 6
+
+
 async def test_what_is_announced_is_reserved_before_it_comes() -> None:
     uploads = Uploads(each=6, total=10)
     announced = fed_pipe(b"o", length=6, is_open=True)

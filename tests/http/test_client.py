@@ -268,6 +268,88 @@ async def test_a_response_to_a_request_that_nobody_reads_is_returned(is_streamed
         await until(lambda: len(pool) == 0)
 
 
+class Watched(Parts):
+    """A body that knows when its sender holds nothing of it any more."""
+
+    def __init__(self, *parts: bytes) -> None:
+        super().__init__(parts)
+        self.is_let_go = False
+
+    def abort(self, cut: Cut = Cut.ABORTED) -> None:
+        super().abort(cut)
+        self.is_let_go = self.is_let_go or cut is Cut.GONE
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_a_large_body_that_is_here_goes_on_being_sent_beside_its_response(tmp_path: Path, is_tls: bool) -> None:
+    certificates = Certificates.make(tmp_path)
+    options = {"ssl": certificates.server} if is_tls else {}
+    reading = asyncio.Event()
+    sent = [bytes([number]) * (5 << 20) for number in range(4)]
+    received = b""
+
+    async def script(peer: Peer) -> None:
+        nonlocal received
+        await peer.until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n")
+        await reading.wait()
+        received = await peer.exactly(sum(map(len, sent)))
+        peer.send(b"0\r\n\r\n")
+        await asyncio.sleep(SOON)
+
+    async with origin(script, **options) as (_, address), pooling(dialler(tls=certificates.client)) as pool:
+        body = Watched(*sent)
+        async with asyncio.timeout(SOON):
+            response = await pool.at(address)(Request(b"POST", b"/", Headers([HOST]), body))
+            assert await response.body.take() == (b"early",)
+        assert not body.is_let_go
+        reading.set()
+        assert await _read(response) == b""
+        assert body.is_let_go
+        assert received == b"".join(sent)
+
+
+@pytest.mark.parametrize("is_lost", [True, False], ids=["reset", "given up"])
+async def test_a_large_body_is_let_go_with_its_connection(is_lost: bool) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.until(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\nearly")
+        await asyncio.sleep(SOON)
+
+    async with origin(script) as (served, address), pooling() as pool:
+        body = Watched(bytes(32 << 20))
+        async with asyncio.timeout(SOON):
+            response = await pool.at(address)(Request(b"POST", b"/", Headers([HOST]), body))
+            assert await response.body.take() == (b"early",)
+        assert not body.is_let_go
+        if is_lost:
+            served.peers[0].reset()
+        else:
+            response.body.abort(Cut.GONE)
+        await until(lambda: body.is_let_go and len(pool) == 0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 << 10, (16 << 10) + 1, 1 << 20])
+async def test_a_body_that_is_here_arrives_whole_and_is_let_go(size: int) -> None:
+    received = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.until(b"\r\n\r\n")
+            received.append(await peer.exactly(size))
+            peer.send(OK)
+
+    async with origin(script) as (served, address), pooling() as pool:
+        sent = bytes(range(256)) * (size // 256 + 1)
+        for _ in range(2):
+            body = Watched(sent[: size // 2], sent[size // 2 : size])
+            request = Request(b"POST", b"/", Headers([HOST]), body)
+            assert await _read(await pool.at(address)(request)) == b"ok"
+            assert body.is_let_go
+        assert received == [sent[:size]] * 2
+        assert len(served.peers) == 1
+
+
 async def test_a_request_body_that_is_cut_ends_the_exchange() -> None:
     async def script(peer: Peer) -> None:
         assert await peer.rest() != b""
