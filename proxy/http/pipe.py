@@ -37,6 +37,10 @@ class Budget:
     def take(self, pipe: "Pipe", size: int) -> bool:
         """Account for `size` bytes; False when `pipe` must pause until the budget has room."""
         self.used += size
+        return self.admits(pipe)
+
+    def admits(self, pipe: "Pipe") -> bool:
+        """Whether `pipe` may be fed again; it is told when it may, if not now."""
         if self.used <= self._limit:
             return True
         self._paused.add(pipe)
@@ -61,7 +65,11 @@ class PipeLimits:
 
 
 class Pipe:
-    """A `Body` between one source and one taker."""
+    """A `Body` between one source and one taker.
+
+    A source that was paused goes on when the taker comes again and finds nothing: until then the taker may still hold
+    what it took, so that at most `high_water` and one read of one body are in memory.
+    """
 
     __slots__ = (
         "_cut",
@@ -163,7 +171,12 @@ class Pipe:
 
     def budget_has_room(self) -> None:
         """The budget of all pipes has room again."""
-        if self._paused and self._size < self._limits.high_water:
+        if self._waiter is not None:
+            self._resume()
+
+    def _resume(self) -> None:
+        """Let more come: the taker has nothing left, neither here nor in hand."""
+        if self._paused and self._limits.budget.admits(self):
             self._paused = False
             if self._source is not None:
                 self._source.resume()
@@ -180,6 +193,7 @@ class Pipe:
                 if self._cut is not None:
                     raise BodyError(self._cut)
                 return ()
+            self._resume()
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -188,8 +202,6 @@ class Pipe:
         parts = tuple(self._parts)
         size, self._parts, self._size = self._size, [], 0
         self._limits.budget.give(self, size)
-        if self._paused:
-            self.budget_has_room()
         return parts
 
 

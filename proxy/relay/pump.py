@@ -65,6 +65,7 @@ async def pump(body: Body, producer: Producer, pace: Pace, watch: Watch) -> Outc
             _accepted(await producer.append(parts, close=body.ended))
             if producer.is_closed:
                 return Outcome.COMPLETE
+            del parts  # or it would stay in memory beside the next
             watch.waiting_since = clock()
     except BodyError as error:
         return _OUTCOMES[error.cut]
