@@ -99,7 +99,9 @@ class Transfers:
         """Claim a place for a transfer to come; `release` it if none does. Raises Refusal."""
         if self.is_draining:
             raise Refusal(Code.DRAINING, "the proxy is shutting down")
-        if len(self) + self._expected >= self._settings.at_once:
+        at_once = self._settings.at_once
+        # Those left open keep no place, but are no more than there are places.
+        if max(len(self), len(self._running) - at_once) + self._expected >= at_once:
             raise Refusal(Code.OVERLOADED, "too many streams are running")
         self._expected += 1
 

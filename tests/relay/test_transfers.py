@@ -341,6 +341,32 @@ def test_an_end_that_storage_does_not_take_for_hours_is_taken_once_it_works(
     run_in_virtual_time(main())
 
 
+def test_streams_that_are_left_open_are_bounded_too() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        failing = Failing(memory, when=lambda r: r.method == b"POST")
+        failing.always = answer(400)
+        relay = Relay.over(failing, at_once=2)
+        for number in range(4):
+            tap = Tap()
+            await relay.start(tap, f"{number}")
+            tap.feed(b"one")
+            await asyncio.sleep(1)
+            assert len(relay.transfers) == 0
+        with pytest.raises(Refusal) as refused:
+            relay.transfers.reserve()
+        assert refused.value.code is Code.OVERLOADED
+        failing.always = None
+        await asyncio.sleep(100)
+        relay.transfers.reserve()
+        relay.transfers.release()
+        for number in range(4):
+            assert ending(memory, f"{number}") == (b"", True, "storage_error")
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
 @pytest.mark.parametrize("at", [100, 700, 5000])
 def test_a_stream_that_another_closed_is_recorded_once_storage_works(at: int) -> None:
     async def main() -> None:
