@@ -64,6 +64,28 @@ class _Codec(Generic[HeadT]):
         self._decoder: BodyDecoder = LengthDecoder(0)
         self._state = _State.HEAD if is_server else _State.WAIT
 
+    def receive(self, data: bytes) -> Received[HeadT]:
+        """What `data` brings of the message that is due. Bytes after its end: see the class.
+
+        Raises PeerError, or sets `failed` when something came before the fault.
+        """
+        if self.failed is not None:
+            raise self.failed
+        if self._state is _State.BODY:
+            return self._receive_body(None, data, 0)
+        if self._state is _State.HEAD:
+            try:
+                return self._receive_head(data)
+            except PeerError as error:
+                self.failed = error
+                raise
+        if self._state is _State.WAIT:
+            self._receive_after_end(data)
+        return None, [], False
+
+    def _receive_head(self, data: bytes) -> Received[HeadT]:
+        raise NotImplementedError
+
     def _receive_body(self, head: HeadT | None, data: bytes, start: int) -> Received[HeadT]:
         """What of the body is in `data[start:]`, after `head`."""
         decoder = self._decoder
@@ -88,7 +110,10 @@ class _Codec(Generic[HeadT]):
 
 
 class ServerCodec(_Codec[RequestHead]):
-    """The server's side of a connection: requests in order, each parsed when the one before has been answered."""
+    """The server's side of a connection: requests in order, each parsed when the one before has been answered.
+
+    Bytes after a request's end wait for `next_request`.
+    """
 
     def __init__(self, limits: HeadLimits, max_body: int) -> None:
         super().__init__(limits, is_server=True)
@@ -119,21 +144,6 @@ class ServerCodec(_Codec[RequestHead]):
     def origin(self) -> bytes | None:
         """The Origin in a head that was refused or is not whole, when one plain line says it."""
         return origin_of(self._refused or self._reader.received)
-
-    def receive(self, data: bytes) -> Received[RequestHead]:
-        """What `data` brings of the present request; bytes after its end wait for `next_request`.
-
-        Raises PeerError, or sets `failed` when something came before the fault.
-        """
-        if self.failed is not None:
-            raise self.failed
-        if self._state is _State.BODY:
-            return self._receive_body(None, data, 0)
-        if self._state is _State.HEAD:
-            return self._receive_head(data)
-        if self._state is _State.WAIT:
-            self._receive_after_end(data)
-        return None, [], False
 
     def receive_eof(self) -> None:
         """The peer sends no more. Raises PeerError when that cuts a request short."""
@@ -207,8 +217,7 @@ class ServerCodec(_Codec[RequestHead]):
         begun = self._reader.received
         try:
             found = self._read_head(data)
-        except PeerError as error:
-            self.failed = error
+        except PeerError:
             self._refused = begun + data
             raise
         if found is None:
@@ -257,7 +266,10 @@ class ServerCodec(_Codec[RequestHead]):
 
 
 class ClientCodec(_Codec[ResponseHead]):
-    """The client's side of a connection: one exchange at a time, begun by `send_head`."""
+    """The client's side of a connection: one exchange at a time, begun by `send_head`.
+
+    Informational responses are passed over. Bytes that belong to no exchange are dropped, and end the reuse.
+    """
 
     def __init__(self, limits: HeadLimits) -> None:
         super().__init__(limits, is_server=False)
@@ -288,26 +300,6 @@ class ClientCodec(_Codec[ResponseHead]):
         else:
             framing = b"content-length: %d\r\n" % length
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, headers.encode(), framing)
-
-    def receive(self, data: bytes) -> Received[ResponseHead]:
-        """What `data` brings of the exchange under way; informational responses are passed over.
-
-        Bytes that belong to no exchange are dropped, and the connection is not `reusable`.
-        Raises PeerError, or sets `failed` when something came before the fault.
-        """
-        if self.failed is not None:
-            raise self.failed
-        if self._state is _State.BODY:
-            return self._receive_body(None, data, 0)
-        if self._state is _State.HEAD:
-            try:
-                return self._receive_head(data)
-            except PeerError as error:
-                self.failed = error
-                raise
-        if self._state is _State.WAIT:
-            self._receive_after_end(data)
-        return None, [], False
 
     def receive_eof(self) -> bool:
         """The peer sends no more; whether that ends a body as it should. Raises PeerError when it cuts one short."""
