@@ -133,7 +133,7 @@ class Transfers:
             await transfer.established.wait()
         except asyncio.CancelledError:
             transfer.is_unwanted = True
-            body.abort(Cut.GONE)
+            transfer.abort(Cut.GONE)
             raise
         finally:
             self._expected += 1

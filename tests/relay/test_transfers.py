@@ -341,6 +341,26 @@ def test_an_end_that_storage_does_not_take_for_hours_is_taken_once_it_works(
     run_in_virtual_time(main())
 
 
+def test_a_start_cancelled_at_its_last_moment_is_removed_though_storage_takes_no_end() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        failing = Failing(memory, when=lambda r: r.method == b"POST")
+        failing.always = answer(503)
+        relay = Relay.over(failing)
+        starting = asyncio.ensure_future(relay.start(Tap()))
+        while (transfer := relay.transfers.get(ID)) is None or not transfer.established.is_set():
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await asyncio.sleep(1000)
+        assert relay.transfers.get(ID) is None
+        assert not memory.streams
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+
+
 def test_streams_that_are_left_open_are_bounded_too() -> None:
     async def main() -> None:
         memory = MemoryStorage()
