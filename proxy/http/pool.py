@@ -86,7 +86,10 @@ class Pool:
         self._tasks.start("sweep", self._sweep())
 
     def at(self, address: Address) -> Handler:
-        """The origin at `address` as a function. Its calls raise ExchangeError."""
+        """The origin at `address` as a function. Its calls raise ExchangeError.
+
+        A call is to be awaited at once: it may hold a connection, which only the exchange gives back.
+        """
 
         def handle(request: Request) -> Coroutine[None, None, Response]:
             connection = self._idle(address)
