@@ -5,8 +5,9 @@ import time
 from dataclasses import dataclass
 
 from proxy.base.errors import Code, Refusal
+from proxy.handlers.bounds import Counted, Impatient
 from proxy.handlers.call import Call
-from proxy.handlers.events import ClosingEvents, Counted, Impatient
+from proxy.handlers.events import ClosingEvents
 from proxy.http.message import EMPTY, Body, Cut, Field, Headers, Response
 from proxy.policy.auth import Keyring
 from proxy.relay.record import Record, Records, outcome_of

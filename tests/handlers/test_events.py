@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.base.errors import Code, Refusal
-from proxy.handlers.events import ClosingEvents, Counted
+from proxy.handlers.bounds import Counted
+from proxy.handlers.events import ClosingEvents
 from proxy.http.message import Body, BodyError, Buffer, Cut, Parts
 from proxy.streams.client import StorageError
 from tests.kit.virtual_time import run_in_virtual_time
