@@ -348,7 +348,7 @@ def test_a_start_cancelled_at_its_last_moment_is_removed_though_storage_takes_no
         failing.always = answer(503)
         relay = Relay.over(failing)
         starting = asyncio.ensure_future(relay.start(Tap()))
-        while (transfer := relay.transfers.get(ID)) is None or not transfer.established.is_set():
+        while (transfer := relay.transfers.get(ID)) is None or not transfer.established.is_set():  # noqa: ASYNC110  # that very turn
             await asyncio.sleep(0)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
