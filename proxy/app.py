@@ -2,7 +2,7 @@
 
 import ssl
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import apsw
@@ -199,23 +199,22 @@ def _pools(config: Config, tls: ssl.SSLContext) -> _Pools:
     waiting = PipeLimits(config.max_waiting_bytes // 4, Budget(config.max_waiting_bytes_total))
     reading = PipeLimits(config.max_reader_bytes, Budget(config.max_waiting_bytes_total))
     upstream = PoolLimits(
-        head,
-        waiting,
-        config.upstream_connections,
-        config.upstream_connections_per_origin,
-        config.pool_timeout_seconds,
-        config.upstream_idle_seconds,
-        config.sweep_seconds,
+        head=head,
+        body=waiting,
+        request_piece=2 * config.max_waiting_bytes,  # no append is larger: one goes out as it is
+        total=config.upstream_connections,
+        per_origin=config.upstream_connections_per_origin,
+        wait=config.pool_timeout_seconds,
+        idle=config.upstream_idle_seconds,
+        sweep=config.sweep_seconds,
         is_careful=True,
     )
-    storage = PoolLimits(
-        head,
-        reading,
-        config.storage_connections,
-        config.storage_connections,
-        config.pool_timeout_seconds,
-        config.storage_idle_seconds,
-        config.sweep_seconds,
+    storage = replace(
+        upstream,
+        body=reading,
+        total=config.storage_connections,
+        per_origin=config.storage_connections,
+        idle=config.storage_idle_seconds,
         is_careful=False,
     )
     return _Pools(Pool("upstream", dialler, upstream), Pool("storage", dialler, storage))

@@ -33,8 +33,11 @@ class ConnectionOwner(Protocol):
 class ClientConnection(Connection):
     """A connection to an origin. `deadline` is when the response's head is overdue, in the loop's time."""
 
-    def __init__(self, owner: ConnectionOwner, head: HeadLimits, body: PipeLimits, *, keeps_redirected: bool) -> None:
+    def __init__(
+        self, owner: ConnectionOwner, head: HeadLimits, body: PipeLimits, *, piece: int, keeps_redirected: bool
+    ) -> None:
         super().__init__()
+        self._piece = piece
         self._keeps_redirected = keeps_redirected
         self._is_spent = False  # not to be used again, however cleanly the exchange ends
         self._owner = owner
@@ -81,14 +84,13 @@ class ClientConnection(Connection):
 
     def _send_parts(self, head: bytes, body: Parts) -> None:
         """A little goes out at once, much of it piece by piece as the origin takes it."""
-        piece = self._limits.high_water
         parts = body.taken()
-        if (body.length or 0) <= piece:
+        if (body.length or 0) <= self._piece:
             self.write([head, *parts])
             body.abort(Cut.GONE)
             return
         self._outgoing = body
-        self._pieces.extend((head, *_pieces(parts, piece)))
+        self._pieces.extend((head, *_pieces(parts, self._piece)))
         self._send_pieces()
 
     def _send_pieces(self) -> None:

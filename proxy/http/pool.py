@@ -28,11 +28,13 @@ class PoolLimits:
     """Connections in all and to one origin; seconds to wait for one, to keep an idle one, between two sweeps.
 
     `is_careful`: a request that is lost here cannot be sent again, so an idle connection is looked at before it is
-    used, and not used at all after a redirect.
+    used, and not used at all after a redirect. `request_piece`: bytes of a request's body that are written at once;
+    a longer one goes out piece by piece.
     """
 
     head: HeadLimits
     body: PipeLimits
+    request_piece: int
     total: int
     per_origin: int
     wait: float
@@ -162,7 +164,11 @@ class Pool:
                 raise DialError(DialFailure.CONNECT)
             connection = await self._dialler.dial(
                 lambda: ClientConnection(
-                    origin, self._limits.head, self._limits.body, keeps_redirected=not self._limits.is_careful
+                    origin,
+                    self._limits.head,
+                    self._limits.body,
+                    piece=self._limits.request_piece,
+                    keeps_redirected=not self._limits.is_careful,
                 ),
                 origin.address,
             )

@@ -289,6 +289,7 @@ def pool_limits(**changed: object) -> PoolLimits:
     limits = PoolLimits(
         head=HEAD,
         body=PipeLimits(high_water=16 << 10, budget=Budget(1 << 30)),
+        request_piece=16 << 10,
         total=10,
         per_origin=10,
         wait=LONG,

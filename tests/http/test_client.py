@@ -429,7 +429,9 @@ async def test_an_idle_connection_that_is_reset_can_be_asked_about_in_every_turn
     options = {"ssl": certificates.server} if is_tls else {}
     async with origin(answering(OK), **options) as (served, address):
         connection = await dialler(tls=certificates.client).dial(
-            lambda: ClientConnection(Nobody(), HEAD, PipeLimits(1 << 20, Budget(1 << 20)), keeps_redirected=False),
+            lambda: ClientConnection(
+                Nobody(), HEAD, PipeLimits(1 << 20, Budget(1 << 20)), piece=1 << 20, keeps_redirected=False
+            ),
             address,
         )
         assert await _read(await connection.exchange(get())) == b"ok"
