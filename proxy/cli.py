@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NoReturn
 
+from proxy.base.memory import keep_freed_memory
 from proxy.client import command as fetch_command
 from proxy.config import SETTINGS, Config, ConfigError, Setting
 from proxy.version import __version__
@@ -26,6 +27,8 @@ environment:
   Every option has a variable, named beside it; options come first. Credentials are never options:
 """
 
+_KEPT_BYTES = 8 << 20  # of freed memory, at the top of the heap
+_KEPT_BLOCK_BYTES = 1 << 20  # the largest that come from there: a read brings a quarter of it
 _STORE_SETTINGS = ("port", "host", "uds", "data_dir", "max_connections")
 _STORE_DEFAULTS = {"port": 4437}
 
@@ -183,6 +186,7 @@ class _Signals:
 
 
 def _run(prog: str, serve: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    keep_freed_memory(_KEPT_BYTES, _KEPT_BLOCK_BYTES)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve())

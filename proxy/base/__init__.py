@@ -1,1 +1,1 @@
-"""What every room may use: error codes and owned tasks."""
+"""What every room may use: error codes, owned tasks, the allocator's settings."""
