@@ -1,20 +1,26 @@
-"""The command: `python -m bench` lists, `python -m bench NAME…` runs, `compare` and `report` look at results."""
+"""The command: `python -m bench` lists, `python -m bench NAME…` runs and `profile NAME…` says where the time goes.
+
+`compare` and `report` look at results.
+"""
 
 import argparse
 import asyncio
 import sys
+from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.compare import compare
 from bench.machine import conditions
-from bench.page import write_page
+from bench.page import figures, profile, write_page
 from bench.process import pin_self
+from bench.profile import profiling, sort
 from bench.report import html
-from bench.results import Results, load, save
+from bench.results import Outcome, Results, load, save
 from bench.rig.http import BrokenRun
 from bench.runner import Options, outcome_lines, run_scenario
-from bench.scenarios import SCENARIOS
+from bench.scenarios import SCENARIOS, Scenario
 
 _RESULTS = Path(__file__).with_name("results")
 _PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
@@ -27,6 +33,8 @@ def main(argv: list[str]) -> int:
             return _compare(argv[1:])
         if argv[:1] == ["report"]:
             return _report(argv[1:])
+        if argv[:1] == ["profile"]:
+            return _profile(argv[1:])
         return _run(argv)
     except BrokenRun as error:
         print(f"\nThe run is void: {error}", file=sys.stderr)
@@ -48,8 +56,7 @@ def _run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     names = list(SCENARIOS) if arguments.name == ["all"] else arguments.name
     options = Options(arguments.repeats or (1 if arguments.quick else 0), arguments.quick, tuple(arguments.only or ()))
-    if unknown := [name for name in names if name not in SCENARIOS]:
-        raise ValueError(f"no scenario called {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    _check_names(names)
     if not names:
         _list()
         return 0
@@ -59,13 +66,22 @@ def _run(argv: list[str]) -> int:
     for name in names:
         scenario = SCENARIOS[name]
         print(f"\n{name}: {scenario.summary}", flush=True)
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            outcome = runner.run(run_scenario(scenario, options, lambda line: print(line, flush=True)))
+        outcome = _outcome(scenario, options)
         results.outcomes.append(outcome)
         print("\n".join(outcome_lines(outcome)), flush=True)
         path = _write(results, arguments.out)
     print(f"\n{path}\n{path.with_suffix('.html')}")
     return 0
+
+
+def _check_names(names: list[str]) -> None:
+    if unknown := [name for name in names if name not in SCENARIOS]:
+        raise ValueError(f"no scenario called {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+
+
+def _outcome(scenario: Scenario, options: Options) -> Outcome:
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        return runner.run(run_scenario(scenario, options, lambda line: print(line, flush=True)))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -80,6 +96,7 @@ def _list() -> None:
         for goal in scenario.goals:
             print(f"{'':<13}   {goal.text}: {goal.bound}")
     print("\n./scripts/bench NAME… [--quick] [--repeats N]   ./scripts/bench compare A.json B.json")
+    print("./scripts/bench profile NAME…")
 
 
 def _write(results: Results, directory: Path) -> Path:
@@ -111,8 +128,33 @@ def _report(argv: list[str]) -> int:
         path.with_suffix(".html").write_text(html(results))
         print(path.with_suffix(".html"))
         if "--page" in argv:
-            write_page(results, _PAGE)
+            write_page(_PAGE, "figures", figures(results))
             print(_PAGE)
+    return 0
+
+
+def _first_case(scenario: Scenario) -> Scenario:
+    """Its first trial alone, which is one of ours."""
+    return replace(scenario, plan=lambda quick: scenario.plan(quick)[:1])
+
+
+def _profile(argv: list[str]) -> int:
+    """Samples our own process in the first case of each scenario; with --page also into docs/performance.md."""
+    names = [argument for argument in argv if argument != "--page"]
+    _check_names(names)
+    if not names:
+        raise ValueError("profile takes scenarios: python -m bench profile NAME… [--page]")
+    machine = conditions(pin_self())
+    found: dict[str, Counter[str]] = {}
+    for name in names:
+        with profiling() as samples:
+            _outcome(_first_case(SCENARIOS[name]), Options(repeats=1))
+            found[name] = sum(map(sort, samples.iterdir()), Counter())
+    text = profile(machine, found)
+    print(f"\n{text}")
+    if "--page" in argv:
+        write_page(_PAGE, "profile", text)
+        print(_PAGE)
     return 0
 
 

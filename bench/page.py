@@ -1,25 +1,25 @@
-"""The figures in docs/performance.md: written from a result between two marks, so that no number is copied by hand."""
+"""The figures in docs/performance.md: written from a run between two marks, so that no number is copied by hand."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.figures import show
+from bench.profile import REST, SPENT_ON
 from bench.report import by_case
 from bench.results import Outcome, Results
 from bench.runner import spread
 
-__all__ = ["figures", "write_page"]
-
-_BEGIN = "<!-- figures: begin -->"
-_END = "<!-- figures: end -->"
+__all__ = ["figures", "profile", "write_page"]
 
 
-def write_page(results: Results, path: Path) -> None:
-    """Replaces what stands between the marks. Raises ValueError when the page has none."""
-    before, begin, rest = path.read_text().partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+def write_page(path: Path, what: str, text: str) -> None:
+    """Replaces what stands between the marks of `what` (figures, profile). Raises ValueError when there are none."""
+    mark, last = f"<!-- {what}: begin -->", f"<!-- {what}: end -->"
+    before, begin, rest = path.read_text().partition(mark)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{path.name} has no place for the figures ({_BEGIN} … {_END})")
-    path.write_text(f"{before}{_BEGIN}\n{figures(results)}\n{_END}{after}")
+        raise ValueError(f"{path.name} has no place for the {what} ({mark} … {last})")
+    path.write_text(f"{before}{mark}\n{text}\n{last}{after}")
 
 
 def figures(results: Results) -> str:
@@ -49,3 +49,18 @@ def _section(outcome: Outcome) -> list[str]:
                 f"| {key.case} | {key.peer} | {metric.title} | {spread(series)} {metric.unit} |".replace("  ", " ")
             )
     return lines
+
+
+def profile(conditions: Mapping[str, str], sorted_samples: Mapping[str, Mapping[str, int]]) -> str:
+    """A column for each profile of shares in percent, a row for what the time is spent on, as Markdown."""
+    names = [*(name for name, _ in SPENT_ON), REST]
+    totals = {title: sum(samples.values()) for title, samples in sorted_samples.items()}
+    lines = [
+        f"At commit {conditions['commit']}; {', '.join(f'{title}: {n:,}' for title, n in totals.items())} samples."
+    ]
+    lines += ["", f"| % of its CPU spent on | {' | '.join(totals)} |", f"|---|{'---|' * len(totals)}"]
+    for name in names:
+        shares = [samples.get(name, 0) / totals[title] * 100 for title, samples in sorted_samples.items()]
+        if any(shares):
+            lines.append(f"| {name} | {' | '.join(f'{share:.1f}' for share in shares)} |")
+    return "\n".join(lines)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from bench.peers import Peer, start
+from bench.profile import sampled
 from bench.rig.content import Check, FlatCheck
 from bench.rig.http import BrokenRun
 from bench.rig.load import Link, at_a_time, for_seconds
@@ -118,7 +119,8 @@ class Session:
         child.reset_peak()
         asked, appends = self.upstream.requests, self.sink.appends
         wall, rig, cpu = time.monotonic(), time.process_time(), child.cpu()
-        yield run
+        with sampled(child.pid):
+            yield run
         if not child.alive():
             raise BrokenRun(f"{self.peer.name} died:\n{child.output}")
         run.cpu = child.cpu() - cpu

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from bench.compare import compare
 from bench.figures import Key, Metric, Series, judge, percentile, ratio, show
 from bench.goals import Goal, Reached, evaluate
-from bench.page import write_page
+from bench.page import figures, profile, write_page
 from bench.peers import Missing
+from bench.profile import REST, SPENT_ON, spent_on
 from bench.report import html
 from bench.results import Outcome, Results, load, save
 from bench.rig.content import EVENT, FlatCheck, TimedCheck, flat, timed_event
@@ -211,13 +212,13 @@ def test_a_goal_that_was_missed_is_stated_as_missed() -> None:
 def test_the_page_of_figures_is_rewritten_between_its_marks(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     page.write_text("# Before\n<!-- figures: begin -->\nold\n<!-- figures: end -->\nAfter\n")
-    write_page(_results((3.0, 3.0, 3.0)), page)
+    write_page(page, "figures", figures(_results((3.0, 3.0, 3.0))))
     text = page.read_text()
     assert text.startswith("# Before\n")
     assert text.endswith("\nAfter\n")
     assert "old" not in text
     assert "| CPU <to nginx's> | ≤ 2 × | 3 (3 – 3) × | 1.50 | NOT reached |" in text
-    write_page(_results((3.0, 3.0, 3.0)), page)
+    write_page(page, "figures", figures(_results((3.0, 3.0, 3.0))))
     assert page.read_text() == text
 
 
@@ -225,8 +226,32 @@ def test_a_page_without_a_place_for_figures_is_left_alone(tmp_path: Path) -> Non
     page = tmp_path / "performance.md"
     page.write_text("# Nothing to fill\n")
     with pytest.raises(ValueError, match="no place"):
-        write_page(_results((1, 1, 1)), page)
+        write_page(page, "figures", "1")
     assert page.read_text() == "# Nothing to fill\n"
+
+
+def test_a_sample_counts_for_the_first_thing_that_its_stack_tells() -> None:
+    loop = ["uv__io_poll", "uv_run", "__pyx_f_6uvloop_4loop_4Loop__run"]
+    assert spent_on(["tcp_sendmsg", "entry_SYSCALL_64_after_hwframe", "__GI___writev", "uv__writev", *loop]) == (
+        "socket writes"
+    )
+    assert spent_on(["_PyEval_EvalFrameDefault", "task_step_impl", "task_step", *loop]).startswith("Python: tasks")
+    assert spent_on(["_sre_match", "__pyx_f_6uvloop_4loop___uv_stream_on_read", "uv__read", *loop]).startswith(
+        "Python: what was received"
+    )
+    assert spent_on(["sqlite3VdbeExec", "sqlite3_step", "thread_run"]).startswith("SQLite")
+    assert spent_on(loop) == REST
+    assert len({what for what, _ in SPENT_ON} | {REST}) == len(SPENT_ON) + 1
+
+
+def test_a_profile_is_a_table_of_shares_that_sum_to_all() -> None:
+    text = profile({"commit": "abc"}, {"tokens": {"socket writes": 1, REST: 3}, "create": {REST: 2}})
+    assert "tokens: 4, create: 2" in text
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")][2:]
+    assert [(name.strip(), *map(float, shares)) for name, *shares in rows] == [
+        ("socket writes", 25.0, 0.0),
+        (REST, 75.0, 100.0),
+    ]
 
 
 def test_every_goal_of_every_scenario_is_about_trials_that_it_has() -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from bench.figures import Metric, percentile
 from bench.goals import Goal
 from bench.peers import Store, start_store
+from bench.profile import sampled
 from bench.rig.content import EVENT, FlatCheck, flat
 from bench.rig.http import BrokenRun
 from bench.rig.load import Link, at_a_time
@@ -89,7 +90,8 @@ async def _measure_appends(name: str, width: int, size: int, seconds: float) -> 
                 producer.times.clear()
             until = time.monotonic() + seconds
             wall, cpu = time.monotonic(), store.child.cpu()
-            await asyncio.gather(*(_appends_until(producer, until) for producer in producers))
+            with sampled(store.child.pid):
+                await asyncio.gather(*(_appends_until(producer, until) for producer in producers))
             wall, cpu = time.monotonic() - wall, store.child.cpu() - cpu
             for producer in producers:
                 await producer.verify()
