@@ -58,7 +58,7 @@ class ClientConnection(Connection):
         connection is closed. A body of `Parts` goes on being sent while the response is read; it is aborted by
         `Cut.GONE` when nothing of it is waiting here any more.
         """
-        if self.is_closing:
+        if not self.is_free:
             raise ExchangeError(Exchange.RESET, sent=False)
         answer: asyncio.Future[Response] = self._loop.create_future()
         self._answer = answer

@@ -172,7 +172,7 @@ class Pool:
                 ),
                 origin.address,
             )
-            if connection.is_closing or self._is_closed:
+            if not connection.is_free or self._is_closed:
                 connection.cut()
                 raise DialError(DialFailure.CONNECT)
         except DialError as error:

@@ -166,7 +166,13 @@ class Transfers:
             if transfer.is_unwanted or transfer.failure is not None:
                 transfer.body.abort(Cut.GONE)  # first: storage may be slow, and the upstream costs money
                 await self._remove(transfer)
+        except Exception:
+            logger.exception("stream %s: its transfer failed", transfer.stream_id)
+            if not transfer.established.is_set():
+                await self._remove(transfer)
         finally:
+            if not transfer.established.is_set() and transfer.failure is None:
+                transfer.failure = StorageError("the transfer ended before its stream was made")
             if not transfer.body.ended:
                 transfer.body.abort(Cut.GONE)
             self._running.pop(transfer.stream_id, None)
@@ -189,7 +195,8 @@ class Transfers:
             _made(transfer, _STREAM, await self._storage.create(transfer.stream_id, _OCTETS, self._lifetime))
         except StorageError as error:
             transfer.failure = error
-        await recording
+        finally:
+            await recording
         if transfer.failure is not None:
             logger.warning("stream %s could not be created: %s", transfer.stream_id, transfer.failure)
         return transfer.failure is None and not transfer.is_unwanted
@@ -221,6 +228,10 @@ class Transfers:
             logger.warning("stream %s: %s", transfer.stream_id, error)
             transfer.body.abort(Cut.GONE)
             outcome = Outcome.STORAGE_ERROR
+        except Exception:  # whatever it is, the stream is closed with an outcome
+            logger.exception("stream %s: the pump failed", transfer.stream_id)
+            transfer.body.abort(Cut.GONE)
+            outcome = Outcome.INTERRUPTED
         if outcome is Outcome.COMPLETE:
             self._records.completed(transfer.stream_id, transfer.record)
         else:

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from proxy.http.client import ClientConnection
 from proxy.http.message import Exchange, ExchangeError, Request, Response, read_all
 from proxy.http.pool import Pool
-from proxy.net.dial import Address
+from proxy.net.dial import Address, ConnectionT, Dialler, tls_context
 from tests.http.kit import OK, SOON, Peer, answering, get, origin, pooling, request_of, until
 
 
@@ -315,3 +316,23 @@ async def test_a_connection_that_is_cut_while_it_is_handed_on_costs_nobody_a_req
         gated.release(2)
         assert await waiting == b"ok"
         assert len(served.peers) == 2
+
+
+@pytest.mark.parametrize("how", ["end of input", "bytes"])
+async def test_a_connection_that_is_spoilt_as_soon_as_it_is_open_is_not_used(how: str) -> None:
+    class Spoiling(Dialler):
+        async def dial(self, factory: Callable[[], ConnectionT], address: Address) -> ConnectionT:
+            connection = await super().dial(factory, address)
+            assert isinstance(connection, ClientConnection)
+            if how == "bytes":
+                connection.data_received(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+            else:
+                connection.eof_received()
+            return connection
+
+    dial = Spoiling(tls_context(), timeout=SOON, dns_cache=0.0, forbidden=lambda _: False)
+    async with origin(answering(OK)) as (_, address), pooling(dial) as pool:
+        with pytest.raises(ExchangeError) as raised:
+            await pool.at(address)(get())
+        assert (raised.value.exchange, raised.value.sent) == (Exchange.CONNECT, False)
+        assert len(pool) == 0

@@ -181,6 +181,48 @@ def test_what_cannot_be_made_leaves_nothing_and_cuts_the_upstream(which: str, fa
     run_in_virtual_time(main())
 
 
+async def our_own_fault(_: Request) -> Response:
+    raise RuntimeError("a fault of ours")
+
+
+@pytest.mark.parametrize("which", ["", ".record"])
+def test_a_fault_of_ours_before_the_start_is_no_success(which: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        failing = Failing(memory, when=lambda r: r.method == b"PUT" and r.target.decode().endswith(ID + which))
+        relay = Relay.over(failing.then(our_own_fault))
+        tap = Tap()
+        with pytest.raises(StorageError):
+            await relay.start(tap)
+        await ended(relay)
+        assert tap.is_cut
+        assert memory.streams == {}
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+    assert "a fault of ours" in caplog.text
+
+
+def test_a_fault_of_ours_in_mid_stream_still_ends_it_with_an_outcome(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        failing = Failing(memory, when=lambda r: r.method == b"POST")
+        relay = Relay.over(failing)
+        tap = Tap()
+        await relay.start(tap)
+        tap.feed(b"one")
+        await asyncio.sleep(1)
+        failing.then(our_own_fault)
+        tap.feed(b"two")
+        await ended(relay)
+        assert tap.is_cut
+        assert ending(memory) == (b"one", True, "interrupted")
+        await relay.aclose()
+
+    run_in_virtual_time(main())
+    assert "a fault of ours" in caplog.text
+
+
 def test_a_stream_of_somebody_else_is_neither_filled_nor_removed() -> None:
     async def main() -> None:
         memory = MemoryStorage()
