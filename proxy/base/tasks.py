@@ -19,13 +19,16 @@ class Tasks:
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._running: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: each time is a system call
 
     def __len__(self) -> int:
         return len(self._running)
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` as a task called `owner/name`; its failure is logged with its traceback."""
-        task = asyncio.get_running_loop().create_task(work, name=f"{self._owner}/{name}")
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        task = self._loop.create_task(work, name=f"{self._owner}/{name}")
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -379,9 +379,12 @@ class _ServerConnection(Connection):
         try:
             if (head is not None and head.method == b"HEAD") or response.status in _BODILESS:
                 self.write([encoded])
+            elif isinstance(body, Parts):
+                self.write([encoded, *body.taken()])
             else:
                 await self._send_body(encoded, body, chunked=chunked)
-            await self._drain()
+            if self.is_closing or self.is_write_paused:
+                await self._drain()
         except BaseException as error:
             if body.length is None and not chunked:
                 self.reset()  # ended in order it would look whole: RFC 9112 section 8
