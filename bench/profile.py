@@ -20,8 +20,8 @@ _STACK_BYTES = 16_384  # of each sample's stack are kept: enough to reach the ev
 
 SPENT_ON: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("SQLite, and its system calls", re.compile(r"sqlite3_")),
-    ("socket writes", re.compile(r"\b(?:__GI___)?(?:__libc_)?(?:writev?|send(?:msg)?)$")),
-    ("socket reads", re.compile(r"\b(?:__libc_)?(?:readv?|recv(?:msg|from)?)$")),
+    ("socket writes", re.compile(r"^_*(?:GI_+)?(?:libc_)?(?:writev?|send(?:msg)?)$")),
+    ("socket reads", re.compile(r"^_*(?:GI_+)?(?:libc_)?(?:readv?|recv(?:msg|from)?)$")),
     ("waiting for events", re.compile(r"epoll_p?wait")),
     ("other system calls", re.compile(r"^entry_SYSCALL|^asm_exc_page_fault")),
     ("Python: tasks (handlers, pump, producer)", re.compile(r"^task_step")),

@@ -235,6 +235,11 @@ def test_a_sample_counts_for_the_first_thing_that_its_stack_tells() -> None:
     assert spent_on(["tcp_sendmsg", "entry_SYSCALL_64_after_hwframe", "__GI___writev", "uv__writev", *loop]) == (
         "socket writes"
     )
+    for function in ("writev", "__libc_write", "__GI___libc_write", "__GI___writev", "__libc_sendmsg"):
+        assert spent_on(["entry_SYSCALL_64_after_hwframe", function, "task_step", *loop]) == "socket writes"
+    for function in ("read", "__GI___libc_read", "recv", "__libc_recvmsg"):
+        assert spent_on(["entry_SYSCALL_64_after_hwframe", function, "uv__read", *loop]) == "socket reads"
+    assert spent_on(["PyObject_Repr_write", *loop]) == REST
     assert spent_on(["_PyEval_EvalFrameDefault", "task_step_impl", "task_step", *loop]).startswith("Python: tasks")
     assert spent_on(["_sre_match", "__pyx_f_6uvloop_4loop___uv_stream_on_read", "uv__read", *loop]).startswith(
         "Python: what was received"
