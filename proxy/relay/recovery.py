@@ -81,11 +81,12 @@ class Recovery:
             nonlocal ended, failed
             try:
                 ended += await self._end(stream_id)
-            except StorageError as error:
+            except Exception as error:  # whatever it is, the other streams are ended
                 failed += 1
                 if stream_id not in self._refused:
                     self._refused.add(stream_id)
-                    logger.error("stream %s could not be closed: %s", stream_id, error)
+                    surprise = None if isinstance(error, StorageError) else error
+                    logger.error("stream %s could not be closed: %s", stream_id, error, exc_info=surprise)
 
         after = ""
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from proxy.http.message import BodyError, Exchange, ExchangeError, Handler, Headers, Parts, Request, Response, read_all
 
-__all__ = ["Failing", "Recorded", "Recording", "Slow", "answer", "lost"]
+__all__ = ["Failing", "Recorded", "Recording", "Slow", "answer", "bug", "lost"]
 
 Fault = Callable[[Request], Awaitable[Response]]
 
@@ -55,6 +55,15 @@ def answer(status: int, *fields: tuple[bytes, bytes], body: bytes = b"") -> Faul
 
     async def fault(_: Request) -> Response:
         return Response(status, Headers(fields), Parts([body]))
+
+    return fault
+
+
+def bug() -> Fault:
+    """A fault of our own, which nobody foresaw."""
+
+    async def fault(_: Request) -> Response:
+        raise RuntimeError("a fault of ours")
 
     return fault
 

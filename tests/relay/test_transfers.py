@@ -10,7 +10,7 @@ from proxy.http.message import EMPTY, Cut, Request, Response
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.streams.client import StorageError
 from proxy.streams.names import Outcome
-from tests.kit.handlers import Failing, Fault, Recording, Slow, answer, lost
+from tests.kit.handlers import Failing, Fault, Recording, Slow, answer, bug, lost
 from tests.kit.memory_storage import MemoryStorage
 from tests.kit.virtual_time import run_in_virtual_time
 from tests.relay.kit import ID, RECORD, Relay, Tap, ending, is_append
@@ -181,16 +181,12 @@ def test_what_cannot_be_made_leaves_nothing_and_cuts_the_upstream(which: str, fa
     run_in_virtual_time(main())
 
 
-async def our_own_fault(_: Request) -> Response:
-    raise RuntimeError("a fault of ours")
-
-
 @pytest.mark.parametrize("which", ["", ".record"])
 def test_a_fault_of_ours_before_the_start_is_no_success(which: str, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         memory = MemoryStorage()
         failing = Failing(memory, when=lambda r: r.method == b"PUT" and r.target.decode().endswith(ID + which))
-        relay = Relay.over(failing.then(our_own_fault))
+        relay = Relay.over(failing.then(bug()))
         tap = Tap()
         with pytest.raises(StorageError):
             await relay.start(tap)
@@ -212,7 +208,7 @@ def test_a_fault_of_ours_in_mid_stream_still_ends_it_with_an_outcome(caplog: pyt
         await relay.start(tap)
         tap.feed(b"one")
         await asyncio.sleep(1)
-        failing.then(our_own_fault)
+        failing.then(bug())
         tap.feed(b"two")
         await ended(relay)
         assert tap.is_cut
