@@ -5,8 +5,8 @@ Owns framing and the deadline of the response's head; which connection is used w
 
 import asyncio
 import select
-from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 from typing import Protocol
 
 from proxy.http.message import EMPTY, Body, BodyError, Cut, Exchange, ExchangeError, Parts, Request, Response
@@ -47,7 +47,7 @@ class ClientConnection(Connection):
         self._pipe: Pipe | None = None
         self._sending: Body | None = None  # what of the request has not been written yet
         self._outgoing: Parts | None = None  # the request's body while pieces of it are here
-        self._pieces: deque[Buffer] = deque()
+        self._pieces: Iterator[Buffer] = iter(())
         self.deadline = _NEVER
         self.idle_since = 0.0
 
@@ -90,13 +90,20 @@ class ClientConnection(Connection):
             body.abort(Cut.GONE)
             return
         self._outgoing = body
-        self._pieces.extend((head, *_pieces(parts, self._piece)))
+        self._pieces = chain((head,), _pieces(parts, self._piece))
         self._send_pieces()
 
     def _send_pieces(self) -> None:
-        while self._pieces and not self.is_write_paused:
-            self.write([self._pieces.popleft()])
-        if self._outgoing is not None and not self._pieces:
+        while self._outgoing is not None and not self.is_write_paused:
+            if (piece := next(self._pieces, None)) is not None:
+                self.write([piece])
+            else:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing of the request's body is held here any more."""
+        self._pieces = iter(())
+        if self._outgoing is not None:
             body, self._outgoing = self._outgoing, None
             body.abort(Cut.GONE)
 
@@ -195,8 +202,7 @@ class ClientConnection(Connection):
     def lost(self) -> None:
         """The socket is gone."""
         self._broken(Exchange.RESET, Cut.RESET)
-        self._pieces.clear()
-        self._send_pieces()
+        self._let_go()
         self._owner.gone(self)
 
     def _broken(self, exchange: Exchange, cut: Cut) -> None:
