@@ -42,7 +42,7 @@ from proxy.wire.events import HeadLimits
 __all__ = ["App", "server_limits"]
 
 _STREAMS_ROOT = "/v1/streams/"
-_KIB = 1024
+_READ_BYTES = 256_000  # the most that uvloop reads at once
 
 
 def server_limits(config: Config) -> ServerLimits:
@@ -195,8 +195,9 @@ def _pools(config: Config, tls: ssl.SSLContext) -> _Pools:
         tls, timeout=config.connect_timeout_seconds, dns_cache=config.dns_cache_seconds, forbidden=forbidden
     )
     head = HeadLimits(config.max_upstream_head_bytes, config.max_head_fields, config.max_target_bytes)
-    # A quarter: one read of the event loop's, which passes the mark at once, brings up to 256 KiB by itself.
-    waiting = PipeLimits(config.max_waiting_bytes // 4, Budget(config.max_waiting_bytes_total))
+    # Below the mark one read more may come: together they are no more than may wait.
+    mark = max(config.max_waiting_bytes - _READ_BYTES, config.max_waiting_bytes // 64)
+    waiting = PipeLimits(mark, Budget(config.max_waiting_bytes_total))
     reading = PipeLimits(config.max_reader_bytes, Budget(config.max_waiting_bytes_total))
     upstream = PoolLimits(
         head=head,
