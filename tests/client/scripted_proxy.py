@@ -255,7 +255,15 @@ class ScriptedProxy:
             return await self._fill(asked, out)
         finally:
             if asked.method == "GET":
-                self.sent.append(out.sent)
+                with self._left:
+                    self.sent.append(out.sent)
+                    self._left.notify_all()
+
+    def first_sent(self) -> int:
+        """Bytes of the first read's answer, which its reader may have before this side knows that they are sent."""
+        with self._left:
+            assert self._left.wait_for(lambda: self.sent, timeout=10)
+        return self.sent[0]
 
     async def _fill(self, asked: Asked, out: "_Out") -> bool:
         if self.answers:

@@ -36,7 +36,7 @@ class Reader:
         proxy.page = 30
         self._fetch = connect(retry=Retry(reads=100, first_delay=0.0, live=live))
         self.read()
-        self.size = proxy.sent[0]  # bytes of the first answer
+        self.size = proxy.first_sent()
 
     def read(self, *cuts: int) -> None:
         """Read a stream whole, its first answers ended after so many bytes."""
