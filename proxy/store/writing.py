@@ -18,7 +18,7 @@ __all__ = ["Database", "Value", "Write"]
 
 Value = int | str | bytes | None
 
-_LARGEST_RUN = 64  # rows stored by one statement
+_LARGEST_RUN = 32  # rows stored by one statement
 _EXPIRED_AT_ONCE = 256
 
 
@@ -50,32 +50,28 @@ class Write:
 
 
 class _Bulk:
-    """An INSERT of any number of rows, as statements of 64, 32, … 1 rows: few enough to stay prepared.
+    """An INSERT of any number of rows, a statement for each number up to the largest run: they stay prepared.
 
-    A statement gives up and takes back the interpreter's lock, so that one for many rows beats many for one.
+    A statement gives up and takes back the interpreter's lock, so that one for many rows beats many for one. They are
+    to be INSERT OR ROLLBACK: one that may fail alone first saves every page that it changes, at twice the cost.
     """
 
-    def __init__(self, head: str, width: int, tail: str) -> None:
+    def __init__(self, head: str, width: int, tail: str = "") -> None:
         row = f"({','.join('?' * width)})"
-        self._width = width
-        self._statements: list[tuple[int, str]] = []
-        count = _LARGEST_RUN
-        while count:
-            self._statements.append((count, f"{head} VALUES {','.join([row] * count)} {tail}"))
-            count //= 2
+        self._size = width * _LARGEST_RUN
+        self._statements = {
+            width * count: f"{head} VALUES {','.join([row] * count)} {tail}" for count in range(1, _LARGEST_RUN + 1)
+        }
 
     def run(self, cursor: apsw.Cursor, values: list[Value]) -> None:
-        here = 0
-        for count, statement in self._statements:
-            size = count * self._width
-            while len(values) - here >= size:
-                cursor.execute(statement, values[here : here + size])
-                here += size
+        for start in range(0, len(values), self._size):
+            run = values[start : start + self._size]
+            cursor.execute(self._statements[len(run)], run)
 
 
-_ADD_PIECES = _Bulk("INSERT INTO pieces (stream, position, continues, data)", 4, "")
+_ADD_PIECES = _Bulk("INSERT OR ROLLBACK INTO pieces (stream, position, continues, data)", 4)
 _SET_PRODUCERS = _Bulk(
-    "INSERT INTO producers (stream, producer, epoch, seq, touched)",
+    "INSERT OR ROLLBACK INTO producers (stream, producer, epoch, seq, touched)",
     5,
     "ON CONFLICT DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq, touched = excluded.touched",
 )
