@@ -16,7 +16,7 @@ import anyio
 
 from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
-from proxy.http.message import EMPTY, Body, BodyError, Buffer, Cut, Field, Handler, Headers, Parts, Request, Response
+from proxy.http.message import EMPTY, Body, BodyError, Buffer, Cut, Handler, Parts, Request, Response
 from proxy.http.pipe import Pipe, PipeLimits
 from proxy.net.connection import Connection
 from proxy.net.listen import Listener
@@ -76,7 +76,7 @@ class HttpServer:
         self._listeners: list[Listener] = []
         self._sweeper = Tasks("server")
         self._empty = asyncio.Event()
-        self._date: Field = (b"date", b"")
+        self._date_line = b""
         self._dated_at = 0
 
     def serve(self, sockets: list[socket.socket]) -> None:
@@ -104,13 +104,13 @@ class HttpServer:
             for connection in [each for each in self.connections if each.deadline <= now]:
                 connection.overdue()
 
-    def dated(self, headers: Headers) -> Headers:
-        """`headers` with the time of now, unless they tell one (RFC 9110 section 6.6.1)."""
+    def date_line(self) -> bytes:
+        """The Date field of a response that is made now (RFC 9110 section 6.6.1)."""
         now = int(time.time())
         if now != self._dated_at:
             self._dated_at = now
-            self._date = (b"date", formatdate(now, usegmt=True).encode("ascii"))
-        return headers if b"date" in headers else headers.plus(self._date)
+            self._date_line = b"date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
+        return self._date_line
 
     def drain(self) -> None:
         """From now on every response closes its connection, and idle ones are closed."""
@@ -371,8 +371,9 @@ class _ServerConnection(Connection):
         body = response.body
         encoded, chunked = self._codec.send_head(
             response.status,
-            self._server.dated(response.headers),
+            response.headers,
             body.length,
+            date_line=self._server.date_line(),
             request=head,
             keep_alive=head is not None and head.keep_alive and not is_last,
         )

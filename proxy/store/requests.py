@@ -1,6 +1,7 @@
 """What a request says, in types: the protocol's headers and query parameters. Owns their spelling, refuses the rest."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -9,11 +10,11 @@ from urllib.parse import parse_qsl
 
 from proxy.store.offsets import parse_offset
 from proxy.store.state import DEFAULT_TYPE, Append, Fork, Producer, Spec, media_type
-from proxy.wire.headers import Headers
 
-__all__ = ["BadRequest", "Fields", "Live", "Query", "fields_of", "parse_append", "parse_query", "parse_spec"]
+__all__ = ["BadRequest", "Fields", "Live", "Query", "parse_append", "parse_query", "parse_spec"]
 
-Fields = dict[bytes, bytes]
+Fields = Mapping[bytes, bytes]
+"""A request's header fields by name, repeated ones joined."""
 
 _WHOLE = re.compile(rb"0|[1-9][0-9]{0,11}")  # seconds or counts; the bound keeps milliseconds within 64 bits
 _LARGEST = 2**53 - 1  # what every client can count to
@@ -40,14 +41,6 @@ class Query:
     position: int | None
     live: Live | None
     cursor: str | None
-
-
-def fields_of(headers: Headers) -> Fields:
-    """The fields by name; repeated ones joined as RFC 9110 section 5.3 says."""
-    fields = dict(headers)
-    if len(fields) != len(headers):
-        fields = {name: b", ".join(headers.get_all(name)) for name in fields}
-    return fields
 
 
 def parse_query(query: bytes) -> Query:

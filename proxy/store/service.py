@@ -15,7 +15,7 @@ from proxy.store.live import LiveBody, LiveLimits
 from proxy.store.offsets import format_offset
 from proxy.store.outcomes import Outcome, Verdict
 from proxy.store.reading import Unreadable
-from proxy.store.requests import BadRequest, Fields, Live, Query, fields_of, parse_append, parse_query, parse_spec
+from proxy.store.requests import BadRequest, Fields, Live, Query, parse_append, parse_query, parse_spec
 from proxy.store.settings import StoreSettings
 from proxy.store.snapshot import SnapshotBody
 from proxy.store.sse import Encoding, encoding_of
@@ -110,7 +110,7 @@ class Service:
             if method == b"POST":
                 return await self._append(name, request)
             if method == b"GET":
-                return await self._read(name, parse_query(query), fields_of(request.headers))
+                return await self._read(name, parse_query(query), request.headers.joined())
             if method == b"PUT":
                 return await self._create(name, request)
             if method == b"HEAD":
@@ -133,7 +133,7 @@ class Service:
     # Writing
 
     async def _create(self, name: str, request: Request) -> Response:
-        spec = parse_spec(fields_of(request.headers))
+        spec = parse_spec(request.headers.joined())
         data = await self._intake.take(request.body)
         try:
             outcome, stream = await self._engine.create(
@@ -153,7 +153,7 @@ class Service:
         return Response(_STATUS[outcome.verdict], BASE_FIELDS.plus(*fields))
 
     async def _append(self, name: str, request: Request) -> Response:
-        append = parse_append(fields_of(request.headers))
+        append = parse_append(request.headers.joined())
         data = await self._intake.take(request.body)
         try:
             if not data and not append.close:

@@ -5,7 +5,7 @@ request to request is validated and encoded once.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 __all__ = ["Field", "Headers"]
 
@@ -22,11 +22,12 @@ class Headers:
     The repr shows names only: values may be credentials.
     """
 
-    __slots__ = ("_encoded", "_fields", "_lines", "_parent")
+    __slots__ = ("_encoded", "_fields", "_joined", "_lines", "_parent")
 
     _fields: list[Field] | None
     _lines: bytes
     _encoded: bytes | None
+    _joined: Mapping[bytes, bytes] | None
     _parent: "Headers | None"
 
     def __init__(self, items: Iterable[Field] = ()) -> None:
@@ -39,6 +40,7 @@ class Headers:
         self._fields = fields
         self._parent = None
         self._encoded = None
+        self._joined = None
 
     @classmethod
     def unread(cls, lines: bytes) -> "Headers":
@@ -48,6 +50,7 @@ class Headers:
         self._lines = lines
         self._parent = None
         self._encoded = None
+        self._joined = None
         return self
 
     @classmethod
@@ -57,6 +60,7 @@ class Headers:
         self._fields = items
         self._parent = None
         self._encoded = None
+        self._joined = None
         return self
 
     @property
@@ -98,12 +102,22 @@ class Headers:
         """Every value of `name` (lower case), in order."""
         return [value for field, value in self._all() if field == name]
 
+    def joined(self) -> Mapping[bytes, bytes]:
+        """The fields by name; the values of repeated ones are joined as RFC 9110 section 5.3 says."""
+        if self._joined is None:
+            fields = self._all()
+            joined = dict(fields)
+            if len(joined) < len(fields):
+                joined.clear()
+                for name, value in fields:
+                    joined[name] = b"%b, %b" % (joined[name], value) if name in joined else value
+            self._joined = joined
+        return self._joined
+
     def plus(self, *items: Field) -> "Headers":
         """These fields after mine; valid and lower-case already, and my own encoding is shared."""
-        child = Headers.__new__(Headers)
-        child._fields = list(items)
+        child = Headers.trusted(list(items))
         child._parent = self
-        child._encoded = None
         return child
 
     def without(self, names: Collection[bytes]) -> "Headers":

@@ -13,7 +13,6 @@ __all__ = ["plain_request_head", "plain_response_head"]
 
 _LINE = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [!-~][ -~]*+\r\n"
 _LINES = rb"((?:%b)*+)\r\n" % _LINE
-_FIELD = re.compile(rb"([^:]+): ([^\r]*)\r\n")
 _REQUEST = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) (/(?!/)[!\"$-\[\]-~]*+) HTTP/1\.1\r\n" + _LINES)
 _OTHERS = rb"(?:(?!(?i:content-length|transfer-encoding|connection):)%b|(?i:connection: keep-alive)\r\n)*+" % _LINE
 _FRAMING = rb"(?:(?i:content-length): (0|[1-9][0-9]{0,17})|(?i:transfer-encoding): chunked)\r\n"
@@ -34,9 +33,10 @@ def plain_request_head(data: bytes, start: int, limits: HeadLimits) -> tuple[Req
     method, target, lines = match.groups()
     if b" \r" in lines or len(target) > limits.target_bytes:
         return None
-    fields = [(name.lower(), value) for name, value in _FIELD.findall(lines)]
-    values = dict(fields)
-    if len(values) < len(fields) or len(fields) > limits.fields or not _UNUSUAL.isdisjoint(values):
+    headers = Headers.unread(lines)
+    values = headers.joined()
+    count = lines.count(b"\n")
+    if len(values) < count or count > limits.fields or not _UNUSUAL.isdisjoint(values):
         return None
     length = values.get(b"content-length", b"0")
     connection = values.get(b"connection", b"keep-alive")
@@ -44,8 +44,7 @@ def plain_request_head(data: bytes, start: int, limits: HeadLimits) -> tuple[Req
         return None
     if connection.lower() != b"keep-alive":
         return None
-    head = RequestHead(method, target, Headers.trusted(fields), int(length), keep_alive=True, expect_continue=False)
-    return head, match.end()
+    return RequestHead(method, target, headers, int(length), keep_alive=True, expect_continue=False), match.end()
 
 
 def plain_response_head(data: bytes, start: int, limits: HeadLimits) -> tuple[ResponseHead, int] | None:

@@ -74,6 +74,14 @@ def test_without_leaves_out_every_field_of_the_names_also_inherited_ones() -> No
     assert headers.get_all(b"a") == [b"1", b"3"]
 
 
+def test_joined_gives_each_name_once_with_the_values_of_repeated_ones_in_order() -> None:
+    headers = Headers([(b"a", b"1"), (b"b", b"2"), (b"a", b"3")]).plus((b"a", b"4"), (b"c", b""))
+    assert dict(headers.joined()) == {b"a": b"1, 3, 4", b"b": b"2", b"c": b""}
+    assert list(headers.joined()) == [b"a", b"b", b"c"]
+    assert dict(Headers.unread(b"B: 1\r\nA: 2\r\n").joined()) == {b"b": b"1", b"a": b"2"}
+    assert not Headers().joined()
+
+
 def test_the_repr_shows_names_and_no_values() -> None:
     headers = Headers([(b"Authorization", b"Bearer s3cret")]).plus((b"x", b"hidden"))
     assert repr(headers) == "<Headers authorization, x>"
