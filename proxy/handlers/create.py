@@ -1,5 +1,6 @@
 """POST /v1/proxy: check, ask the upstream, start the transfer, answer with a pre-signed URL (protocol: Create)."""
 
+import secrets
 import time
 from dataclasses import dataclass
 from uuid import uuid4
@@ -117,6 +118,7 @@ class Create:
             content_encoding=content_encoding(answer.headers),
             passed=tuple(passed_headers(answer.headers, passed)),
             fingerprint=request_print,
+            transfer=secrets.token_hex(8) if request_print else "",  # without a key the stream's id is used once
         )
         try:
             await self._transfers.start(stream_id, answer.body, record)

@@ -21,13 +21,17 @@ _JSON = b"application/json"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of a stream. Header values are as the upstream sent them."""
+    """What is known of a stream. Header values are as the upstream sent them.
+
+    `transfer` tells the streams apart that one idempotency key may have had, one after the other.
+    """
 
     content_type: bytes
     status: int
     content_encoding: bytes | None = None
     passed: tuple[Field, ...] = ()
     fingerprint: str = ""
+    transfer: str = ""
     outcome: Outcome | None = None
 
     def encode(self) -> bytes:
@@ -39,6 +43,8 @@ class Record:
             facts["headers"] = [[_text(name), _text(value)] for name, value in self.passed]
         if self.fingerprint:
             facts["fingerprint"] = self.fingerprint
+        if self.transfer:
+            facts["transfer"] = self.transfer
         return json.dumps(facts, ensure_ascii=True).encode()
 
     @classmethod
@@ -53,6 +59,7 @@ class Record:
                 content_encoding=None if encoding is None else _value(encoding),
                 passed=tuple(Headers((n.encode("latin-1"), v.encode("latin-1")) for n, v in facts.get("headers", ()))),
                 fingerprint=str(facts.get("fingerprint", "")),
+                transfer=str(facts.get("transfer", "")),
             )
             for message in rest:
                 record = replace(record, outcome=Outcome(message["outcome"]))

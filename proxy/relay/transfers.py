@@ -266,6 +266,8 @@ class Transfers:
         budget, pause = self._settings.close_budget, self._settings.retry.longest_delay
         while True:
             try:
+                if transfer.is_left_open and not await self._is_its_stream(transfer):
+                    return
                 await work(budget)
                 break
             except StorageError as error:
@@ -282,6 +284,15 @@ class Transfers:
             budget, pause = 0.0, min(2 * pause, self._settings.longest_pause)
         if transfer.is_left_open:
             logger.warning("stream %s is closed after all: %s", transfer.stream_id, outcome.value)
+
+    async def _is_its_stream(self, transfer: Transfer) -> bool:
+        """Whether the stream is still the one that `transfer` made: it may have expired, its key been used elsewhere.
+
+        Raises StorageError.
+        """
+        self._records.forget(transfer.stream_id)
+        record = await self._records.get(transfer.stream_id)
+        return record is None or record.transfer == transfer.record.transfer
 
     # All of them
 

@@ -25,6 +25,7 @@ RECORDS_OF_ALL_KINDS = st.builds(
     content_encoding=st.none() | VALUES,
     passed=st.lists(st.tuples(NAMES, VALUES), max_size=4).map(tuple),
     fingerprint=st.text(),
+    transfer=st.text(),
 )
 
 
@@ -69,7 +70,7 @@ def test_anything_else_is_a_value_error(content: bytes) -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
 def test_any_json_in_place_of_a_fact_is_a_record_or_a_value_error(value: object) -> None:
-    for name in ("contentType", "status", "contentEncoding", "headers", "fingerprint"):
+    for name in ("contentType", "status", "contentEncoding", "headers", "fingerprint", "transfer"):
         facts = {"contentType": "text/plain", "status": 200} | {name: value}
         try:
             record = Record.decode(json.dumps([facts]).encode())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -483,6 +484,30 @@ def test_a_stream_that_is_left_open_holds_nobody_up(who: str) -> None:
             began += 100
         await relay.aclose()
         assert asyncio.get_running_loop().time() - began < 3
+
+    run_in_virtual_time(main())
+
+
+def test_an_end_that_comes_late_is_not_that_of_a_new_stream_of_the_same_key_elsewhere() -> None:
+    async def main() -> None:
+        memory = MemoryStorage()
+        failing = Failing(memory, when=lambda _: True)
+        cut_off, other = Relay.over(failing), Relay.over(memory)
+        old, new = Tap(), Tap()
+        await cut_off.start(old, record=replace(RECORD, transfer="old"))
+        failing.always = lost()
+        old.feed(b"one")
+        await asyncio.sleep(1000)
+        memory.streams.clear()  # expired
+        await other.start(new, record=replace(RECORD, transfer="new"))
+        new.feed(b"new")
+        failing.always = None
+        await ended(cut_off)
+        new.body.end()
+        await ended(other)
+        assert ending(memory) == (b"new", True, None)
+        await cut_off.aclose()
+        await other.aclose()
 
     run_in_virtual_time(main())
 
