@@ -42,7 +42,7 @@ from proxy.wire.events import HeadLimits
 __all__ = ["App", "server_limits"]
 
 _STREAMS_ROOT = "/v1/streams/"
-_READ_BYTES = 256_000  # the most that uvloop reads at once
+_READ_BYTES = 256_000  # the most that uvloop reads at once; asyncio's own loop takes 2 % more
 
 
 def server_limits(config: Config) -> ServerLimits:
@@ -195,14 +195,14 @@ def _pools(config: Config, tls: ssl.SSLContext) -> _Pools:
         tls, timeout=config.connect_timeout_seconds, dns_cache=config.dns_cache_seconds, forbidden=forbidden
     )
     head = HeadLimits(config.max_upstream_head_bytes, config.max_head_fields, config.max_target_bytes)
-    # Below the mark one read more may come: together they are no more than may wait.
+    # Below the mark one read more may come: together they are what may wait, and the largest append.
     mark = max(config.max_waiting_bytes - _READ_BYTES, config.max_waiting_bytes // 64)
     waiting = PipeLimits(mark, Budget(config.max_waiting_bytes_total))
     reading = PipeLimits(config.max_reader_bytes, Budget(config.max_waiting_bytes_total))
     upstream = PoolLimits(
         head=head,
         body=waiting,
-        request_piece=2 * config.max_waiting_bytes,  # no append is larger: one goes out as it is
+        request_piece=mark + _READ_BYTES,  # an append goes out as it is
         total=config.upstream_connections,
         per_origin=config.upstream_connections_per_origin,
         wait=config.pool_timeout_seconds,

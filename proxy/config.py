@@ -191,6 +191,7 @@ class Config:
     )
     lingering_seconds: float = _setting(2.0, "After a refusal what still comes is ignored for this long", unit="s")
     flush_seconds: float = _setting(10.0, "At shutdown the last appends get this long", unit="s")
+    farewell_seconds: float = _setting(2.0, "After that, readers get this long to be told", unit="s")
     sweep_seconds: float = _setting(0.25, "How often deadlines are looked over", unit="s", minimum=0.001)
 
     # The embedded store

@@ -19,8 +19,6 @@ from proxy.net.listen import bind_tcp, bind_unix
 
 __all__ = ["ProxyServer", "create_proxy_server"]
 
-_READERS_SECONDS = 2.0  # after the last stream was closed its readers get this long to be told
-
 
 class ProxyServer:
     """A running proxy. `async with` stops it at the end of the block."""
@@ -43,6 +41,7 @@ class ProxyServer:
         self.url = f"unix:{config.uds}" if config.uds else f"http://{_bracketed(config.host)}:{self.port}"
         self._app.open()
         self._http.serve(sockets)
+        self._farewell_seconds = config.farewell_seconds
         self._tasks = Tasks("server")
         self._stopping: asyncio.Task[None] | None = None
 
@@ -72,7 +71,7 @@ class ProxyServer:
         await self._app.end_transfers()
         await self._http.stop_accepting()
         self._http.drain()
-        with anyio.move_on_after(_READERS_SECONDS):
+        with anyio.move_on_after(self._farewell_seconds):
             await self._http.wait_requests()
         await self._http.aclose()
         await self._app.aclose()

@@ -80,8 +80,6 @@ class Claims:
         self._storage = storage
         self._records = records
         self._settings = settings
-        self._patience = settings.patience
-        self._poll = settings.poll
         self._tasks = Tasks("claim")
 
     async def resolve(self, stream_id: str, request: str) -> Replay | Claim:
@@ -90,14 +88,14 @@ class Claims:
         Raises Refusal when the key belongs to another request, StorageError.
         """
         clock = asyncio.get_running_loop().time
-        give_up = clock() + 2 * self._patience
+        give_up = clock() + 2 * self._settings.patience
         token = secrets.token_hex(16)
         while True:
             if await self._replay(stream_id, request) is not None:
                 await self._settled(stream_id)
                 if (replay := await self._replay(stream_id, request)) is not None:
                     return replay
-            claim = Claim(stream_id, clock() + self._patience)
+            claim = Claim(stream_id, clock() + self._settings.patience)
             if await self._claim_or_withdraw(stream_id, request, token):
                 try:
                     replay = await self._replay(stream_id, request)  # the one before us may have finished in between
@@ -137,7 +135,7 @@ class Claims:
 
     async def _claim(self, stream_id: str, request: str, token: str) -> bool:
         """Whether the claim is ours: it did not exist, or it is the one that we made before an answer was lost."""
-        expires = datetime.now(UTC) + timedelta(seconds=self._patience)
+        expires = datetime.now(UTC) + timedelta(seconds=self._settings.patience)
         lifetime = (b"stream-expires-at", expires.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode())
         name = _claim_name(stream_id)
         content = json.dumps({"fingerprint": request, "token": token}).encode()
@@ -156,11 +154,11 @@ class Claims:
 
     async def _wait(self, stream_id: str) -> None:
         """Return when the claim has ended, by success, failure or age."""
-        give_up = asyncio.get_running_loop().time() + self._patience
-        delay = self._poll
+        give_up = asyncio.get_running_loop().time() + self._settings.patience
+        delay = self._settings.poll
         while asyncio.get_running_loop().time() < give_up:
             await asyncio.sleep(delay)
-            delay = min(2 * delay, 20 * self._poll)
+            delay = min(2 * delay, 20 * self._settings.poll)
             metadata = await self._storage.head(_claim_name(stream_id))
             if metadata is None or await self._storage.head(stream_id) is not None:
                 return
@@ -171,7 +169,7 @@ class Claims:
         while asyncio.get_running_loop().time() < give_up:
             if await self._storage.head(_claim_name(stream_id)) is None:
                 return
-            await asyncio.sleep(self._poll)
+            await asyncio.sleep(self._settings.poll)
 
     async def prepare(self, stream_id: str) -> None:
         """Remove what an ended stream of the same key left behind, so that the new one starts empty."""

@@ -3,12 +3,14 @@
 Owns the part of the Body protocol that does not depend on where the bytes come from.
 """
 
+from abc import ABC, abstractmethod
+
 from proxy.http.message import BodyError, Buffer, Cut, first_bytes
 
 __all__ = ["PulledBody"]
 
 
-class PulledBody:
+class PulledBody(ABC):
     """A body whose bytes `_make` makes, none at the end. A `_make` that is cancelled has used up nothing."""
 
     def __init__(self, length: int | None) -> None:
@@ -17,8 +19,9 @@ class PulledBody:
         self._cut: Cut | None = None
         self._ended = False
 
+    @abstractmethod
     async def _make(self) -> list[Buffer]:
-        raise NotImplementedError
+        """The next bytes."""
 
     @property
     def ended(self) -> bool:

@@ -8,6 +8,7 @@ every later `receive`, `receive_eof` or `next_request` raises it. A fault with n
 once. Either way nothing that a peer sends makes a codec raise anything but PeerError.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from enum import Enum
 from http import HTTPStatus
@@ -54,7 +55,7 @@ def encode_chunk(parts: Iterable[Buffer]) -> list[Buffer]:
     return [b"%x\r\n" % size, *payload, b"\r\n"] if size else []
 
 
-class _Codec(Generic[HeadT]):
+class _Codec(ABC, Generic[HeadT]):
     """What both sides share: where in a message they are, and its body's framing."""
 
     def __init__(self, limits: HeadLimits, *, is_server: bool) -> None:
@@ -83,8 +84,9 @@ class _Codec(Generic[HeadT]):
             self._receive_after_end(data)
         return None, [], False
 
+    @abstractmethod
     def _receive_head(self, data: bytes) -> Received[HeadT]:
-        raise NotImplementedError
+        """What is in `data` while a head is awaited or has begun. Raises PeerError."""
 
     def _receive_body(self, head: HeadT | None, data: bytes, start: int) -> Received[HeadT]:
         """What of the body is in `data[start:]`, after `head`."""
@@ -105,8 +107,9 @@ class _Codec(Generic[HeadT]):
         if rest:
             self._receive_after_end(rest)
 
+    @abstractmethod
     def _receive_after_end(self, data: bytes) -> None:
-        raise NotImplementedError
+        """Bytes that follow a message's end."""
 
 
 class ServerCodec(_Codec[RequestHead]):

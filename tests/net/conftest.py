@@ -1,23 +1,5 @@
-"""Every asynchronous test here runs on asyncio's own loop and on uvloop, and must leave no task behind."""
+"""Both event loops."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from tests.kit.both_loops import no_task_is_left, pytest_asyncio_loop_factories
 
-import pytest
-import uvloop
-
-
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-@pytest.fixture(autouse=True)
-async def no_task_is_left() -> AsyncIterator[None]:
-    before = asyncio.all_tasks()
-    failures: list[dict[str, object]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-    yield
-    for _ in range(3):  # streams of the test itself close on the loop's next turns
-        await asyncio.sleep(0)
-    assert not asyncio.all_tasks() - before - {asyncio.current_task()}
-    assert not failures
+__all__ = ["no_task_is_left", "pytest_asyncio_loop_factories"]
