@@ -14,7 +14,7 @@ from proxy.handlers.bounds import Counted
 from proxy.handlers.events import ClosingEvents
 from proxy.http.message import Body, BodyError, Buffer, Cut, Parts
 from proxy.streams.client import StorageError
-from tests.kit.virtual_time import run_in_virtual_time
+from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
 from tests.relay.kit import Scripted, Tap
 
 CLOSING = b'event: control\ndata: {"streamNextOffset":"9","streamClosed":true}\n\n'
@@ -92,50 +92,46 @@ def test_every_split_of_a_whole_read(size: int) -> None:
     assert rewritten(pieces) == data[: -len(CLOSING)] + CLOSED
 
 
-def test_the_outcome_is_asked_for_once_and_only_at_the_end() -> None:
-    async def main() -> None:
-        asked: list[int] = []
+@in_virtual_time
+async def test_the_outcome_is_asked_for_once_and_only_at_the_end() -> None:
+    asked: list[int] = []
 
-        async def outcome() -> bytes:
-            asked.append(1)
-            return b"complete"
+    async def outcome() -> bytes:
+        asked.append(1)
+        return b"complete"
 
-        tap = Tap()
-        events = ClosingEvents(tap.body, outcome, 15.0, 1e9)
-        tap.feed(b'event: control\ndata: {"streamNextOffset":"1"}\n\n')
-        assert await events.take()
-        assert not asked
-        tap.feed(CLOSING)
-        (event,) = await events.take()
-        assert json.loads(bytes(event).split(b"data:")[1])["upstreamOutcome"] == "complete"
-        tap.body.end()
-        assert await events.take() == ()
-        assert asked == [1]
-        assert events.ended
-
-    run_in_virtual_time(main())
+    tap = Tap()
+    events = ClosingEvents(tap.body, outcome, 15.0, 1e9)
+    tap.feed(b'event: control\ndata: {"streamNextOffset":"1"}\n\n')
+    assert await events.take()
+    assert not asked
+    tap.feed(CLOSING)
+    (event,) = await events.take()
+    assert json.loads(bytes(event).split(b"data:")[1])["upstreamOutcome"] == "complete"
+    tap.body.end()
+    assert await events.take() == ()
+    assert asked == [1]
+    assert events.ended
 
 
-def test_data_is_not_held_back_and_a_control_event_is_until_it_is_whole() -> None:
-    async def main() -> None:
-        tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 1000.0, 1e9)
-        tap.feed(b"event: data\ndata: half")
-        assert b"".join(await events.take()) == b"event: data\ndata: half"
-        tap.feed(b" done\n\nevent: con")
-        assert b"".join(await events.take()) == b" done\n\n"
-        taking = asyncio.ensure_future(events.take())
-        tap.feed(b"trol\ndata: {}")
-        await asyncio.sleep(1)
-        assert not taking.done()
-        tap.feed(b"\n\n")
-        assert b"".join(await taking) == b"event: control\ndata: {}\n\n"
-        tap.feed(b"event: control\ndata: never en")
-        tap.body.end()
-        assert not events.ended
-        assert await whole(events) == b"event: control\ndata: never en"
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_data_is_not_held_back_and_a_control_event_is_until_it_is_whole() -> None:
+    tap = Tap()
+    events = ClosingEvents(tap.body, aborted, 1000.0, 1e9)
+    tap.feed(b"event: data\ndata: half")
+    assert b"".join(await events.take()) == b"event: data\ndata: half"
+    tap.feed(b" done\n\nevent: con")
+    assert b"".join(await events.take()) == b" done\n\n"
+    taking = asyncio.ensure_future(events.take())
+    tap.feed(b"trol\ndata: {}")
+    await asyncio.sleep(1)
+    assert not taking.done()
+    tap.feed(b"\n\n")
+    assert b"".join(await taking) == b"event: control\ndata: {}\n\n"
+    tap.feed(b"event: control\ndata: never en")
+    tap.body.end()
+    assert not events.ended
+    assert await whole(events) == b"event: control\ndata: never en"
 
 
 def test_silence_gets_a_comment_between_events_and_none_inside_one() -> None:
@@ -163,37 +159,35 @@ def test_silence_gets_a_comment_between_events_and_none_inside_one() -> None:
     run_in_virtual_time(main())
 
 
-def test_silence_counts_from_the_last_wait_and_costs_one_timer_however_many_events_come() -> None:
-    async def main() -> None:
-        tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 15.0, 40.0)
-        loop = asyncio.get_running_loop()
-        timers = 0
-        call_at = loop.call_at
+@in_virtual_time
+async def test_silence_counts_from_the_last_wait_and_costs_one_timer_however_many_events_come() -> None:
+    tap = Tap()
+    events = ClosingEvents(tap.body, aborted, 15.0, 40.0)
+    loop = asyncio.get_running_loop()
+    timers = 0
+    call_at = loop.call_at
 
-        def counting(*args: Any, **more: Any) -> asyncio.TimerHandle:
-            nonlocal timers
-            timers += 1
-            return call_at(*args, **more)
+    def counting(*args: Any, **more: Any) -> asyncio.TimerHandle:
+        nonlocal timers
+        timers += 1
+        return call_at(*args, **more)
 
-        loop.call_at = counting  # type: ignore[method-assign, assignment]  # this test's own loop
-        for _ in range(1000):
-            taking = asyncio.ensure_future(events.take())
-            await asyncio.sleep(0.04)  # a timer of the test's
-            tap.feed(b"event: data\ndata: x\n\n")
-            assert await taking == (b"event: data\ndata: x\n\n",)
-        assert timers - 1000 <= 40 / 15 + 1
-        last = loop.time()
-        await asyncio.sleep(20)  # the reader is slow: that is no silence of storage's
-        for number in (1, 2):
-            assert await events.take() == (b": keep-alive\n\n",)
-            assert loop.time() == pytest.approx(last + 20 + 15 * number)
-        with pytest.raises(BodyError) as caught:
-            await events.take()
-        assert caught.value.cut is Cut.IDLE
-        assert tap.is_cut
-
-    run_in_virtual_time(main())
+    loop.call_at = counting  # type: ignore[method-assign, assignment]  # this test's own loop
+    for _ in range(1000):
+        taking = asyncio.ensure_future(events.take())
+        await asyncio.sleep(0.04)  # a timer of the test's
+        tap.feed(b"event: data\ndata: x\n\n")
+        assert await taking == (b"event: data\ndata: x\n\n",)
+    assert timers - 1000 <= 40 / 15 + 1
+    last = loop.time()
+    await asyncio.sleep(20)  # the reader is slow: that is no silence of storage's
+    for number in (1, 2):
+        assert await events.take() == (b": keep-alive\n\n",)
+        assert loop.time() == pytest.approx(last + 20 + 15 * number)
+    with pytest.raises(BodyError) as caught:
+        await events.take()
+    assert caught.value.cut is Cut.IDLE
+    assert tap.is_cut
 
 
 def test_a_cancellation_in_the_moment_of_silence_is_none_of_silence_s() -> None:
@@ -251,72 +245,62 @@ def test_a_reader_who_has_gone_leaves_no_timer() -> None:
         run_in_virtual_time(main(aborts=aborts))
 
 
-def test_whole_events_pass_in_the_buffer_they_came_in() -> None:
-    async def main() -> None:
-        tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
-        whole_ones = b'event: data\ndata: x\n\nevent: control\ndata: {"streamNextOffset":"1"}\n\n' * 100
-        for buffer in (whole_ones, memoryview(whole_ones)):
-            tap.feed(buffer)
-            (passed,) = await events.take()
-            assert passed is buffer
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_whole_events_pass_in_the_buffer_they_came_in() -> None:
+    tap = Tap()
+    events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+    whole_ones = b'event: data\ndata: x\n\nevent: control\ndata: {"streamNextOffset":"1"}\n\n' * 100
+    for buffer in (whole_ones, memoryview(whole_ones)):
+        tap.feed(buffer)
+        (passed,) = await events.take()
+        assert passed is buffer
 
 
-def test_a_body_that_breaks_off_breaks_off() -> None:
-    async def main() -> None:
-        events = ClosingEvents(Scripted([b"event: data\ndata: x"], Cut.RESET), aborted, 15.0, 1e9)
-        assert b"".join(await events.take()) == b"event: data\ndata: x"
-        with pytest.raises(BodyError):
-            await events.take()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_body_that_breaks_off_breaks_off() -> None:
+    events = ClosingEvents(Scripted([b"event: data\ndata: x"], Cut.RESET), aborted, 15.0, 1e9)
+    assert b"".join(await events.take()) == b"event: data\ndata: x"
+    with pytest.raises(BodyError):
+        await events.take()
 
 
-def test_an_outcome_that_storage_cannot_tell_breaks_the_read_off() -> None:
-    async def main() -> None:
-        async def fails() -> bytes:
-            raise StorageError("down")
+@in_virtual_time
+async def test_an_outcome_that_storage_cannot_tell_breaks_the_read_off() -> None:
+    async def fails() -> bytes:
+        raise StorageError("down")
 
-        events = ClosingEvents(Scripted([b"event: data\ndata: x\n\n", CLOSING]), fails, 15.0, 1e9)
-        assert b"".join(await events.take()) == b"event: data\ndata: x\n\n"
-        with pytest.raises(BodyError) as caught:
-            await events.take()
-        assert caught.value.cut is Cut.RESET
-
-    run_in_virtual_time(main())
+    events = ClosingEvents(Scripted([b"event: data\ndata: x\n\n", CLOSING]), fails, 15.0, 1e9)
+    assert b"".join(await events.take()) == b"event: data\ndata: x\n\n"
+    with pytest.raises(BodyError) as caught:
+        await events.take()
+    assert caught.value.cut is Cut.RESET
 
 
-def test_a_cancelled_take_loses_nothing_and_an_abort_reaches_storage() -> None:
-    async def main() -> None:
-        tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
-        taking = asyncio.ensure_future(events.take())
-        await asyncio.sleep(1)
-        taking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await taking
-        tap.feed(b": kept\n\n")
-        assert await events.take() == (b": kept\n\n",)
-        events.abort(Cut.GONE)
-        assert tap.is_cut
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_cancelled_take_loses_nothing_and_an_abort_reaches_storage() -> None:
+    tap = Tap()
+    events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+    taking = asyncio.ensure_future(events.take())
+    await asyncio.sleep(1)
+    taking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    tap.feed(b": kept\n\n")
+    assert await events.take() == (b": kept\n\n",)
+    events.abort(Cut.GONE)
+    assert tap.is_cut
 
 
-def test_a_large_event_passes_in_the_buffers_it_came_in() -> None:
-    async def main() -> None:
-        big = b"event: data\ndata:" + b"x" * 100_000
-        tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
-        tap.feed(big)
-        assert (await events.take())[0] is big
-        more = b"y" * 100_000
-        tap.feed(more, b"z\n\n")
-        assert (await events.take())[0] is more
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_large_event_passes_in_the_buffers_it_came_in() -> None:
+    big = b"event: data\ndata:" + b"x" * 100_000
+    tap = Tap()
+    events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+    tap.feed(big)
+    assert (await events.take())[0] is big
+    more = b"y" * 100_000
+    tap.feed(more, b"z\n\n")
+    assert (await events.take())[0] is more
 
 
 def test_a_place_is_left_once_however_it_is_left() -> None:

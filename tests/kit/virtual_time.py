@@ -4,12 +4,14 @@ Only for what needs no socket and no thread.
 """
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["run_in_virtual_time"]
+__all__ = ["in_virtual_time", "run_in_virtual_time"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -50,3 +52,13 @@ def run_in_virtual_time(work: Coroutine[Any, Any, T], *, limit: float = 100_000.
 
     with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
         return runner.run(bounded())
+
+
+def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test that is run by `run_in_virtual_time`."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        run_in_virtual_time(test(*args, **kwargs))
+
+    return run

@@ -16,7 +16,7 @@ from proxy.store import open_store
 from proxy.streams.client import StorageError
 from tests.kit.handlers import Failing, Recording, answer, lost
 from tests.kit.memory_storage import MemoryStorage
-from tests.kit.virtual_time import run_in_virtual_time
+from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
 from tests.relay.kit import ID, Relay
 from tests.store.settings import SETTINGS
 
@@ -52,85 +52,77 @@ def test_two_requests_are_the_same_only_when_method_url_and_body_are(
     assert (fingerprint(*one) == fingerprint(*other)) is (one == other)
 
 
-def test_the_first_gets_the_claim_and_a_later_one_the_stream() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay, claims = claims_over(memory)
-        claim = await claims.resolve(ID, PRINT)
-        assert isinstance(claim, Claim)
-        await make(relay)
-        claims.release(claim)
-        await claims.aclose()
-        assert memory.named(CLAIM) is None
-        assert await claims.resolve(ID, PRINT) == Replay(RECORD)
-        with pytest.raises(Refusal) as caught:
-            await claims.resolve(ID, "another")
-        assert caught.value.code is Code.IDEMPOTENCY_CONFLICT
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_the_first_gets_the_claim_and_a_later_one_the_stream() -> None:
+    memory = MemoryStorage()
+    relay, claims = claims_over(memory)
+    claim = await claims.resolve(ID, PRINT)
+    assert isinstance(claim, Claim)
+    await make(relay)
+    claims.release(claim)
+    await claims.aclose()
+    assert memory.named(CLAIM) is None
+    assert await claims.resolve(ID, PRINT) == Replay(RECORD)
+    with pytest.raises(Refusal) as caught:
+        await claims.resolve(ID, "another")
+    assert caught.value.code is Code.IDEMPOTENCY_CONFLICT
 
 
 @pytest.mark.parametrize("proxies", [1, 2])
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_of_many_at_once_one_calls_and_when_it_fails_the_next(proxies: int, succeeds: bool) -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        houses = [claims_over(memory) for _ in range(proxies)]
-        calls = 0
-        running = 0
+@in_virtual_time
+async def test_of_many_at_once_one_calls_and_when_it_fails_the_next(proxies: int, succeeds: bool) -> None:
+    memory = MemoryStorage()
+    houses = [claims_over(memory) for _ in range(proxies)]
+    calls = 0
+    running = 0
 
-        async def caller(number: int) -> str:
-            nonlocal calls, running
-            relay, claims = houses[number % proxies]
-            decision = await claims.resolve(ID, PRINT)
-            if isinstance(decision, Replay):
-                return "replayed"
-            calls += 1
-            running += 1
-            assert running == 1, "two calls at once"
-            await asyncio.sleep(3)
-            running -= 1
-            if succeeds:
-                await make(relay)
-            claims.release(decision)
-            return "called"
+    async def caller(number: int) -> str:
+        nonlocal calls, running
+        relay, claims = houses[number % proxies]
+        decision = await claims.resolve(ID, PRINT)
+        if isinstance(decision, Replay):
+            return "replayed"
+        calls += 1
+        running += 1
+        assert running == 1, "two calls at once"
+        await asyncio.sleep(3)
+        running -= 1
+        if succeeds:
+            await make(relay)
+        claims.release(decision)
+        return "called"
 
-        results = await asyncio.gather(*map(caller, range(6)))
-        for _, claims in houses:
-            await claims.aclose()
-        assert calls == results.count("called") == (1 if succeeds else 6)
-        assert memory.named(CLAIM) is None
-
-    run_in_virtual_time(main())
-
-
-def test_another_request_under_a_claimed_key_is_refused_at_once() -> None:
-    async def main() -> None:
-        _, claims = claims_over(MemoryStorage())
-        claim = await claims.resolve(ID, PRINT)
-        with pytest.raises(Refusal) as caught:
-            await claims.resolve(ID, "another")
-        assert caught.value.code is Code.IDEMPOTENCY_CONFLICT
-        assert asyncio.get_running_loop().time() == 0
-        assert isinstance(claim, Claim)
-        claims.release(claim)
+    results = await asyncio.gather(*map(caller, range(6)))
+    for _, claims in houses:
         await claims.aclose()
+    assert calls == results.count("called") == (1 if succeeds else 6)
+    assert memory.named(CLAIM) is None
 
-    run_in_virtual_time(main())
+
+@in_virtual_time
+async def test_another_request_under_a_claimed_key_is_refused_at_once() -> None:
+    _, claims = claims_over(MemoryStorage())
+    claim = await claims.resolve(ID, PRINT)
+    with pytest.raises(Refusal) as caught:
+        await claims.resolve(ID, "another")
+    assert caught.value.code is Code.IDEMPOTENCY_CONFLICT
+    assert asyncio.get_running_loop().time() == 0
+    assert isinstance(claim, Claim)
+    claims.release(claim)
+    await claims.aclose()
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_claim_whose_answer_was_lost_is_known_as_ours(times: int) -> None:
-    async def main() -> None:
-        failing = Failing(MemoryStorage(), when=lambda request: request.method == b"PUT")
-        failing.then(lost(), times=times, after=True)
-        _, claims = claims_over(failing)
-        claim = await claims.resolve(ID, PRINT)
-        assert isinstance(claim, Claim)
-        claims.release(claim)
-        await claims.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_claim_whose_answer_was_lost_is_known_as_ours(times: int) -> None:
+    failing = Failing(MemoryStorage(), when=lambda request: request.method == b"PUT")
+    failing.then(lost(), times=times, after=True)
+    _, claims = claims_over(failing)
+    claim = await claims.resolve(ID, PRINT)
+    assert isinstance(claim, Claim)
+    claims.release(claim)
+    await claims.aclose()
 
 
 def test_a_caller_who_leaves_at_any_moment_frees_the_key() -> None:
@@ -163,71 +155,63 @@ def test_a_caller_who_leaves_at_any_moment_frees_the_key() -> None:
 
 
 @pytest.mark.parametrize("method", [b"HEAD", b"PUT", b"GET"])
-def test_storage_that_fails_while_claiming_leaves_the_key_free(method: bytes) -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        failing = Failing(memory, when=lambda request: request.method == method)
-        failing.then(answer(500), times=1, after=True)
-        relay, claims = claims_over(failing)
-        if method == b"GET":
-            await relay.storage.create(CLAIM, b"application/json", (b"stream-ttl", b"9"), b'{"a":1}')
-        with pytest.raises(StorageError):
-            await claims.resolve(ID, PRINT)
-        await claims.aclose()
-        assert memory.named(CLAIM) is None or method == b"GET"
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_storage_that_fails_while_claiming_leaves_the_key_free(method: bytes) -> None:
+    memory = MemoryStorage()
+    failing = Failing(memory, when=lambda request: request.method == method)
+    failing.then(answer(500), times=1, after=True)
+    relay, claims = claims_over(failing)
+    if method == b"GET":
+        await relay.storage.create(CLAIM, b"application/json", (b"stream-ttl", b"9"), b'{"a":1}')
+    with pytest.raises(StorageError):
+        await claims.resolve(ID, PRINT)
+    await claims.aclose()
+    assert memory.named(CLAIM) is None or method == b"GET"
 
 
-def test_a_failure_of_the_second_look_gives_the_claim_back() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        heads = 0
+@in_virtual_time
+async def test_a_failure_of_the_second_look_gives_the_claim_back() -> None:
+    memory = MemoryStorage()
+    heads = 0
 
-        async def handler(request: Request) -> Response:
-            nonlocal heads
-            if request.method == b"HEAD":
-                heads += 1
-                if heads == 2:
-                    return await answer(500)(request)
-            return await memory(request)
+    async def handler(request: Request) -> Response:
+        nonlocal heads
+        if request.method == b"HEAD":
+            heads += 1
+            if heads == 2:
+                return await answer(500)(request)
+        return await memory(request)
 
-        _, claims = claims_over(handler)
-        with pytest.raises(StorageError):
-            await claims.resolve(ID, PRINT)
-        await claims.aclose()
-        assert memory.named(CLAIM) is None
-
-    run_in_virtual_time(main())
+    _, claims = claims_over(handler)
+    with pytest.raises(StorageError):
+        await claims.resolve(ID, PRINT)
+    await claims.aclose()
+    assert memory.named(CLAIM) is None
 
 
-def test_a_claim_that_never_ends_is_not_waited_for_for_ever() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()  # in which nothing expires
-        _, dead = claims_over(memory)
-        await dead.resolve(ID, PRINT)
-        recording = Recording(memory)
-        _, claims = claims_over(recording, patience=20.0)
-        with pytest.raises(StorageError):
-            await claims.resolve(ID, PRINT)
-        assert asyncio.get_running_loop().time() < 61
-        assert len(recording.seen) < 400
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_claim_that_never_ends_is_not_waited_for_for_ever() -> None:
+    memory = MemoryStorage()  # in which nothing expires
+    _, dead = claims_over(memory)
+    await dead.resolve(ID, PRINT)
+    recording = Recording(memory)
+    _, claims = claims_over(recording, patience=20.0)
+    with pytest.raises(StorageError):
+        await claims.resolve(ID, PRINT)
+    assert asyncio.get_running_loop().time() < 61
+    assert len(recording.seen) < 400
 
 
-def test_a_claim_that_may_be_another_s_by_now_is_left_alone() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        _, claims = claims_over(memory, patience=20.0)
-        claim = await claims.resolve(ID, PRINT)
-        assert isinstance(claim, Claim)
-        await asyncio.sleep(21)
-        claims.release(claim)
-        await claims.aclose()
-        assert memory.named(CLAIM) is not None
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_claim_that_may_be_another_s_by_now_is_left_alone() -> None:
+    memory = MemoryStorage()
+    _, claims = claims_over(memory, patience=20.0)
+    claim = await claims.resolve(ID, PRINT)
+    assert isinstance(claim, Claim)
+    await asyncio.sleep(21)
+    claims.release(claim)
+    await claims.aclose()
+    assert memory.named(CLAIM) is not None
 
 
 async def test_the_claim_of_one_who_died_expires_and_the_next_gets_it(tmp_path: Path) -> None:
@@ -241,40 +225,36 @@ async def test_the_claim_of_one_who_died_expires_and_the_next_gets_it(tmp_path: 
         await claims.aclose()
 
 
-def test_what_an_expired_stream_left_is_removed_before_the_key_is_used_again() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay, claims = claims_over(memory)
-        await make(relay)
-        await relay.storage.delete(ID)  # its record outlives it
-        claim = await claims.resolve(ID, "another")
-        assert isinstance(claim, Claim)
-        await claims.prepare(ID)
-        assert list(memory.streams) == [f"/v1/streams/{CLAIM}"]
-        claims.release(claim)
-        await claims.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_what_an_expired_stream_left_is_removed_before_the_key_is_used_again() -> None:
+    memory = MemoryStorage()
+    relay, claims = claims_over(memory)
+    await make(relay)
+    await relay.storage.delete(ID)  # its record outlives it
+    claim = await claims.resolve(ID, "another")
+    assert isinstance(claim, Claim)
+    await claims.prepare(ID)
+    assert list(memory.streams) == [f"/v1/streams/{CLAIM}"]
+    claims.release(claim)
+    await claims.aclose()
 
 
-def test_a_stream_that_its_maker_may_still_remove_is_no_answer_yet() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay, claims = claims_over(memory)
-        claim = await claims.resolve(ID, PRINT)
-        assert isinstance(claim, Claim)
-        await make(relay)
-        second = asyncio.ensure_future(claims.resolve(ID, PRINT))
-        await asyncio.sleep(0.5)
-        assert not second.done()
-        await relay.storage.delete(ID)  # the first caller has left
-        claims.release(claim)
-        claim = await second
-        assert isinstance(claim, Claim)
-        await make(relay)
-        assert isinstance(await claims.resolve(ID, PRINT), Replay)  # its maker died: after a while the stream counts
-        assert asyncio.get_running_loop().time() < 5
-        claims.release(claim)
-        await claims.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_stream_that_its_maker_may_still_remove_is_no_answer_yet() -> None:
+    memory = MemoryStorage()
+    relay, claims = claims_over(memory)
+    claim = await claims.resolve(ID, PRINT)
+    assert isinstance(claim, Claim)
+    await make(relay)
+    second = asyncio.ensure_future(claims.resolve(ID, PRINT))
+    await asyncio.sleep(0.5)
+    assert not second.done()
+    await relay.storage.delete(ID)  # the first caller has left
+    claims.release(claim)
+    claim = await second
+    assert isinstance(claim, Claim)
+    await make(relay)
+    assert isinstance(await claims.resolve(ID, PRINT), Replay)  # its maker died: after a while the stream counts
+    assert asyncio.get_running_loop().time() < 5
+    claims.release(claim)
+    await claims.aclose()

@@ -11,7 +11,7 @@ from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
 from tests.kit.handlers import Failing, Recording, answer
 from tests.kit.memory_storage import MemoryStorage, Stored
-from tests.kit.virtual_time import run_in_virtual_time
+from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
 from tests.relay.kit import ID, RETRY, Relay, Scripted, Tap
 
 PACE = Pace(linger=0.005, batch_bytes=100)
@@ -37,24 +37,22 @@ def stored() -> tuple[MemoryStorage, Stored]:
     ],
 )
 @pytest.mark.parametrize("batches", [[], [b"one", b"two"]])
-def test_a_cut_body_leaves_the_stream_open_with_all_that_came(cut: Cut, outcome: Outcome, batches: list[bytes]) -> None:
-    async def main() -> None:
-        memory, stream = stored()
+@in_virtual_time
+async def test_a_cut_body_leaves_the_stream_open_with_all_that_came(
+    cut: Cut, outcome: Outcome, batches: list[bytes]
+) -> None:
+    memory, stream = stored()
+    producer = Producer(Relay.over(memory).storage, ID, OCTETS, RETRY)
+    assert await pump(Scripted(batches, cut), producer, PACE, Watch()) is outcome
+    assert (stream.data, stream.is_closed) == (b"".join(batches), False)
+
+
+@in_virtual_time
+async def test_every_cut_has_an_outcome() -> None:
+    for cut in Cut:
+        memory, _ = stored()
         producer = Producer(Relay.over(memory).storage, ID, OCTETS, RETRY)
-        assert await pump(Scripted(batches, cut), producer, PACE, Watch()) is outcome
-        assert (stream.data, stream.is_closed) == (b"".join(batches), False)
-
-    run_in_virtual_time(main())
-
-
-def test_every_cut_has_an_outcome() -> None:
-    async def main() -> None:
-        for cut in Cut:
-            memory, _ = stored()
-            producer = Producer(Relay.over(memory).storage, ID, OCTETS, RETRY)
-            assert await pump(Scripted([b"x"], cut), producer, PACE, Watch()) is not Outcome.COMPLETE
-
-    run_in_virtual_time(main())
+        assert await pump(Scripted([b"x"], cut), producer, PACE, Watch()) is not Outcome.COMPLETE
 
 
 @pytest.mark.parametrize(
@@ -67,89 +65,81 @@ def test_every_cut_has_an_outcome() -> None:
         (Parts([b"one", b"two"]), 1),
     ],
 )
-def test_a_whole_body_closes_the_stream(body: Body, appends: int) -> None:
-    async def main() -> None:
-        memory, stream = stored()
-        recording = Recording(memory)
-        producer = Producer(Relay.over(recording).storage, ID, OCTETS, RETRY)
-        assert await pump(body, producer, PACE, Watch()) is Outcome.COMPLETE
-        assert stream.is_closed
-        assert stream.data in (b"onetwo", b"")
-        assert len(recording.seen) == appends
-        assert [seen.headers.get(b"producer-seq") for seen in recording.seen] == [b"%d" % n for n in range(appends)]
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_whole_body_closes_the_stream(body: Body, appends: int) -> None:
+    memory, stream = stored()
+    recording = Recording(memory)
+    producer = Producer(Relay.over(recording).storage, ID, OCTETS, RETRY)
+    assert await pump(body, producer, PACE, Watch()) is Outcome.COMPLETE
+    assert stream.is_closed
+    assert stream.data in (b"onetwo", b"")
+    assert len(recording.seen) == appends
+    assert [seen.headers.get(b"producer-seq") for seen in recording.seen] == [b"%d" % n for n in range(appends)]
 
 
-def test_what_arrives_during_an_append_is_the_next_append() -> None:
-    async def main() -> None:
-        memory, stream = stored()
-        tap = Tap()
-        started, go_on = asyncio.Event(), asyncio.Event()
-        recording = Recording(memory)
+@in_virtual_time
+async def test_what_arrives_during_an_append_is_the_next_append() -> None:
+    memory, stream = stored()
+    tap = Tap()
+    started, go_on = asyncio.Event(), asyncio.Event()
+    recording = Recording(memory)
 
-        async def slow(request: Request) -> Response:
-            started.set()
-            await go_on.wait()
-            return await recording(request)
+    async def slow(request: Request) -> Response:
+        started.set()
+        await go_on.wait()
+        return await recording(request)
 
-        producer = Producer(Relay.over(slow).storage, ID, OCTETS, RETRY)
-        task = asyncio.ensure_future(pump(tap.body, producer, PACE, Watch()))
-        tap.feed(b"1")
-        await started.wait()
-        for piece in (b"2", b"3", b"4"):
-            tap.feed(piece)
-        tap.body.end()
-        go_on.set()
-        assert await task is Outcome.COMPLETE
-        assert [seen.body for seen in recording.seen] == [b"1", b"234"]
-        assert stream.is_closed
-
-    run_in_virtual_time(main())
+    producer = Producer(Relay.over(slow).storage, ID, OCTETS, RETRY)
+    task = asyncio.ensure_future(pump(tap.body, producer, PACE, Watch()))
+    tap.feed(b"1")
+    await started.wait()
+    for piece in (b"2", b"3", b"4"):
+        tap.feed(piece)
+    tap.body.end()
+    go_on.set()
+    assert await task is Outcome.COMPLETE
+    assert [seen.body for seen in recording.seen] == [b"1", b"234"]
+    assert stream.is_closed
 
 
-def test_appends_of_a_trickle_are_a_linger_apart_and_a_large_one_is_followed_at_once() -> None:
-    async def main() -> None:
-        memory, _ = stored()
-        times: list[float] = []
-        loop = asyncio.get_running_loop()
+@in_virtual_time
+async def test_appends_of_a_trickle_are_a_linger_apart_and_a_large_one_is_followed_at_once() -> None:
+    memory, _ = stored()
+    times: list[float] = []
+    loop = asyncio.get_running_loop()
 
-        async def timed(request: Request) -> Response:
-            times.append(loop.time())
-            return await memory(request)
+    async def timed(request: Request) -> Response:
+        times.append(loop.time())
+        return await memory(request)
 
-        producer = Producer(Relay.over(timed).storage, ID, OCTETS, RETRY)
-        await pump(Scripted([b"a", b"b", b"c" * 100, b"d"]), producer, PACE, Watch())
-        assert times == pytest.approx([0.0, 0.005, 0.01, 0.01])
-
-    run_in_virtual_time(main())
+    producer = Producer(Relay.over(timed).storage, ID, OCTETS, RETRY)
+    await pump(Scripted([b"a", b"b", b"c" * 100, b"d"]), producer, PACE, Watch())
+    assert times == pytest.approx([0.0, 0.005, 0.01, 0.01])
 
 
-def test_the_watch_runs_only_while_the_upstream_is_waited_for() -> None:
-    async def main() -> None:
-        memory, _ = stored()
-        watch = Watch()
-        seen: list[float | None] = []
+@in_virtual_time
+async def test_the_watch_runs_only_while_the_upstream_is_waited_for() -> None:
+    memory, _ = stored()
+    watch = Watch()
+    seen: list[float | None] = []
 
-        async def looking(request: Request) -> Response:
-            seen.append(watch.waiting_since)
-            return await memory(request)
+    async def looking(request: Request) -> Response:
+        seen.append(watch.waiting_since)
+        return await memory(request)
 
-        tap = Tap()
-        producer = Producer(Relay.over(looking).storage, ID, OCTETS, RETRY)
-        task = asyncio.ensure_future(pump(tap.body, producer, PACE, watch))
-        await asyncio.sleep(7)
-        assert watch.waiting_since == 0.0
-        tap.feed(b"x")
-        await asyncio.sleep(3)
-        assert watch.waiting_since is not None
-        assert 7.0 <= watch.waiting_since < 7.1
-        tap.body.end()
-        await task
-        assert watch.waiting_since is None
-        assert seen[0] is None
-
-    run_in_virtual_time(main())
+    tap = Tap()
+    producer = Producer(Relay.over(looking).storage, ID, OCTETS, RETRY)
+    task = asyncio.ensure_future(pump(tap.body, producer, PACE, watch))
+    await asyncio.sleep(7)
+    assert watch.waiting_since == 0.0
+    tap.feed(b"x")
+    await asyncio.sleep(3)
+    assert watch.waiting_since is not None
+    assert 7.0 <= watch.waiting_since < 7.1
+    tap.body.end()
+    await task
+    assert watch.waiting_since is None
+    assert seen[0] is None
 
 
 @pytest.mark.parametrize("reply", [Reply.GONE, Reply.CLOSED, Reply.FENCED, Reply.GAP])
@@ -175,20 +165,18 @@ def test_what_stops_the_producer_stops_the_pump(reply: Reply) -> None:
     run_in_virtual_time(main())
 
 
-def test_storage_that_stays_away_is_an_error_and_the_upstream_was_paused_meanwhile() -> None:
-    async def main() -> None:
-        memory, _ = stored()
-        failing = Failing(memory)
-        failing.always = answer(503)
-        tap = Tap()
-        producer = Producer(Relay.over(failing).storage, ID, OCTETS, RETRY)
-        task = asyncio.ensure_future(pump(tap.body, producer, PACE, Watch()))
-        for _ in range(100):
-            if not tap.is_paused:
-                tap.feed(b"x" * 65536)
-            await asyncio.sleep(0.1)
-        assert tap.is_paused
-        with pytest.raises(StorageError):
-            await task
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_storage_that_stays_away_is_an_error_and_the_upstream_was_paused_meanwhile() -> None:
+    memory, _ = stored()
+    failing = Failing(memory)
+    failing.always = answer(503)
+    tap = Tap()
+    producer = Producer(Relay.over(failing).storage, ID, OCTETS, RETRY)
+    task = asyncio.ensure_future(pump(tap.body, producer, PACE, Watch()))
+    for _ in range(100):
+        if not tap.is_paused:
+            tap.feed(b"x" * 65536)
+        await asyncio.sleep(0.1)
+    assert tap.is_paused
+    with pytest.raises(StorageError):
+        await task

@@ -13,7 +13,7 @@ from proxy.streams.client import Reply, StorageError
 from proxy.streams.names import Outcome
 from tests.kit.handlers import Failing, Recording, answer
 from tests.kit.memory_storage import MemoryStorage
-from tests.kit.virtual_time import run_in_virtual_time
+from tests.kit.virtual_time import in_virtual_time
 from tests.relay.kit import ID, RECORD, RECORDS, Relay
 
 VALUES = st.from_regex(rb"(?:[!-~\x80-\xff](?:[ -~\x80-\xff]*[!-~\x80-\xff])?)?", fullmatch=True)
@@ -85,100 +85,88 @@ def test_a_closed_stream_without_an_outcome_is_complete_and_without_a_record_nob
     assert outcome_of(Record(b"a/b", 200, outcome=Outcome.ABORTED)) is Outcome.ABORTED
 
 
-def test_another_instance_and_a_restarted_one_know_the_record() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        here, there = Relay.over(memory), Relay.over(memory)
-        assert await here.records.create(ID, RECORD) is Reply.ACCEPTED
-        assert await there.records.get(ID) == RECORD
-        await here.records.end(ID, RECORD, Outcome.TIMEOUT, budget=1.0)
-        ended = await there.records.get(ID, is_closed=True)  # what it remembers is not final, so it asks
-        assert ended is not None
-        assert ended.outcome is Outcome.TIMEOUT
-        assert await Relay.over(memory).records.get(ID, is_closed=True) == ended
-        assert await there.records.get("other") is None
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_another_instance_and_a_restarted_one_know_the_record() -> None:
+    memory = MemoryStorage()
+    here, there = Relay.over(memory), Relay.over(memory)
+    assert await here.records.create(ID, RECORD) is Reply.ACCEPTED
+    assert await there.records.get(ID) == RECORD
+    await here.records.end(ID, RECORD, Outcome.TIMEOUT, budget=1.0)
+    ended = await there.records.get(ID, is_closed=True)  # what it remembers is not final, so it asks
+    assert ended is not None
+    assert ended.outcome is Outcome.TIMEOUT
+    assert await Relay.over(memory).records.get(ID, is_closed=True) == ended
+    assert await there.records.get("other") is None
 
 
-def test_what_is_remembered_costs_storage_nothing_until_it_must_be_refreshed() -> None:
-    async def main() -> None:
-        recording = Recording(MemoryStorage())
-        relay = Relay.over(recording)
-        await relay.records.create(ID, RECORD)
-        for _ in range(3):
-            await relay.records.get(ID)
-        assert len(recording.seen) == 1
-        await asyncio.sleep(RECORDS.refresh_seconds + 1)
-        for _ in range(3):
-            assert await relay.records.get(ID) == RECORD
-        assert [seen.method for seen in recording.seen] == ["PUT", "GET"]
-        relay.records.completed(ID, RECORD)
-        assert await relay.records.get(ID, is_closed=True) == RECORD
-        assert len(recording.seen) == 2
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_what_is_remembered_costs_storage_nothing_until_it_must_be_refreshed() -> None:
+    recording = Recording(MemoryStorage())
+    relay = Relay.over(recording)
+    await relay.records.create(ID, RECORD)
+    for _ in range(3):
+        await relay.records.get(ID)
+    assert len(recording.seen) == 1
+    await asyncio.sleep(RECORDS.refresh_seconds + 1)
+    for _ in range(3):
+        assert await relay.records.get(ID) == RECORD
+    assert [seen.method for seen in recording.seen] == ["PUT", "GET"]
+    relay.records.completed(ID, RECORD)
+    assert await relay.records.get(ID, is_closed=True) == RECORD
+    assert len(recording.seen) == 2
 
 
-def test_memory_is_bounded_and_the_longest_unused_goes_first() -> None:
-    async def main() -> None:
-        recording = Recording(MemoryStorage())
-        relay = Relay.over(recording)
-        for number in range(RECORDS.remembered):
-            await relay.records.create(f"s{number}", RECORD)
-        await relay.records.get("s0")
-        await relay.records.create("one more", RECORD)
-        assert len(relay.records._known) == RECORDS.remembered
-        before = len(recording.seen)
-        await relay.records.get("s0")
-        assert len(recording.seen) == before
-        assert await relay.records.get("s1") == RECORD
-        assert len(recording.seen) == before + 1
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_memory_is_bounded_and_the_longest_unused_goes_first() -> None:
+    recording = Recording(MemoryStorage())
+    relay = Relay.over(recording)
+    for number in range(RECORDS.remembered):
+        await relay.records.create(f"s{number}", RECORD)
+    await relay.records.get("s0")
+    await relay.records.create("one more", RECORD)
+    assert len(relay.records._known) == RECORDS.remembered
+    before = len(recording.seen)
+    await relay.records.get("s0")
+    assert len(recording.seen) == before
+    assert await relay.records.get("s1") == RECORD
+    assert len(recording.seen) == before + 1
 
 
-def test_a_record_that_is_gone_or_fenced_is_not_remembered_as_ours() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        owner, successor = Relay.over(memory), Relay.over(memory)
-        await owner.records.create(ID, RECORD)
-        await successor.records.end(ID, RECORD, Outcome.INTERRUPTED, budget=1.0, fence=1)
-        await owner.records.end(ID, RECORD, Outcome.ABORTED, budget=1.0)  # it was frozen meanwhile
-        ended = await owner.records.get(ID, is_closed=True)
-        assert ended is not None
-        assert ended.outcome is Outcome.INTERRUPTED
-        await owner.records.delete(ID)
-        await owner.records.end(ID, RECORD, Outcome.ABORTED, budget=1.0)
-        assert await owner.records.get(ID, is_closed=True) is None
-        assert memory.named(record_name(ID)) is None
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_record_that_is_gone_or_fenced_is_not_remembered_as_ours() -> None:
+    memory = MemoryStorage()
+    owner, successor = Relay.over(memory), Relay.over(memory)
+    await owner.records.create(ID, RECORD)
+    await successor.records.end(ID, RECORD, Outcome.INTERRUPTED, budget=1.0, fence=1)
+    await owner.records.end(ID, RECORD, Outcome.ABORTED, budget=1.0)  # it was frozen meanwhile
+    ended = await owner.records.get(ID, is_closed=True)
+    assert ended is not None
+    assert ended.outcome is Outcome.INTERRUPTED
+    await owner.records.delete(ID)
+    await owner.records.end(ID, RECORD, Outcome.ABORTED, budget=1.0)
+    assert await owner.records.get(ID, is_closed=True) is None
+    assert memory.named(record_name(ID)) is None
 
 
-def test_an_outcome_is_stored_once_however_often_its_answer_is_lost() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        failing = Failing(memory, when=lambda request: request.method == b"POST").then(answer(500), times=5, after=True)
-        relay = Relay.over(failing)
-        await relay.records.create(ID, RECORD)
-        await relay.records.end(ID, RECORD, Outcome.ABORTED, budget=100.0)
-        stored = memory.named(record_name(ID))
-        assert stored is not None
-        assert stored.data.count(b"aborted") == 1
-        failing.always = answer(500)
-        with pytest.raises(StorageError):
-            await relay.records.end(ID, RECORD, Outcome.ABORTED, budget=3.0)
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_an_outcome_is_stored_once_however_often_its_answer_is_lost() -> None:
+    memory = MemoryStorage()
+    failing = Failing(memory, when=lambda request: request.method == b"POST").then(answer(500), times=5, after=True)
+    relay = Relay.over(failing)
+    await relay.records.create(ID, RECORD)
+    await relay.records.end(ID, RECORD, Outcome.ABORTED, budget=100.0)
+    stored = memory.named(record_name(ID))
+    assert stored is not None
+    assert stored.data.count(b"aborted") == 1
+    failing.always = answer(500)
+    with pytest.raises(StorageError):
+        await relay.records.end(ID, RECORD, Outcome.ABORTED, budget=3.0)
 
 
-def test_a_record_that_is_none_of_ours_is_storage_s_fault() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory)
-        await relay.storage.create(record_name(ID), b"application/json", (b"stream-ttl", b"9"), b'{"a":1}')
-        with pytest.raises(StorageError):
-            await relay.records.get(ID)
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_record_that_is_none_of_ours_is_storage_s_fault() -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory)
+    await relay.storage.create(record_name(ID), b"application/json", (b"stream-ttl", b"9"), b'{"a":1}')
+    with pytest.raises(StorageError):
+        await relay.records.get(ID)

@@ -13,7 +13,7 @@ from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
 from tests.kit.handlers import Failing, Fault, answer, bug, lost
 from tests.kit.memory_storage import MemoryStorage
-from tests.kit.virtual_time import run_in_virtual_time
+from tests.kit.virtual_time import in_virtual_time
 from tests.relay.kit import ID, RECORD, RETRY, Relay, Tap, ending
 from tests.store.settings import SETTINGS
 
@@ -125,43 +125,39 @@ async def test_what_runs_here_by_now_is_not_an_orphan(store: Store) -> None:
 
 @pytest.mark.parametrize("fault", [answer(400), answer(503), lost(), bug()])
 @pytest.mark.parametrize("method", ["HEAD", "GET", "POST"])
-def test_one_that_cannot_be_ended_does_not_keep_the_rest_open_and_is_tried_until_it_can(
+@in_virtual_time
+async def test_one_that_cannot_be_ended_does_not_keep_the_rest_open_and_is_tried_until_it_can(
     fault: Fault, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        storage = Listing()
-        relay = Relay.over(storage)
-        for number in range(3):
-            await leave(relay, number)
-        failing = Failing(storage, when=lambda r: id_of(1).encode() in r.target and r.method == method.encode())
-        failing.always = fault
-        recovering = asyncio.ensure_future(recover(Relay.over(failing), storage))
-        await asyncio.sleep(1000)
-        assert [ending(storage, id_of(number)) for number in (0, 2)] == [(b"kept", True, "interrupted")] * 2
-        assert not ending(storage, id_of(1))[1]
-        assert sum(id_of(1) in line.getMessage() for line in caplog.records) == 1
-        before = failing.met
-        await asyncio.sleep(1000)
-        assert 8 <= failing.met - before < 1000
-        failing.always = None
-        mended = asyncio.get_running_loop().time()
-        await recovering
-        assert asyncio.get_running_loop().time() - mended <= 60
-        assert ending(storage, id_of(1)) == (b"kept", True, "interrupted")
-        assert len(storage.streams[f"/v1/streams/{id_of(1)}.record"].data.splitlines()) == 2
-
-    run_in_virtual_time(main())
+    storage = Listing()
+    relay = Relay.over(storage)
+    for number in range(3):
+        await leave(relay, number)
+    failing = Failing(storage, when=lambda r: id_of(1).encode() in r.target and r.method == method.encode())
+    failing.always = fault
+    recovering = asyncio.ensure_future(recover(Relay.over(failing), storage))
+    await asyncio.sleep(1000)
+    assert [ending(storage, id_of(number)) for number in (0, 2)] == [(b"kept", True, "interrupted")] * 2
+    assert not ending(storage, id_of(1))[1]
+    assert sum(id_of(1) in line.getMessage() for line in caplog.records) == 1
+    before = failing.met
+    await asyncio.sleep(1000)
+    assert 8 <= failing.met - before < 1000
+    failing.always = None
+    mended = asyncio.get_running_loop().time()
+    await recovering
+    assert asyncio.get_running_loop().time() - mended <= 60
+    assert ending(storage, id_of(1)) == (b"kept", True, "interrupted")
+    assert len(storage.streams[f"/v1/streams/{id_of(1)}.record"].data.splitlines()) == 2
 
 
-def test_a_store_that_cannot_list_its_streams_is_asked_again() -> None:
-    async def main() -> None:
-        storage = Listing()
-        await leave(Relay.over(storage), 1)
-        storage.broken = 3
-        await recover(Relay.over(storage), storage)
-        assert ending(storage, id_of(1)) == (b"kept", True, "interrupted")
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_store_that_cannot_list_its_streams_is_asked_again() -> None:
+    storage = Listing()
+    await leave(Relay.over(storage), 1)
+    storage.broken = 3
+    await recover(Relay.over(storage), storage)
+    assert ending(storage, id_of(1)) == (b"kept", True, "interrupted")
 
 
 async def test_a_stop_in_the_middle_leaves_no_task_and_the_next_start_goes_on(store: Store) -> None:

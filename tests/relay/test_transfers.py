@@ -13,7 +13,7 @@ from proxy.streams.client import StorageError
 from proxy.streams.names import Outcome
 from tests.kit.handlers import Failing, Fault, Recording, Slow, answer, bug, lost
 from tests.kit.memory_storage import MemoryStorage
-from tests.kit.virtual_time import run_in_virtual_time
+from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
 from tests.relay.kit import ID, RECORD, Relay, Tap, ending, is_append
 
 OTHER = ID.replace("8", "9")
@@ -26,36 +26,32 @@ async def ended(relay: Relay, stream_id: str = ID) -> None:
         await transfer.ended.wait()
 
 
-def test_stream_and_record_exist_before_start_returns_and_the_end_needs_no_more() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory)
-        tap = Tap()
-        await relay.start(tap)
-        assert sorted(memory.log) == [f"PUT {ID}", f"PUT {ID}.record"]
-        tap.feed(b"one")
-        tap.body.end()
+@in_virtual_time
+async def test_stream_and_record_exist_before_start_returns_and_the_end_needs_no_more() -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory)
+    tap = Tap()
+    await relay.start(tap)
+    assert sorted(memory.log) == [f"PUT {ID}", f"PUT {ID}.record"]
+    tap.feed(b"one")
+    tap.body.end()
+    await ended(relay)
+    assert ending(memory) == (b"one", True, None)
+    assert memory.log[2:] == [f"POST {ID}"]
+    assert len(relay.transfers) == 0
+    await relay.aclose()
+
+
+@in_virtual_time
+async def test_an_upstream_without_a_body_makes_an_empty_closed_stream() -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory)
+    for _ in range(2):  # EMPTY is shared: the first must leave it as it was
+        memory.streams.clear()
+        await relay.transfers.start(ID, EMPTY, RECORD)
         await ended(relay)
-        assert ending(memory) == (b"one", True, None)
-        assert memory.log[2:] == [f"POST {ID}"]
-        assert len(relay.transfers) == 0
-        await relay.aclose()
-
-    run_in_virtual_time(main())
-
-
-def test_an_upstream_without_a_body_makes_an_empty_closed_stream() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory)
-        for _ in range(2):  # EMPTY is shared: the first must leave it as it was
-            memory.streams.clear()
-            await relay.transfers.start(ID, EMPTY, RECORD)
-            await ended(relay)
-            assert ending(memory) == (b"", True, None)
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+        assert ending(memory) == (b"", True, None)
+    await relay.aclose()
 
 
 @pytest.mark.parametrize(
@@ -68,92 +64,84 @@ def test_an_upstream_without_a_body_makes_an_empty_closed_stream() -> None:
         (Cut.SHUTDOWN, "interrupted"),
     ],
 )
-def test_a_cut_is_recorded_before_the_stream_is_closed(cut: Cut, outcome: str) -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory)
-        tap = Tap()
-        await relay.start(tap)
-        tap.feed(b"one")
-        tap.body.fail(cut)
-        await ended(relay)
-        assert ending(memory) == (b"one", True, outcome)
-        assert memory.log[2:] == [f"POST {ID}", f"POST {ID}.record", f"POST {ID}"]
-        record = await relay.records.get(ID, is_closed=True)
-        assert record is not None
-        assert record.outcome is Outcome(outcome)
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_cut_is_recorded_before_the_stream_is_closed(cut: Cut, outcome: str) -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory)
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    tap.body.fail(cut)
+    await ended(relay)
+    assert ending(memory) == (b"one", True, outcome)
+    assert memory.log[2:] == [f"POST {ID}", f"POST {ID}.record", f"POST {ID}"]
+    record = await relay.records.get(ID, is_closed=True)
+    assert record is not None
+    assert record.outcome is Outcome(outcome)
+    await relay.aclose()
 
 
 @pytest.mark.parametrize("fed", [[5], [9], [10], [3, 3, 3, 1], [3, 8]])
-def test_exactly_the_limit_is_stored_and_one_byte_more_cuts_the_upstream(fed: list[int]) -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory, max_bytes=9)
-        tap = Tap()
-        await relay.start(tap)
-        for size in fed:
-            tap.feed(b"x" * size)
-        over = sum(fed) > 9
-        assert tap.is_cut is over
-        tap.body.end()
-        await ended(relay)
-        assert ending(memory) == (b"x" * min(9, sum(fed)), True, "truncated" if over else None)
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_exactly_the_limit_is_stored_and_one_byte_more_cuts_the_upstream(fed: list[int]) -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory, max_bytes=9)
+    tap = Tap()
+    await relay.start(tap)
+    for size in fed:
+        tap.feed(b"x" * size)
+    over = sum(fed) > 9
+    assert tap.is_cut is over
+    tap.body.end()
+    await ended(relay)
+    assert ending(memory) == (b"x" * min(9, sum(fed)), True, "truncated" if over else None)
+    await relay.aclose()
 
 
-def test_deadlines_count_from_the_last_byte_and_from_the_beginning() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory, inactivity=10.0, longest=60.0)
-        relay.transfers.open()
-        loop = asyncio.get_running_loop()
-        quiet, busy = Tap(), Tap()
-        await relay.start(quiet)
-        await relay.start(busy, OTHER)
+@in_virtual_time
+async def test_deadlines_count_from_the_last_byte_and_from_the_beginning() -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory, inactivity=10.0, longest=60.0)
+    relay.transfers.open()
+    loop = asyncio.get_running_loop()
+    quiet, busy = Tap(), Tap()
+    await relay.start(quiet)
+    await relay.start(busy, OTHER)
 
-        async def feed() -> None:
-            while not busy.is_cut:
-                busy.feed(b"x")
-                await asyncio.sleep(5)
+    async def feed() -> None:
+        while not busy.is_cut:
+            busy.feed(b"x")
+            await asyncio.sleep(5)
 
-        feeding = asyncio.ensure_future(feed())
-        await asyncio.sleep(6)
-        quiet.feed(b"late")
-        await ended(relay)
-        assert 16.0 <= loop.time() <= 16.5
-        await ended(relay, OTHER)
-        assert 60.0 <= loop.time() <= 60.5
-        assert (quiet.is_cut, busy.is_cut) == (True, True)
-        assert (ending(memory)[2], ending(memory, OTHER)[2]) == ("timeout", "timeout")
-        await feeding
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+    feeding = asyncio.ensure_future(feed())
+    await asyncio.sleep(6)
+    quiet.feed(b"late")
+    await ended(relay)
+    assert 16.0 <= loop.time() <= 16.5
+    await ended(relay, OTHER)
+    assert 60.0 <= loop.time() <= 60.5
+    assert (quiet.is_cut, busy.is_cut) == (True, True)
+    assert (ending(memory)[2], ending(memory, OTHER)[2]) == ("timeout", "timeout")
+    await feeding
+    await relay.aclose()
 
 
-def test_slow_storage_is_not_taken_for_a_silent_upstream() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        slow = Slow(memory, when=is_append)
-        relay = Relay.over(slow, inactivity=5.0)
-        relay.transfers.open()
-        tap = Tap()
-        await relay.start(tap)
-        tap.feed(b"one")
-        await asyncio.sleep(50)
-        assert not tap.is_cut
-        slow.open()
-        tap.body.end()
-        await ended(relay)
-        assert ending(memory) == (b"one", True, None)
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_slow_storage_is_not_taken_for_a_silent_upstream() -> None:
+    memory = MemoryStorage()
+    slow = Slow(memory, when=is_append)
+    relay = Relay.over(slow, inactivity=5.0)
+    relay.transfers.open()
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    await asyncio.sleep(50)
+    assert not tap.is_cut
+    slow.open()
+    tap.body.end()
+    await ended(relay)
+    assert ending(memory) == (b"one", True, None)
+    await relay.aclose()
 
 
 # Storage fails when the stream is made
@@ -165,21 +153,19 @@ CREATE_FAULTS: list[Fault] = [
 
 @pytest.mark.parametrize("which", ["", ".record"])
 @pytest.mark.parametrize("fault", CREATE_FAULTS)
-def test_what_cannot_be_made_leaves_nothing_and_cuts_the_upstream(which: str, fault: Fault) -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        failing = Failing(memory, when=lambda r: r.method == b"PUT" and r.target.decode().endswith(ID + which))
-        failing.always = fault
-        relay = Relay.over(failing)
-        tap = Tap()
-        with pytest.raises(StorageError):
-            await relay.start(tap)
-        assert tap.is_cut
-        assert memory.streams == {}
-        assert len(relay.transfers) == 0
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_what_cannot_be_made_leaves_nothing_and_cuts_the_upstream(which: str, fault: Fault) -> None:
+    memory = MemoryStorage()
+    failing = Failing(memory, when=lambda r: r.method == b"PUT" and r.target.decode().endswith(ID + which))
+    failing.always = fault
+    relay = Relay.over(failing)
+    tap = Tap()
+    with pytest.raises(StorageError):
+        await relay.start(tap)
+    assert tap.is_cut
+    assert memory.streams == {}
+    assert len(relay.transfers) == 0
+    await relay.aclose()
 
 
 @pytest.mark.parametrize("which", ["", ".record"])
@@ -220,47 +206,43 @@ def test_a_fault_of_ours_in_mid_stream_still_ends_it_with_an_outcome(caplog: pyt
     assert "a fault of ours" in caplog.text
 
 
-def test_a_stream_of_somebody_else_is_neither_filled_nor_removed() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        owner, intruder = Relay.over(memory), Relay.over(memory)
-        tap, other = Tap(), Tap()
-        await owner.start(tap)
-        tap.feed(b"mine")
-        with pytest.raises(StorageError):
-            await intruder.start(other)
-        assert other.is_cut
-        other.feed(b"theirs")
-        tap.body.end()
-        await ended(owner)
-        assert ending(memory) == (b"mine", True, None)
-        assert memory.named(f"{ID}.record") is not None
-        await owner.aclose()
-        await intruder.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_stream_of_somebody_else_is_neither_filled_nor_removed() -> None:
+    memory = MemoryStorage()
+    owner, intruder = Relay.over(memory), Relay.over(memory)
+    tap, other = Tap(), Tap()
+    await owner.start(tap)
+    tap.feed(b"mine")
+    with pytest.raises(StorageError):
+        await intruder.start(other)
+    assert other.is_cut
+    other.feed(b"theirs")
+    tap.body.end()
+    await ended(owner)
+    assert ending(memory) == (b"mine", True, None)
+    assert memory.named(f"{ID}.record") is not None
+    await owner.aclose()
+    await intruder.aclose()
 
 
-def test_a_caller_who_leaves_before_the_answer_leaves_nothing() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        slow = Slow(memory, when=lambda r: r.method == b"PUT")
-        relay = Relay.over(slow)
-        tap = Tap()
-        tap.feed(b"one")
-        start = asyncio.ensure_future(relay.start(tap))
-        await slow.arrived.wait()
-        start.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await start
-        assert tap.is_cut
-        slow.open()
-        await relay.transfers.removed(ID)
-        assert memory.log.count(f"DELETE {ID}") == 1
-        assert memory.streams == {}
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_caller_who_leaves_before_the_answer_leaves_nothing() -> None:
+    memory = MemoryStorage()
+    slow = Slow(memory, when=lambda r: r.method == b"PUT")
+    relay = Relay.over(slow)
+    tap = Tap()
+    tap.feed(b"one")
+    start = asyncio.ensure_future(relay.start(tap))
+    await slow.arrived.wait()
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert tap.is_cut
+    slow.open()
+    await relay.transfers.removed(ID)
+    assert memory.log.count(f"DELETE {ID}") == 1
+    assert memory.streams == {}
+    await relay.aclose()
 
 
 def test_a_caller_who_leaves_in_the_moment_of_success_leaves_nothing() -> None:
@@ -308,31 +290,29 @@ def test_a_caller_who_leaves_in_the_moment_of_success_leaves_nothing() -> None:
     ],
 )
 @pytest.mark.parametrize("after", [False, True])
-def test_storage_that_refuses_for_too_long_ends_the_stream_with_what_it_acknowledged(
+@in_virtual_time
+async def test_storage_that_refuses_for_too_long_ends_the_stream_with_what_it_acknowledged(
     fault: Fault, outcome: str, after: bool
 ) -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        failing = Failing(memory, when=is_append)
-        relay = Relay.over(failing)
-        tap = Tap()
-        await relay.start(tap)
-        tap.feed(b"one")
-        await asyncio.sleep(1)
-        failing.then(fault, after=after)
-        failing.always = fault
-        tap.feed(b"two")
-        await asyncio.sleep(61)
-        assert tap.is_cut
-        assert relay.transfers.get(ID) is not None
-        failing.always = None
-        await ended(relay)
-        data, is_closed, found = ending(memory)
-        assert (is_closed, found) == (True, outcome)
-        assert data == (b"onetwo" if after else b"one")
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+    memory = MemoryStorage()
+    failing = Failing(memory, when=is_append)
+    relay = Relay.over(failing)
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    await asyncio.sleep(1)
+    failing.then(fault, after=after)
+    failing.always = fault
+    tap.feed(b"two")
+    await asyncio.sleep(61)
+    assert tap.is_cut
+    assert relay.transfers.get(ID) is not None
+    failing.always = None
+    await ended(relay)
+    data, is_closed, found = ending(memory)
+    assert (is_closed, found) == (True, outcome)
+    assert data == (b"onetwo" if after else b"one")
+    await relay.aclose()
 
 
 def fails_from_now_on(failing: Failing, fault: Fault, *, after: bool) -> None:
@@ -343,274 +323,252 @@ def fails_from_now_on(failing: Failing, fault: Fault, *, after: bool) -> None:
 @pytest.mark.parametrize("fault", [answer(503), lost(), answer(400)])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("which", ["both", "record", "stream"])
-def test_an_end_that_storage_does_not_take_for_hours_is_taken_once_it_works(
+@in_virtual_time
+async def test_an_end_that_storage_does_not_take_for_hours_is_taken_once_it_works(
     fault: Fault, after: bool, which: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        kinds = {"both": (True, False), "record": (True,), "stream": (False,)}[which]
-        failing = Failing(memory, when=lambda r: r.method == b"POST" and r.target.endswith(b".record") in kinds)
-        relay = Relay.over(failing, at_once=1)
-        relay.transfers.open()
+    memory = MemoryStorage()
+    kinds = {"both": (True, False), "record": (True,), "stream": (False,)}[which]
+    failing = Failing(memory, when=lambda r: r.method == b"POST" and r.target.endswith(b".record") in kinds)
+    relay = Relay.over(failing, at_once=1)
+    relay.transfers.open()
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    await asyncio.sleep(1)
+    fails_from_now_on(failing, fault, after=after)
+    tap.body.fail(Cut.RESET)
+    await asyncio.sleep(700)
+    assert len(relay.transfers) == 0  # it keeps no place
+    relay.transfers.reserve()
+    relay.transfers.release()
+    await relay.transfers.drain(1000.0)  # and nobody waits for it
+    assert asyncio.get_running_loop().time() < 702
+    before = failing.met
+    await asyncio.sleep(7200)
+    assert 100 <= failing.met - before <= 300
+    failing.always = None
+    mended = asyncio.get_running_loop().time()
+    await ended(relay)
+    assert asyncio.get_running_loop().time() - mended <= 60
+    assert ending(memory) == (b"one", True, "upstream_error")
+    assert memory.streams[f"/v1/streams/{ID}.record"].data.count(b"outcome") == 1
+    assert len(caplog.records) == 2
+    assert len(relay.transfers) == 0
+    await relay.aclose()
+
+
+@in_virtual_time
+async def test_a_start_cancelled_at_its_last_moment_is_removed_though_storage_takes_no_end() -> None:
+    memory = MemoryStorage()
+    failing = Failing(memory, when=lambda r: r.method == b"POST")
+    failing.always = answer(503)
+    relay = Relay.over(failing)
+    starting = asyncio.ensure_future(relay.start(Tap()))
+    while (transfer := relay.transfers.get(ID)) is None or not transfer.established.is_set():  # noqa: ASYNC110  # that very turn
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await asyncio.sleep(1000)
+    assert relay.transfers.get(ID) is None
+    assert not memory.streams
+    await relay.aclose()
+
+
+@in_virtual_time
+async def test_streams_that_are_left_open_are_bounded_too() -> None:
+    memory = MemoryStorage()
+    failing = Failing(memory, when=lambda r: r.method == b"POST")
+    failing.always = answer(400)
+    relay = Relay.over(failing, at_once=2)
+    for number in range(4):
         tap = Tap()
-        await relay.start(tap)
+        await relay.start(tap, f"{number}")
         tap.feed(b"one")
         await asyncio.sleep(1)
-        fails_from_now_on(failing, fault, after=after)
-        tap.body.fail(Cut.RESET)
-        await asyncio.sleep(700)
-        assert len(relay.transfers) == 0  # it keeps no place
-        relay.transfers.reserve()
-        relay.transfers.release()
-        await relay.transfers.drain(1000.0)  # and nobody waits for it
-        assert asyncio.get_running_loop().time() < 702
-        before = failing.met
-        await asyncio.sleep(7200)
-        assert 100 <= failing.met - before <= 300
-        failing.always = None
-        mended = asyncio.get_running_loop().time()
-        await ended(relay)
-        assert asyncio.get_running_loop().time() - mended <= 60
-        assert ending(memory) == (b"one", True, "upstream_error")
-        assert memory.streams[f"/v1/streams/{ID}.record"].data.count(b"outcome") == 1
-        assert len(caplog.records) == 2
         assert len(relay.transfers) == 0
-        await relay.aclose()
-
-    run_in_virtual_time(main())
-
-
-def test_a_start_cancelled_at_its_last_moment_is_removed_though_storage_takes_no_end() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        failing = Failing(memory, when=lambda r: r.method == b"POST")
-        failing.always = answer(503)
-        relay = Relay.over(failing)
-        starting = asyncio.ensure_future(relay.start(Tap()))
-        while (transfer := relay.transfers.get(ID)) is None or not transfer.established.is_set():  # noqa: ASYNC110  # that very turn
-            await asyncio.sleep(0)
-        starting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await starting
-        await asyncio.sleep(1000)
-        assert relay.transfers.get(ID) is None
-        assert not memory.streams
-        await relay.aclose()
-
-    run_in_virtual_time(main())
-
-
-def test_streams_that_are_left_open_are_bounded_too() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        failing = Failing(memory, when=lambda r: r.method == b"POST")
-        failing.always = answer(400)
-        relay = Relay.over(failing, at_once=2)
-        for number in range(4):
-            tap = Tap()
-            await relay.start(tap, f"{number}")
-            tap.feed(b"one")
-            await asyncio.sleep(1)
-            assert len(relay.transfers) == 0
-        with pytest.raises(Refusal) as refused:
-            relay.transfers.reserve()
-        assert refused.value.code is Code.OVERLOADED
-        failing.always = None
-        await asyncio.sleep(100)
+    with pytest.raises(Refusal) as refused:
         relay.transfers.reserve()
-        relay.transfers.release()
-        for number in range(4):
-            assert ending(memory, f"{number}") == (b"", True, "storage_error")
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+    assert refused.value.code is Code.OVERLOADED
+    failing.always = None
+    await asyncio.sleep(100)
+    relay.transfers.reserve()
+    relay.transfers.release()
+    for number in range(4):
+        assert ending(memory, f"{number}") == (b"", True, "storage_error")
+    await relay.aclose()
 
 
 @pytest.mark.parametrize("at", [100, 700, 5000])
-def test_a_stream_that_another_closed_is_recorded_once_storage_works(at: int) -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        failing = Failing(memory, when=lambda r: r.target.partition(b"?")[0].endswith(b".record"))
-        relay, other = Relay.over(failing), Relay.over(memory)
-        tap = Tap()
-        await relay.start(tap)
-        tap.feed(b"one")
-        await asyncio.sleep(1)
-        stream = memory.named(ID)
-        assert stream is not None
-        stream.is_closed = True
-        failing.always = answer(503)
-        tap.feed(b"two")
-        await asyncio.sleep(at)
-        assert relay.transfers.get(ID) is not None
-        failing.always = None
-        await ended(relay)
-        assert ending(memory) == (b"one", True, "interrupted")
-        for each in (relay, other):
-            record = await each.records.get(ID, is_closed=True)
-            assert record is not None
-            assert record.outcome is Outcome.INTERRUPTED
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_stream_that_another_closed_is_recorded_once_storage_works(at: int) -> None:
+    memory = MemoryStorage()
+    failing = Failing(memory, when=lambda r: r.target.partition(b"?")[0].endswith(b".record"))
+    relay, other = Relay.over(failing), Relay.over(memory)
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    await asyncio.sleep(1)
+    stream = memory.named(ID)
+    assert stream is not None
+    stream.is_closed = True
+    failing.always = answer(503)
+    tap.feed(b"two")
+    await asyncio.sleep(at)
+    assert relay.transfers.get(ID) is not None
+    failing.always = None
+    await ended(relay)
+    assert ending(memory) == (b"one", True, "interrupted")
+    for each in (relay, other):
+        record = await each.records.get(ID, is_closed=True)
+        assert record is not None
+        assert record.outcome is Outcome.INTERRUPTED
+    await relay.aclose()
 
 
 @pytest.mark.parametrize("who", ["delete", "stop", "a new stream of the same key"])
-def test_a_stream_that_is_left_open_holds_nobody_up(who: str) -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        failing = Failing(memory, when=lambda r: r.method == b"POST")
-        relay = Relay.over(failing)
-        tap = Tap()
-        await relay.start(tap)
-        failing.always = answer(400)
-        tap.feed(b"one")
-        await asyncio.sleep(1000)
-        began = asyncio.get_running_loop().time()
-        assert not await relay.transfers.end(ID, Cut.ABORTED, wait=2.0)
-        if who == "delete":
-            assert await relay.transfers.end(ID, Cut.GONE, wait=2.0)
-            assert relay.transfers.get(ID) is None
-        elif who != "stop":
-            memory.streams.clear()
-            new = Tap()
-            await relay.start(new)
-            failing.always = None
-            new.feed(b"new")
-            await asyncio.sleep(100)
-            new.body.end()
-            await ended(relay)
-            assert ending(memory) == (b"new", True, None)
-            began += 100
-        await relay.aclose()
-        assert asyncio.get_running_loop().time() - began < 3
-
-    run_in_virtual_time(main())
-
-
-def test_an_end_that_comes_late_is_not_that_of_a_new_stream_of_the_same_key_elsewhere() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        failing = Failing(memory, when=lambda _: True)
-        cut_off, other = Relay.over(failing), Relay.over(memory)
-        old, new = Tap(), Tap()
-        await cut_off.start(old, record=replace(RECORD, transfer="old"))
-        failing.always = lost()
-        old.feed(b"one")
-        await asyncio.sleep(1000)
-        memory.streams.clear()  # expired
-        await other.start(new, record=replace(RECORD, transfer="new"))
-        new.feed(b"new")
-        failing.always = None
-        await ended(cut_off)
-        new.body.end()
-        await ended(other)
-        assert ending(memory) == (b"new", True, None)
-        await cut_off.aclose()
-        await other.aclose()
-
-    run_in_virtual_time(main())
-
-
-def test_storage_that_lost_an_append_gets_its_stream_closed_all_the_same() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory)
-        tap = Tap()
-        await relay.start(tap)
-        for piece in (b"one", b"two"):
-            tap.feed(piece)
-            await asyncio.sleep(1)
-        stream = memory.named(ID)
-        assert stream is not None
-        stream.producers.clear()
-        tap.feed(b"three")
-        await ended(relay)
-        assert tap.is_cut
-        assert ending(memory) == (b"onetwo", True, "storage_error")
-        await relay.aclose()
-
-    run_in_virtual_time(main())
-
-
-def test_a_stream_that_is_deleted_under_the_pump_is_never_made_again() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory)
-        tap = Tap()
-        await relay.start(tap)
-        tap.feed(b"one")
-        await asyncio.sleep(1)
+@in_virtual_time
+async def test_a_stream_that_is_left_open_holds_nobody_up(who: str) -> None:
+    memory = MemoryStorage()
+    failing = Failing(memory, when=lambda r: r.method == b"POST")
+    relay = Relay.over(failing)
+    tap = Tap()
+    await relay.start(tap)
+    failing.always = answer(400)
+    tap.feed(b"one")
+    await asyncio.sleep(1000)
+    began = asyncio.get_running_loop().time()
+    assert not await relay.transfers.end(ID, Cut.ABORTED, wait=2.0)
+    if who == "delete":
+        assert await relay.transfers.end(ID, Cut.GONE, wait=2.0)
+        assert relay.transfers.get(ID) is None
+    elif who != "stop":
         memory.streams.clear()
-        tap.feed(b"two")
+        new = Tap()
+        await relay.start(new)
+        failing.always = None
+        new.feed(b"new")
+        await asyncio.sleep(100)
+        new.body.end()
         await ended(relay)
-        assert tap.is_cut
-        assert memory.streams == {}
-        await relay.aclose()
+        assert ending(memory) == (b"new", True, None)
+        began += 100
+    await relay.aclose()
+    assert asyncio.get_running_loop().time() - began < 3
 
-    run_in_virtual_time(main())
+
+@in_virtual_time
+async def test_an_end_that_comes_late_is_not_that_of_a_new_stream_of_the_same_key_elsewhere() -> None:
+    memory = MemoryStorage()
+    failing = Failing(memory, when=lambda _: True)
+    cut_off, other = Relay.over(failing), Relay.over(memory)
+    old, new = Tap(), Tap()
+    await cut_off.start(old, record=replace(RECORD, transfer="old"))
+    failing.always = lost()
+    old.feed(b"one")
+    await asyncio.sleep(1000)
+    memory.streams.clear()  # expired
+    await other.start(new, record=replace(RECORD, transfer="new"))
+    new.feed(b"new")
+    failing.always = None
+    await ended(cut_off)
+    new.body.end()
+    await ended(other)
+    assert ending(memory) == (b"new", True, None)
+    await cut_off.aclose()
+    await other.aclose()
 
 
-def test_a_fenced_pump_stops_at_once_and_leaves_the_end_to_who_fenced_it() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory)
-        tap = Tap()
-        await relay.start(tap)
-        tap.feed(b"one")
+@in_virtual_time
+async def test_storage_that_lost_an_append_gets_its_stream_closed_all_the_same() -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory)
+    tap = Tap()
+    await relay.start(tap)
+    for piece in (b"one", b"two"):
+        tap.feed(piece)
         await asyncio.sleep(1)
-        stream = memory.named(ID)
-        assert stream is not None
-        stream.producers[ID.encode()] = (1, 0)
-        tap.feed(b"two")
-        await ended(relay)
-        assert tap.is_cut
-        assert ending(memory) == (b"one", False, None)
-        await relay.aclose()
+    stream = memory.named(ID)
+    assert stream is not None
+    stream.producers.clear()
+    tap.feed(b"three")
+    await ended(relay)
+    assert tap.is_cut
+    assert ending(memory) == (b"onetwo", True, "storage_error")
+    await relay.aclose()
 
-    run_in_virtual_time(main())
+
+@in_virtual_time
+async def test_a_stream_that_is_deleted_under_the_pump_is_never_made_again() -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory)
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    await asyncio.sleep(1)
+    memory.streams.clear()
+    tap.feed(b"two")
+    await ended(relay)
+    assert tap.is_cut
+    assert memory.streams == {}
+    await relay.aclose()
+
+
+@in_virtual_time
+async def test_a_fenced_pump_stops_at_once_and_leaves_the_end_to_who_fenced_it() -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory)
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    await asyncio.sleep(1)
+    stream = memory.named(ID)
+    assert stream is not None
+    stream.producers[ID.encode()] = (1, 0)
+    tap.feed(b"two")
+    await ended(relay)
+    assert tap.is_cut
+    assert ending(memory) == (b"one", False, None)
+    await relay.aclose()
 
 
 @pytest.mark.parametrize("recorded", [None, Outcome.ABORTED])
-def test_a_stream_that_another_closed_never_looks_complete(recorded: Outcome | None) -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay, other = Relay.over(memory), Relay.over(memory)
-        tap = Tap()
-        await relay.start(tap)
-        tap.feed(b"one")
-        await asyncio.sleep(1)
-        if recorded is not None:
-            await other.records.end(ID, RECORD, recorded, budget=1.0, fence=1)
-        stream = memory.named(ID)
-        assert stream is not None
-        stream.is_closed = True
-        tap.feed(b"two")
-        await ended(relay)
-        assert tap.is_cut
-        assert ending(memory) == (b"one", True, recorded.value if recorded else "interrupted")
-        record = await relay.records.get(ID, is_closed=True)
-        assert record is not None
-        assert record.outcome is (recorded or Outcome.INTERRUPTED)
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_stream_that_another_closed_never_looks_complete(recorded: Outcome | None) -> None:
+    memory = MemoryStorage()
+    relay, other = Relay.over(memory), Relay.over(memory)
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    await asyncio.sleep(1)
+    if recorded is not None:
+        await other.records.end(ID, RECORD, recorded, budget=1.0, fence=1)
+    stream = memory.named(ID)
+    assert stream is not None
+    stream.is_closed = True
+    tap.feed(b"two")
+    await ended(relay)
+    assert tap.is_cut
+    assert ending(memory) == (b"one", True, recorded.value if recorded else "interrupted")
+    record = await relay.records.get(ID, is_closed=True)
+    assert record is not None
+    assert record.outcome is (recorded or Outcome.INTERRUPTED)
+    await relay.aclose()
 
 
-def test_a_lost_answer_to_the_last_append_is_still_complete() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        failing = Failing(memory, when=is_append).then(lost(), times=3, after=True)
-        relay = Relay.over(failing)
-        tap = Tap()
-        await relay.start(tap)
-        tap.feed(b"one")
-        tap.body.end()
-        await ended(relay)
-        assert ending(memory) == (b"one", True, None)
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_lost_answer_to_the_last_append_is_still_complete() -> None:
+    memory = MemoryStorage()
+    failing = Failing(memory, when=is_append).then(lost(), times=3, after=True)
+    relay = Relay.over(failing)
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    tap.body.end()
+    await ended(relay)
+    assert ending(memory) == (b"one", True, None)
+    await relay.aclose()
 
 
 # Who ends it
@@ -643,205 +601,189 @@ async def reset(tap: Tap) -> None:
 @pytest.mark.parametrize("first", ENDERS)
 @pytest.mark.parametrize("second", ENDERS)
 @pytest.mark.parametrize("steps", [0, 1, 2, 4])
-def test_of_two_who_end_it_one_wins_and_nothing_is_left(first: str, second: str, steps: int) -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory)
-        relay.transfers.open()
-        tap = Tap()
-        await relay.start(tap)
-        tap.feed(b"one")
-        await asyncio.sleep(1)
-        tap.feed(b"two")
-        one = asyncio.ensure_future(ENDERS[first](relay, tap))
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        two = asyncio.ensure_future(ENDERS[second](relay, tap))
-        await asyncio.gather(one, two)
-        if (first, second) == ("expiry", "expiry"):
-            tap.feed(b"three")
-        await ended(relay)
-        assert len(relay.transfers) == 0
-        if {"delete", "expiry"} & {first, second}:
-            assert memory.named(ID) is None
-        else:
-            data, is_closed, outcome = ending(memory)
-            assert (data, is_closed) == (b"onetwo", True)
-            words = {"abort": "aborted", "end": None, "reset": "upstream_error", "drain": "interrupted"}
-            assert outcome in (words[first], words[second])
-            if steps:
-                assert outcome == words[first]
-            assert memory.log.count(f"POST {ID}.record") == (0 if outcome is None else 1)
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_of_two_who_end_it_one_wins_and_nothing_is_left(first: str, second: str, steps: int) -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory)
+    relay.transfers.open()
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    await asyncio.sleep(1)
+    tap.feed(b"two")
+    one = asyncio.ensure_future(ENDERS[first](relay, tap))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    two = asyncio.ensure_future(ENDERS[second](relay, tap))
+    await asyncio.gather(one, two)
+    if (first, second) == ("expiry", "expiry"):
+        tap.feed(b"three")
+    await ended(relay)
+    assert len(relay.transfers) == 0
+    if {"delete", "expiry"} & {first, second}:
+        assert memory.named(ID) is None
+    else:
+        data, is_closed, outcome = ending(memory)
+        assert (data, is_closed) == (b"onetwo", True)
+        words = {"abort": "aborted", "end": None, "reset": "upstream_error", "drain": "interrupted"}
+        assert outcome in (words[first], words[second])
+        if steps:
+            assert outcome == words[first]
+        assert memory.log.count(f"POST {ID}.record") == (0 if outcome is None else 1)
+    await relay.aclose()
 
 
-def test_an_end_that_takes_too_long_is_not_waited_for() -> None:
-    async def main() -> None:
-        slow = Slow(MemoryStorage(), when=is_append)
-        relay = Relay.over(slow)
-        tap = Tap()
-        await relay.start(tap)
-        tap.feed(b"one")
-        await slow.arrived.wait()
-        await relay.transfers.end(ID, Cut.ABORTED, wait=2.0)
-        assert asyncio.get_running_loop().time() == pytest.approx(2.0)
-        assert tap.is_cut
-        assert relay.transfers.get(ID) is not None
-        slow.open()
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_an_end_that_takes_too_long_is_not_waited_for() -> None:
+    slow = Slow(MemoryStorage(), when=is_append)
+    relay = Relay.over(slow)
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    await slow.arrived.wait()
+    await relay.transfers.end(ID, Cut.ABORTED, wait=2.0)
+    assert asyncio.get_running_loop().time() == pytest.approx(2.0)
+    assert tap.is_cut
+    assert relay.transfers.get(ID) is not None
+    slow.open()
+    await relay.aclose()
 
 
 # Places
 
 
-def test_a_place_is_held_once_from_the_reservation_to_the_end() -> None:
-    async def main() -> None:
-        slow = Slow(MemoryStorage(), when=lambda r: r.method == b"PUT")
-        relay = Relay.over(slow, at_once=2)
-        first, second = Tap(), Tap()
-        starting = asyncio.ensure_future(relay.start(first))
-        await slow.arrived.wait()
-        relay.transfers.reserve()  # while the first is half made there is room for one more, and no second
-        with pytest.raises(Refusal) as caught:
-            relay.transfers.reserve()
-        assert caught.value.code is Code.OVERLOADED
-        relay.transfers.release()
-        slow.open()
-        await starting
-        await relay.start(second, OTHER)
-        with pytest.raises(Refusal):
-            await relay.start(Tap(), "third")
-        first.body.end()
-        await ended(relay)
+@in_virtual_time
+async def test_a_place_is_held_once_from_the_reservation_to_the_end() -> None:
+    slow = Slow(MemoryStorage(), when=lambda r: r.method == b"PUT")
+    relay = Relay.over(slow, at_once=2)
+    first, second = Tap(), Tap()
+    starting = asyncio.ensure_future(relay.start(first))
+    await slow.arrived.wait()
+    relay.transfers.reserve()  # while the first is half made there is room for one more, and no second
+    with pytest.raises(Refusal) as caught:
+        relay.transfers.reserve()
+    assert caught.value.code is Code.OVERLOADED
+    relay.transfers.release()
+    slow.open()
+    await starting
+    await relay.start(second, OTHER)
+    with pytest.raises(Refusal):
         await relay.start(Tap(), "third")
-        await relay.aclose()
-        assert len(relay.transfers) == 0
-
-    run_in_virtual_time(main())
-
-
-def test_while_draining_nothing_new_begins_and_what_runs_goes_on() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory)
-        tap = Tap()
-        await relay.start(tap)
-        relay.transfers.reserve()  # a create that waits for its upstream
-        draining = asyncio.ensure_future(relay.transfers.drain(30.0))
-        await asyncio.sleep(1)
-        with pytest.raises(Refusal) as caught:
-            relay.transfers.reserve()
-        assert caught.value.code is Code.DRAINING
-        tap.feed(b"still")
-        await asyncio.sleep(1)
-        late = Tap()
-        await relay.transfers.start(OTHER, late.body, RECORD)  # it was let in before
-        relay.transfers.release()
-        late.body.end()
-        tap.body.end()
-        await draining
-        assert asyncio.get_running_loop().time() < 3
-        assert ending(memory) == (b"still", True, None)
-        await relay.aclose()
-        relay.transfers._expected += 1
-        with pytest.raises(Refusal):
-            await relay.transfers.start("too late", Tap().body, RECORD)
-
-    run_in_virtual_time(main())
+    first.body.end()
+    await ended(relay)
+    await relay.start(Tap(), "third")
+    await relay.aclose()
+    assert len(relay.transfers) == 0
 
 
-def test_a_stop_that_storage_does_not_let_finish_leaves_no_task() -> None:
-    async def main() -> None:
-        slow = Slow(MemoryStorage(), when=is_append)
-        relay = Relay.over(slow)
-        tap = Tap()
-        await relay.start(tap)
-        tap.feed(b"one")
-        await slow.arrived.wait()
-        await relay.transfers.aclose(5.0)
-        assert asyncio.get_running_loop().time() == pytest.approx(5.0)
-        assert len(relay.transfers) == 0
-        assert tap.is_cut
-
-    run_in_virtual_time(main())
-
-
-def test_a_key_s_new_stream_waits_for_the_old_one_s_transfer() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        relay = Relay.over(memory)
-        old, new = Tap(), Tap()
-        await relay.start(old)
-        old.feed(b"old")
-        await asyncio.sleep(1)
-        memory.streams.clear()  # it expired
-        old.feed(b"more")
-        await relay.start(new)
-        assert old.is_cut
-        new.feed(b"new")
-        new.body.end()
-        await ended(relay)
-        assert ending(memory) == (b"new", True, None)
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_while_draining_nothing_new_begins_and_what_runs_goes_on() -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory)
+    tap = Tap()
+    await relay.start(tap)
+    relay.transfers.reserve()  # a create that waits for its upstream
+    draining = asyncio.ensure_future(relay.transfers.drain(30.0))
+    await asyncio.sleep(1)
+    with pytest.raises(Refusal) as caught:
+        relay.transfers.reserve()
+    assert caught.value.code is Code.DRAINING
+    tap.feed(b"still")
+    await asyncio.sleep(1)
+    late = Tap()
+    await relay.transfers.start(OTHER, late.body, RECORD)  # it was let in before
+    relay.transfers.release()
+    late.body.end()
+    tap.body.end()
+    await draining
+    assert asyncio.get_running_loop().time() < 3
+    assert ending(memory) == (b"still", True, None)
+    await relay.aclose()
+    relay.transfers._expected += 1
+    with pytest.raises(Refusal):
+        await relay.transfers.start("too late", Tap().body, RECORD)
 
 
-def test_memory_of_a_stream_is_bounded_while_storage_is_slow() -> None:
-    async def main() -> None:
-        budget = Budget(1 << 20)
-        slow = Slow(MemoryStorage(), when=is_append)
-        relay = Relay.over(slow)
-        taps = [Tap(PipeLimits(1 << 16, budget)) for _ in range(4)]
-        for number, tap in enumerate(taps):
-            await relay.start(tap, f"stream-{number}")
-        for _ in range(100):
-            for tap in taps:
-                if not tap.is_paused:
-                    tap.feed(b"x" * 8192)
-            await asyncio.sleep(0.01)
-        assert all(tap.is_paused for tap in taps)
-        assert budget.used <= 4 * ((1 << 16) + 8192 + 64)
-        slow.open()
+@in_virtual_time
+async def test_a_stop_that_storage_does_not_let_finish_leaves_no_task() -> None:
+    slow = Slow(MemoryStorage(), when=is_append)
+    relay = Relay.over(slow)
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    await slow.arrived.wait()
+    await relay.transfers.aclose(5.0)
+    assert asyncio.get_running_loop().time() == pytest.approx(5.0)
+    assert len(relay.transfers) == 0
+    assert tap.is_cut
+
+
+@in_virtual_time
+async def test_a_key_s_new_stream_waits_for_the_old_one_s_transfer() -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory)
+    old, new = Tap(), Tap()
+    await relay.start(old)
+    old.feed(b"old")
+    await asyncio.sleep(1)
+    memory.streams.clear()  # it expired
+    old.feed(b"more")
+    await relay.start(new)
+    assert old.is_cut
+    new.feed(b"new")
+    new.body.end()
+    await ended(relay)
+    assert ending(memory) == (b"new", True, None)
+    await relay.aclose()
+
+
+@in_virtual_time
+async def test_memory_of_a_stream_is_bounded_while_storage_is_slow() -> None:
+    budget = Budget(1 << 20)
+    slow = Slow(MemoryStorage(), when=is_append)
+    relay = Relay.over(slow)
+    taps = [Tap(PipeLimits(1 << 16, budget)) for _ in range(4)]
+    for number, tap in enumerate(taps):
+        await relay.start(tap, f"stream-{number}")
+    for _ in range(100):
         for tap in taps:
-            tap.body.end()
-        await relay.transfers._tasks.wait()
-        assert budget.used == 0
-        await relay.aclose()
+            if not tap.is_paused:
+                tap.feed(b"x" * 8192)
+        await asyncio.sleep(0.01)
+    assert all(tap.is_paused for tap in taps)
+    assert budget.used <= 4 * ((1 << 16) + 8192 + 64)
+    slow.open()
+    for tap in taps:
+        tap.body.end()
+    await relay.transfers._tasks.wait()
+    assert budget.used == 0
+    await relay.aclose()
 
-    run_in_virtual_time(main())
 
+@in_virtual_time
+async def test_one_writer_per_stream_even_when_answers_overtake_each_other() -> None:
+    memory = MemoryStorage()
+    recording = Recording(memory)
+    in_flight = 0
+    most = 0
 
-def test_one_writer_per_stream_even_when_answers_overtake_each_other() -> None:
-    async def main() -> None:
-        memory = MemoryStorage()
-        recording = Recording(memory)
-        in_flight = 0
-        most = 0
-
-        async def counting(request: Request) -> Response:
-            nonlocal in_flight, most
-            if not is_append(request):
-                return await recording(request)
-            in_flight += 1
-            most = max(most, in_flight)
-            await asyncio.sleep(0.01)
-            in_flight -= 1
+    async def counting(request: Request) -> Response:
+        nonlocal in_flight, most
+        if not is_append(request):
             return await recording(request)
+        in_flight += 1
+        most = max(most, in_flight)
+        await asyncio.sleep(0.01)
+        in_flight -= 1
+        return await recording(request)
 
-        relay = Relay.over(counting)
-        tap = Tap()
-        await relay.start(tap)
-        for number in range(50):
-            tap.feed(b"%d" % number)
-            await asyncio.sleep(0.003)
-        await relay.transfers.end(ID, Cut.ABORTED, wait=10.0)
-        assert most == 1
-        assert ending(memory)[0] == b"".join(b"%d" % number for number in range(50))
-        await relay.aclose()
-
-    run_in_virtual_time(main())
+    relay = Relay.over(counting)
+    tap = Tap()
+    await relay.start(tap)
+    for number in range(50):
+        tap.feed(b"%d" % number)
+        await asyncio.sleep(0.003)
+    await relay.transfers.end(ID, Cut.ABORTED, wait=10.0)
+    assert most == 1
+    assert ending(memory)[0] == b"".join(b"%d" % number for number in range(50))
+    await relay.aclose()

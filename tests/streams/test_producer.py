@@ -13,7 +13,7 @@ from proxy.streams.client import Endpoint, Reply, Storage, StorageError
 from proxy.streams.producer import Producer, RetryPolicy
 from tests.kit.handlers import Failing, Fault, answer, lost
 from tests.kit.memory_storage import MemoryStorage, Stored
-from tests.kit.virtual_time import run_in_virtual_time
+from tests.kit.virtual_time import in_virtual_time
 
 TTL: Field = (b"stream-ttl", b"1000")
 OCTETS = b"application/octet-stream"
@@ -53,83 +53,73 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("times", [1, 5])
 @pytest.mark.parametrize("close", [False, True])
-def test_a_fault_that_passes_costs_no_byte_and_doubles_none(name: str, times: int, close: bool) -> None:
-    async def main() -> None:
-        memory, stream = stored()
-        fault, after = FAULTS[name]
-        failing = Failing(memory)
-        producer = producer_at(failing)
-        assert await producer.append((b"a",)) is Reply.ACCEPTED
-        failing.then(fault, times=times, after=after)
-        assert await producer.append((b"b", b"c"), close=close) is Reply.ACCEPTED
-        assert producer.is_closed is close
-        if not close:
-            assert await producer.append((b"d",), close=True) is Reply.ACCEPTED
-        assert (stream.data, stream.is_closed) == (b"abc" if close else b"abcd", True)
-        assert failing.met == times
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_fault_that_passes_costs_no_byte_and_doubles_none(name: str, times: int, close: bool) -> None:
+    memory, stream = stored()
+    fault, after = FAULTS[name]
+    failing = Failing(memory)
+    producer = producer_at(failing)
+    assert await producer.append((b"a",)) is Reply.ACCEPTED
+    failing.then(fault, times=times, after=after)
+    assert await producer.append((b"b", b"c"), close=close) is Reply.ACCEPTED
+    assert producer.is_closed is close
+    if not close:
+        assert await producer.append((b"d",), close=True) is Reply.ACCEPTED
+    assert (stream.data, stream.is_closed) == (b"abc" if close else b"abcd", True)
+    assert failing.met == times
 
 
-def test_the_very_same_buffers_are_sent_again_under_the_same_number() -> None:
-    async def main() -> None:
-        sent: list[tuple[bytes | None, list[object]]] = []
+@in_virtual_time
+async def test_the_very_same_buffers_are_sent_again_under_the_same_number() -> None:
+    sent: list[tuple[bytes | None, list[object]]] = []
 
-        async def handler(request: Request) -> Response:
-            parts = await request.body.take()
-            sent.append((request.headers.get(b"producer-seq"), [id(part) for part in parts]))
-            if len(sent) in (1, 2):
-                raise ExchangeError(Exchange.RESET, sent=True)
-            return Response(200, Headers())
+    async def handler(request: Request) -> Response:
+        parts = await request.body.take()
+        sent.append((request.headers.get(b"producer-seq"), [id(part) for part in parts]))
+        if len(sent) in (1, 2):
+            raise ExchangeError(Exchange.RESET, sent=True)
+        return Response(200, Headers())
 
-        producer = producer_at(handler)
-        buffers = (b"one", memoryview(b"two"))
-        assert await producer.append(buffers) is Reply.ACCEPTED
-        assert sent == [(b"0", [id(buffer) for buffer in buffers])] * 3
-        await producer.append((b"x",))
-        assert sent[-1][0] == b"1"
-
-    run_in_virtual_time(main())
+    producer = producer_at(handler)
+    buffers = (b"one", memoryview(b"two"))
+    assert await producer.append(buffers) is Reply.ACCEPTED
+    assert sent == [(b"0", [id(buffer) for buffer in buffers])] * 3
+    await producer.append((b"x",))
+    assert sent[-1][0] == b"1"
 
 
 @pytest.mark.parametrize("after", [1, 7, 30])
-def test_storage_says_when_to_come_again(after: int) -> None:
-    async def main() -> None:
-        memory, _ = stored()
-        failing = Failing(memory).then(answer(429, (b"retry-after", b"%d" % after)))
+@in_virtual_time
+async def test_storage_says_when_to_come_again(after: int) -> None:
+    memory, _ = stored()
+    failing = Failing(memory).then(answer(429, (b"retry-after", b"%d" % after)))
+    await producer_at(failing).append((b"a",))
+    assert after <= now() < after + 0.1
+
+
+@in_virtual_time
+async def test_past_the_budget_it_is_an_error_and_the_number_is_kept() -> None:
+    memory, stream = stored()
+    failing = Failing(memory)
+    failing.always = answer(503)
+    producer = producer_at(failing)
+    with pytest.raises(StorageError):
+        await producer.append((b"a",))
+    assert 50.0 <= now() <= 60.0  # the last pause could have ended after the budget
+    assert 10 < failing.met < 100
+    failing.always = None
+    assert await producer.append((b"a",)) is Reply.ACCEPTED
+    assert stream.data == b"a"
+
+
+@in_virtual_time
+async def test_an_error_that_no_patience_mends_is_final_at_once() -> None:
+    memory, _ = stored()
+    failing = Failing(memory)
+    failing.always = answer(400)
+    with pytest.raises(StorageError):
         await producer_at(failing).append((b"a",))
-        assert after <= now() < after + 0.1
-
-    run_in_virtual_time(main())
-
-
-def test_past_the_budget_it_is_an_error_and_the_number_is_kept() -> None:
-    async def main() -> None:
-        memory, stream = stored()
-        failing = Failing(memory)
-        failing.always = answer(503)
-        producer = producer_at(failing)
-        with pytest.raises(StorageError):
-            await producer.append((b"a",))
-        assert 50.0 <= now() <= 60.0  # the last pause could have ended after the budget
-        assert 10 < failing.met < 100
-        failing.always = None
-        assert await producer.append((b"a",)) is Reply.ACCEPTED
-        assert stream.data == b"a"
-
-    run_in_virtual_time(main())
-
-
-def test_an_error_that_no_patience_mends_is_final_at_once() -> None:
-    async def main() -> None:
-        memory, _ = stored()
-        failing = Failing(memory)
-        failing.always = answer(400)
-        with pytest.raises(StorageError):
-            await producer_at(failing).append((b"a",))
-        assert (failing.met, now()) == (1, 0.0)
-
-    run_in_virtual_time(main())
+    assert (failing.met, now()) == (1, 0.0)
 
 
 def _fence(memory: MemoryStorage, stream: Stored) -> None:
@@ -152,70 +142,62 @@ def _delete(memory: MemoryStorage, stream: Stored) -> None:
     ("happening", "reply"),
     [(_fence, Reply.FENCED), (_close, Reply.CLOSED), (_forget, Reply.GAP), (_delete, Reply.GONE)],
 )
-def test_what_stops_a_producer_for_good_is_a_value_at_once(
+@in_virtual_time
+async def test_what_stops_a_producer_for_good_is_a_value_at_once(
     happening: Callable[[MemoryStorage, Stored], None], reply: Reply
 ) -> None:
-    async def main() -> None:
-        memory, stream = stored()
-        producer = producer_at(memory)
-        await producer.append((b"a",))
-        happening(memory, stream)
-        assert await producer.append((b"b",)) is reply
-        assert await producer.append((b"b",)) is reply
-        assert (stream.data, now(), producer.is_closed) == (b"a", 0.0, False)
-
-    run_in_virtual_time(main())
+    memory, stream = stored()
+    producer = producer_at(memory)
+    await producer.append((b"a",))
+    happening(memory, stream)
+    assert await producer.append((b"b",)) is reply
+    assert await producer.append((b"b",)) is reply
+    assert (stream.data, now(), producer.is_closed) == (b"a", 0.0, False)
 
 
 @pytest.mark.parametrize("was_stored", [False, True])
 @pytest.mark.parametrize("closing", [False, True])
-def test_a_close_closes_whatever_became_of_the_append_before(was_stored: bool, closing: bool) -> None:
-    async def main() -> None:
-        memory, stream = stored()
-        failing = Failing(memory)
-        producer = producer_at(failing, retry=RetryPolicy(budget=0.0, first_delay=0.1, longest_delay=1.0))
-        await producer.append((b"a",))
-        failing.then(answer(500), after=was_stored)
+@in_virtual_time
+async def test_a_close_closes_whatever_became_of_the_append_before(was_stored: bool, closing: bool) -> None:
+    memory, stream = stored()
+    failing = Failing(memory)
+    producer = producer_at(failing, retry=RetryPolicy(budget=0.0, first_delay=0.1, longest_delay=1.0))
+    await producer.append((b"a",))
+    failing.then(answer(500), after=was_stored)
+    with pytest.raises(StorageError):
+        await producer.append((b"b",), close=closing)
+    assert await producer.close(budget=10.0) is Reply.ACCEPTED
+    assert stream.is_closed
+    assert stream.data == (b"ab" if was_stored else b"a")
+
+
+@in_virtual_time
+async def test_a_close_that_fails_can_be_tried_again() -> None:
+    memory, stream = stored()
+    failing = Failing(memory).then(answer(500), times=2, after=True)
+    producer = producer_at(failing, retry=RetryPolicy(budget=0.0, first_delay=0.1, longest_delay=1.0))
+    for _ in range(2):
         with pytest.raises(StorageError):
-            await producer.append((b"b",), close=closing)
-        assert await producer.close(budget=10.0) is Reply.ACCEPTED
-        assert stream.is_closed
-        assert stream.data == (b"ab" if was_stored else b"a")
-
-    run_in_virtual_time(main())
+            await producer.close()
+    assert await producer.close() is Reply.ACCEPTED
+    assert await producer.close() is not Reply.GAP
+    assert stream.is_closed
 
 
-def test_a_close_that_fails_can_be_tried_again() -> None:
-    async def main() -> None:
-        memory, stream = stored()
-        failing = Failing(memory).then(answer(500), times=2, after=True)
-        producer = producer_at(failing, retry=RetryPolicy(budget=0.0, first_delay=0.1, longest_delay=1.0))
-        for _ in range(2):
-            with pytest.raises(StorageError):
-                await producer.close()
-        assert await producer.close() is Reply.ACCEPTED
-        assert await producer.close() is not Reply.GAP
-        assert stream.is_closed
-
-    run_in_virtual_time(main())
-
-
-def test_a_cancelled_append_stops_asking() -> None:
-    async def main() -> None:
-        memory, _ = stored()
-        failing = Failing(memory)
-        failing.always = answer(503)
-        task = asyncio.ensure_future(producer_at(failing).append((b"a",)))
-        await asyncio.sleep(3)
-        met = failing.met
-        assert met > 1
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await asyncio.sleep(30)
-        assert failing.met == met
-
-    run_in_virtual_time(main())
+@in_virtual_time
+async def test_a_cancelled_append_stops_asking() -> None:
+    memory, _ = stored()
+    failing = Failing(memory)
+    failing.always = answer(503)
+    task = asyncio.ensure_future(producer_at(failing).append((b"a",)))
+    await asyncio.sleep(3)
+    met = failing.met
+    assert met > 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(30)
+    assert failing.met == met
 
 
 @given(st.integers(0, 40), st.none() | st.floats(0, 1000))
@@ -234,23 +216,21 @@ def test_a_pause_has_its_bounds(failures: int, after: float | None) -> None:
     ),
     st.integers(0, 1 << 32),
 )
-def test_any_faults_between_any_appends_leave_exactly_what_was_appended(
+@in_virtual_time
+async def test_any_faults_between_any_appends_leave_exactly_what_was_appended(
     script: list[tuple[bytes, list[str]]], seed: int
 ) -> None:
-    async def main() -> None:
-        random.seed(seed)
-        memory, stream = stored()
-        failing = Failing(memory)
-        producer = producer_at(failing)
-        whole = b""
-        for number, (data, faults) in enumerate(script):
-            for name in faults:
-                fault: Fault
-                fault, after = FAULTS[name]
-                failing.then(fault, after=after)
-            assert await producer.append((data,), close=number == len(script) - 1) is Reply.ACCEPTED
-            whole += data
-            assert stream.data == whole
-        assert stream.is_closed
-
-    run_in_virtual_time(main())
+    random.seed(seed)
+    memory, stream = stored()
+    failing = Failing(memory)
+    producer = producer_at(failing)
+    whole = b""
+    for number, (data, faults) in enumerate(script):
+        for name in faults:
+            fault: Fault
+            fault, after = FAULTS[name]
+            failing.then(fault, after=after)
+        assert await producer.append((data,), close=number == len(script) - 1) is Reply.ACCEPTED
+        whole += data
+        assert stream.data == whole
+    assert stream.is_closed
