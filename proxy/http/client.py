@@ -193,7 +193,9 @@ class ClientConnection(Connection):
     def eof_received(self) -> bool:
         """The peer sends no more: the end of a close-delimited body, or a loss."""
         try:
-            if self._codec.receive_eof():
+            if not self.is_end_said():
+                self._broken(Exchange.RESET, Cut.RESET)
+            elif self._codec.receive_eof():
                 self._ended()
         except PeerError:
             self._broken(Exchange.RESET, Cut.RESET)

@@ -5,6 +5,7 @@ Subclasses say what received bytes mean (`data_received`) and what a lost peer m
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import Iterable
 from contextlib import suppress
@@ -83,6 +84,18 @@ class Connection(asyncio.Protocol):
                 self._writable = None
         if self.is_lost:
             raise ConnectionResetError("the connection was lost")
+
+    def is_end_said(self) -> bool:
+        """Whether the end of input, just told, is the peer's own word.
+
+        Over TLS a FIN may be anybody's; the peer sends an alert before it (RFC 8446 section 6.1). uvloop tells no end
+        of input without one, asyncio's own loop does.
+        """
+        tls = self.transport.get_extra_info("ssl_object")
+        try:
+            return tls is None or tls.read(1) == b""
+        except ssl.SSLError:
+            return False
 
     @property
     def unsent(self) -> int:

@@ -309,6 +309,33 @@ async def test_a_large_body_that_is_here_goes_on_being_sent_beside_its_response(
         assert received == b"".join(sent)
 
 
+@pytest.mark.parametrize("is_said", [True, False], ids=["alert and FIN", "FIN alone"])
+async def test_a_body_that_ends_with_its_connection_is_whole_over_tls_only_when_the_origin_says_so(
+    tmp_path: Path, is_said: bool
+) -> None:
+    certificates = Certificates.make(tmp_path)
+
+    async def script(peer: Peer) -> None:
+        await request_of(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\npart")
+        await peer.writer.drain()
+        if not is_said:
+            peer.writer.transport.abort()
+
+    async with (
+        origin(script, ssl=certificates.server) as (_, address),
+        pooling(dialler(tls=certificates.client)) as pool,
+    ):
+        response = await pool.at(address)(get())
+        assert await response.body.take() == (b"part",)
+        if is_said:
+            assert await response.body.take() == ()
+        else:
+            with pytest.raises(BodyError) as raised:
+                await response.body.take()
+            assert raised.value.cut is Cut.RESET
+
+
 @pytest.mark.parametrize("is_lost", [True, False], ids=["reset", "given up"])
 async def test_a_large_body_is_let_go_with_its_connection(is_lost: bool) -> None:
     async def script(peer: Peer) -> None:
