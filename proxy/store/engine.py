@@ -7,7 +7,7 @@ by it, and the state is read again from the database before the next append is j
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from proxy.store.reading import Piece, Readers, Unreadable
 from proxy.store.recent import RecentPieces
 from proxy.store.rules import is_same, judge
 from proxy.store.settings import StoreSettings
-from proxy.store.state import Append, Segment, Spec, Stream, Watch
+from proxy.store.state import DEFAULT_TYPE, JSON_TYPE, Append, Segment, Spec, Stream, Watch, media_type
 from proxy.store.table import StreamTable
 from proxy.store.writer import Batch, Writer, WriterSettings
 from proxy.store.writing import Value, Write
@@ -30,6 +30,7 @@ __all__ = ["Engine"]
 logger = logging.getLogger(__name__)
 
 _REFUSED = (Verdict.FULL, Verdict.FAILED)
+_APPENDS_LEAVE = 4  # appends go on until a quarter of the room is left that creates need
 
 
 class Engine:
@@ -48,6 +49,7 @@ class Engine:
         self._table = StreamTable(settings.streams, self._recent.drop)
         self._unsettled: dict[Stream, None] = {}  # those with writes on their way
         self._queue: list[Write] = []
+        self._queued_bytes = 0  # of writes on their way
         self._refusal = Verdict.FAILED  # what writes get that fail along with the first
         limits = WriterSettings(
             settings.checkpoint_bytes, settings.vacuum_bytes, settings.sweep_rows, settings.sweep_bytes
@@ -109,7 +111,9 @@ class Engine:
 
     # Creating
 
-    async def create(self, path: str, spec: Spec, cut: Callable[[bool], list[bytes]]) -> tuple[Outcome, Stream | None]:
+    async def create(
+        self, path: str, spec: Spec, cut: Callable[[bool], Awaitable[list[bytes]]]
+    ) -> tuple[Outcome, Stream | None]:
         """Create a stream with the pieces that `cut(is_json)` gives; the stream when it was created or exists.
 
         Raises what `cut` does. The content type may be left out for a fork only.
@@ -119,6 +123,8 @@ class Engine:
             stream = self._table.get(path)
             if stream is not None or spec.fork is not None:
                 stream = await self.find(path)
+                if stream is None and self._table.get(path) is not None:
+                    return Outcome(self._refusal), None  # it has expired, and cannot be removed
             if stream is not None and stream.deleted:
                 return Outcome(Verdict.HELD_BY_FORKS), None
             if stream is not None:
@@ -134,7 +140,7 @@ class Engine:
             await self.find(path)
 
     async def _create_new(
-        self, path: str, spec: Spec, cut: Callable[[bool], list[bytes]]
+        self, path: str, spec: Spec, cut: Callable[[bool], Awaitable[list[bytes]]]
     ) -> tuple[Outcome, Stream | None]:
         """Create a stream that is not in memory. EXISTS when the database has it after all."""
         source: Stream | None = None
@@ -153,20 +159,21 @@ class Engine:
                 return Outcome(Verdict.BAD_FORK), None
             start = place
             spec = replace(forks.inherited_spec(source, spec), fork=replace(spec.fork, offset=offset))
-            await self._table.opened(path)
-            if self._table.get(path) is not None:
-                return Outcome(Verdict.EXISTS), None
+        pieces = await cut(media_type(spec.content_type or DEFAULT_TYPE) == JSON_TYPE)
+        await self._table.opened(path)
+        if self._table.get(path) is not None:
+            return Outcome(Verdict.EXISTS), None
         stream = Stream(self._last_id + 1, path, spec, self.now())
-        pieces = cut(stream.is_json)
-        if self._is_full(sum(map(len, pieces))) or self._writer.free < self._settings.min_free_bytes:
-            return Outcome(Verdict.FULL), None
+        size = sum(map(len, pieces))
+        if self._is_full(size, self._settings.min_free_bytes):
+            return Outcome(Verdict.EXISTS if await self._load(path) else Verdict.FULL), None
         self._last_id += 1
         stream.start = stream.tail = stream.next_tail = start
         if source is not None:
             stream.inherited = forks.inherited(source, start)
         stream.expires = stream.expires_kept = spec.expires
         stream.touch(stream.created)
-        write = self._append_to(stream, Append(pieces, sum(map(len, pieces)), None))
+        write = self._append_to(stream, Append(pieces, size, None))
         write.outcome = Outcome(Verdict.CREATED, stream.next_tail, spec.closed)
         write.creation = _row(stream, spec, source)
         stream.next_closed = spec.closed
@@ -190,7 +197,8 @@ class Engine:
                     break
                 if await self._decided(stream):
                     return outcome
-        if append.size and self._is_full(append.size):  # closing is always possible
+        # Closing is always possible; and what frees room, which needs some itself, while appends leave it some.
+        if append.size and self._is_full(append.size, self._settings.min_free_bytes // _APPENDS_LEAVE):
             return Outcome(Verdict.FULL)
         return await self._enqueue(self._append_to(stream, append))
 
@@ -226,9 +234,14 @@ class Engine:
             stream.next_closed = True
         return write
 
-    def _is_full(self, size: int) -> bool:
+    def _is_full(self, size: int, reserve: int) -> bool:
+        """Whether `size` bytes more would be too many, for the database or for a disk that keeps `reserve` free."""
+        coming = self._queued_bytes + size
         limit = self._settings.max_bytes
-        return limit > 0 and self._writer.used + size > limit
+        is_full = 0 < limit < self._writer.used + coming or (reserve > 0 and self._writer.free - coming < reserve)
+        if is_full:
+            self._writer.look()  # there may be room again: nothing else would find out while all are refused
+        return is_full
 
     async def _reload(self, stream: Stream) -> None:
         """Read the state of a stream whose writes failed from the database."""
@@ -301,6 +314,7 @@ class Engine:
         if not self._queue:
             self._loop.call_soon(self._hand_over)
         self._queue.append(write)
+        self._queued_bytes += write.size
         return write.done
 
     def _hand_over(self) -> None:
@@ -314,6 +328,7 @@ class Engine:
             self._refuse_all(batch.error)
         changed: dict[Stream, None] = {}
         for write in batch.writes:
+            self._queued_bytes -= write.size
             outcome = write.outcome
             if batch.error is not None:
                 outcome = Outcome(self._refusal)

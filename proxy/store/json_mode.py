@@ -6,6 +6,7 @@ Owns validation: what Python's parser takes but JSON does not have is refused.
 
 import json
 import re
+from collections.abc import Generator, Iterable, Iterator
 
 __all__ = ["InvalidJson", "as_array", "flatten", "prefix_length", "split_values"]
 
@@ -24,35 +25,37 @@ def _refuse(constant: str) -> None:
 _DECODER = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse)
 
 
-def flatten(body: bytes) -> list[bytes]:
-    """The values to store, each with its comma; none for an empty array. Raises InvalidJson."""
+def flatten(body: bytes) -> Iterator[bytes]:
+    """The values to store, each with its comma; none for an empty array. Raises InvalidJson, perhaps after some."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidJson("JSON must be UTF-8") from None
     start = _skip(text, 0)
     if text.startswith("[", start):
-        values, end = _elements(text, start)
+        end = yield from _elements(text, start)
     else:
         end = _scan(text, start)
-        values = [text[start:end]]
+        yield _stored(text[start:end])
     if _skip(text, end) != len(text):
         raise InvalidJson("there is more after the JSON value")
-    return [value.encode("utf-8") + b"," for value in values]
 
 
-def _elements(text: str, start: int) -> tuple[list[str], int]:
-    """The text of each element of the array that starts at `start`, and where the array ends."""
-    values: list[str] = []
+def _stored(value: str) -> bytes:
+    return value.encode("utf-8") + b","
+
+
+def _elements(text: str, start: int) -> Generator[bytes, None, int]:
+    """Each element of the array that starts at `start`, as it is stored; returns where the array ends."""
     here = _skip(text, start + 1)
     if text.startswith("]", here):
-        return values, here + 1
+        return here + 1
     while True:
         end = _scan(text, here)
-        values.append(text[here:end])
+        yield _stored(text[here:end])
         here = _skip(text, end)
         if text.startswith("]", here):
-            return values, here + 1
+            return here + 1
         if not text.startswith(",", here):
             raise InvalidJson("the body is not valid JSON")
         here = _skip(text, here + 1)
@@ -74,7 +77,7 @@ def _skip(text: str, start: int) -> int:
     return start if match is None else match.end()
 
 
-def split_values(values: list[bytes], size: int) -> list[bytes]:
+def split_values(values: Iterable[bytes], size: int) -> list[bytes]:
     """The values joined into pieces of about `size` bytes; only a single value makes a larger one."""
     pieces: list[bytes] = []
     run: list[bytes] = []

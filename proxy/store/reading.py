@@ -115,6 +115,7 @@ class Reader:
         try:
             yield
         finally:
+            self.rest()
             self._cursor.execute("COMMIT")
 
     def _row(self, condition: str, value: str | int) -> _Row | None:
@@ -149,16 +150,26 @@ class Reader:
         return tuple(reversed(segments))
 
     def pieces(self, segments: tuple[Segment, ...], position: int, size: int) -> list[Piece]:
-        """What is stored from `position` on, until `size` bytes are reached. The first piece may begin before it."""
+        """What is stored from `position` on, until `size` bytes are reached. The first piece may begin before it.
+
+        None of it when some is missing: the sweep takes what a removed stream had from the front, in steps.
+        """
         found: list[Piece] = []
-        for segment in segments:
-            if segment.end <= position or size <= 0:
-                continue
-            for start, _, data in self._rows(segment, max(position, segment.start)):
-                found.append((start, data))
-                size -= len(data)
-                if size <= 0:
-                    break
+        following = position
+        with self._snapshot():
+            for segment in segments:
+                if segment.end <= following or size <= 0:
+                    continue
+                for start, _, data in self._rows(segment, following):
+                    if start > following or (found and start < following) or start + len(data) <= following:
+                        return []
+                    found.append((start, data))
+                    following = start + len(data)
+                    size -= len(data)
+                    if size <= 0:
+                        break
+                if size > 0 and following < segment.end:
+                    return []
         return found
 
     def _rows(self, segment: Segment, position: int) -> Iterator[tuple[int, int, bytes]]:

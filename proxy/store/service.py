@@ -9,7 +9,7 @@ import logging
 from proxy.http.message import EMPTY, Field, Headers, Parts, Request, Response
 from proxy.store.cursors import next_cursor
 from proxy.store.engine import Engine
-from proxy.store.intake import Intake, Overloaded, TooLong, cut
+from proxy.store.intake import Intake, Overloaded, TooLong
 from proxy.store.json_mode import InvalidJson, as_array
 from proxy.store.live import LiveBody, LiveLimits
 from proxy.store.offsets import format_offset
@@ -90,7 +90,7 @@ class Service:
     def __init__(self, engine: Engine, settings: StoreSettings, *, is_public: bool) -> None:
         self._engine = engine
         self._settings = settings
-        self._intake = Intake(settings.append_bytes, settings.held_bytes)
+        self._intake = Intake(settings.append_bytes, settings.held_bytes, settings.piece_bytes)
         self._live = LiveLimits(
             settings.keep_alive_seconds, settings.sse_seconds, settings.cursor_seconds, settings.event_bytes
         )
@@ -130,6 +130,10 @@ class Service:
             return _failed(Outcome(Verdict.FAILED))
         return _refused(405, "the method is not one of this protocol", (b"allow", _METHODS))
 
+    async def aclose(self) -> None:
+        """End what runs beside requests."""
+        await self._intake.aclose()
+
     # Writing
 
     async def _create(self, name: str, request: Request) -> Response:
@@ -137,7 +141,7 @@ class Service:
         data = await self._intake.take(request.body)
         try:
             outcome, stream = await self._engine.create(
-                name, spec, lambda is_json: cut(data, self._settings.piece_bytes, is_json=is_json) if data else []
+                name, spec, lambda is_json: self._intake.cut(data, is_json=is_json)
             )
         finally:
             self._intake.give(len(data))
@@ -165,7 +169,7 @@ class Service:
                 return _failed(Outcome(Verdict.MISSING))
             is_json = stream.is_json and append.media == stream.media
             if data:
-                append.pieces = cut(data, self._settings.piece_bytes, is_json=is_json)
+                append.pieces = await self._intake.cut(data, is_json=is_json)
                 append.size = sum(map(len, append.pieces))
                 if not append.pieces:
                     return _refused(400, "an empty array appends nothing")

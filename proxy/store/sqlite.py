@@ -13,6 +13,7 @@ __all__ = ["MIGRATIONS", "ForeignDatabase", "UnsafeSqlite", "open_for_reading", 
 _SAFE = (3, 51, 3)  # before it, a write-ahead log that was reset at the wrong moment lost committed writes
 _APPLICATION_ID = 0x64737472  # "dstr": `file` and sqlite3 tell the database by it
 _PAGE_BYTES = 4096
+_LOG_BYTES = 64 << 20  # a log that grew longer is cut to this when it starts anew
 _LOCK_MILLISECONDS = 5000  # readers wait this long when the log is being recovered
 
 MIGRATIONS = (
@@ -105,6 +106,7 @@ def _prepare(connection: apsw.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # a commit returns when it is on disk
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer says when
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     if connection.pragma("application_id") not in (0, _APPLICATION_ID):
         raise ForeignDatabase("the database belongs to another application")
     known = connection.pragma("user_version")

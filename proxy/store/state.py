@@ -8,9 +8,12 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_TYPE", "Append", "Fork", "Producer", "Segment", "Spec", "Stream", "Watch", "media_type"]
+__all__ = [
+    "DEFAULT_TYPE", "JSON_TYPE", "Append", "Fork", "Producer", "Segment", "Spec", "Stream", "Watch", "media_type",
+]  # fmt: skip
 
 DEFAULT_TYPE = "application/octet-stream"  # the protocol's, section on PUT
+JSON_TYPE = "application/json"  # appends are values, reads are arrays of them
 
 _TTL_SLACK = 8  # the kept expiry lies an eighth of the TTL late, so that few reads must be written down
 
@@ -96,7 +99,7 @@ class Stream:
         self.path = path
         self.content_type = spec.content_type or DEFAULT_TYPE
         self.media = media_type(self.content_type)
-        self.is_json = self.media == "application/json"  # appends are values, reads are arrays of them
+        self.is_json = self.media == JSON_TYPE
         self.created = created
         self.ttl = spec.ttl
         self.expires_at = spec.expires_at

@@ -33,7 +33,8 @@ class Store:
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._engine = Engine(directory / _DATABASE, settings, wall)
-        self.handler: Handler = Service(self._engine, settings, is_public=is_public)
+        self._service = Service(self._engine, settings, is_public=is_public)
+        self.handler: Handler = self._service
 
     async def open_streams(self, after: str, count: int) -> list[str]:
         """Paths of at most `count` streams that are not closed, in order, those after `after` ("" for the first)."""
@@ -42,6 +43,7 @@ class Store:
     async def aclose(self) -> None:
         """Store what was accepted, end live reads, close the database. Requests that come later are refused."""
         await self._engine.aclose()
+        await self._service.aclose()
 
 
 @asynccontextmanager

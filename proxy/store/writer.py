@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import apsw
-
 from proxy.store.writing import Database, Write
 
 __all__ = ["Batch", "Writer", "WriterSettings"]
@@ -63,6 +61,8 @@ class Writer:
         self._resumes = False
         self._stopping = False
         self._excess = False
+        self._wants_look = False
+        self._rest: list[Write] = []  # taken already, but too much for one transaction
         self.used = self.free = 0  # bytes of the database in use, bytes of the disk that are not
         self._database = Database(path)
         self.last_id = self._database.last_id()
@@ -79,6 +79,11 @@ class Writer:
     def resume(self) -> None:
         """After a failure: what is put from now on was judged by what the database really holds."""
         self._inbox.put(None)
+
+    def look(self) -> None:
+        """Find out soon what is in use and free: somebody was refused for it."""
+        self._wants_look = True
+        self._inbox.put([])
 
     async def aclose(self) -> None:
         """Store what was put, move the log into the database and end the thread."""
@@ -97,34 +102,47 @@ class Writer:
                     self._store(writes)
                     commits += 1
                     if commits % _LOOK == 0:
-                        self._look()
+                        self._try(self._look)
                     if self._log_is_long():
                         self._try(self._database.checkpoint)
                     if commits % _CHORE_EVERY == 0:
                         self._try(self._sweep)
-                elif self._stopping and self._inbox.empty():
-                    return
+                if self._rest:
+                    continue
                 if self._resumes:
                     self._resumes = self._refusing = False
+                if self._wants_look:
+                    self._wants_look = False
+                    self._try(self._look)
+                if self._stopping and self._inbox.empty():
+                    return
                 del writes  # or the last one would stay in memory while nothing comes
         finally:
             self._try(self._database.close)
 
     def _next(self) -> list[Write]:
         """What waits, up to a bound, but never across a resumption; chores are done while nothing waits."""
-        found = self._wait()
-        if found is None:
-            self._resumes = True
-            return []
-        size = sum(write.size for write in found)
-        while size < _LARGEST_BATCH and not self._inbox.empty():
-            more = self._inbox.get()
-            if more is None:
+        found: list[Write] | None
+        if self._rest:
+            found, self._rest = self._rest, []
+        else:
+            found = self._wait()
+            if found is None:
                 self._resumes = True
+                return []
+        size = count = 0
+        while size < _LARGEST_BATCH:
+            if count < len(found):
+                size += found[count].size
+                count += 1
+            elif self._resumes or self._inbox.empty():
                 break
-            found += more
-            size += sum(write.size for write in more)
-        return found
+            elif (more := self._inbox.get()) is None:
+                self._resumes = True
+            else:
+                found += more
+        self._rest = found[count:]
+        return found[:count]
 
     def _wait(self) -> list[Write] | None:
         while self._inbox.empty() and not self._stopping and self._has_chore():
@@ -144,7 +162,9 @@ class Writer:
         else:
             try:
                 self._database.store(writes)
-                self.used += sum(write.size for write in writes)
+                size = sum(write.size for write in writes)
+                self.used += size
+                self.free -= size
             except Exception as failure:  # whatever it is, nothing was stored and the thread goes on
                 error = failure
                 is_first = self._refusing = True
@@ -156,7 +176,7 @@ class Writer:
             logger.error("writes were stored after their event loop had ended")
 
     def _look(self) -> None:
-        """How much is in use; between two looks what was stored is added."""
+        """How much is in use and how much the disk has; between two looks what was stored is counted."""
         self.used = self._database.used_bytes()
         self._excess = self._database.free_bytes() > self._settings.vacuum_bytes
         try:
@@ -189,10 +209,10 @@ class Writer:
                 self._look()
 
     def _try(self, step: Callable[[], None]) -> bool:
-        """Do a chore; one that fails (no space, no disk) is left for later."""
+        """Do a chore; one that fails (no space, no disk) is left for later: without the thread nothing is stored."""
         try:
             step()
-        except apsw.Error as error:
+        except Exception as error:
             logger.warning("the store could not be tidied: %s", error)
             return False
         return True

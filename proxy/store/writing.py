@@ -77,7 +77,7 @@ _SET_PRODUCERS = _Bulk(
 )
 _SET_STATE = """
     UPDATE streams SET closed = max(closed, ?), last_seq = ifnull(?, last_seq), expires = ifnull(?, expires)
-    WHERE id = ?"""
+    WHERE id = ? AND path IS NOT NULL"""
 _CREATE = """
     INSERT INTO streams (id, path, content_type, created, ttl, expires_at, expires, closed,
                          fork_path, fork_offset, fork_sub, source, start)
@@ -134,12 +134,14 @@ class Database:
                 if write.creation and not self._create(write):
                     continue
                 pieces += write.pieces
+                if write.forgets:  # in order: who makes room in this batch may come back in it
+                    _SET_PRODUCERS.run(cursor, producers)
+                    producers.clear()
+                    cursor.execute("DELETE FROM producers WHERE stream = ? AND producer = ?", write.forgets)
                 producers += write.producer
             _ADD_PIECES.run(cursor, pieces)
             _SET_PRODUCERS.run(cursor, producers)
             for write in writes:
-                if write.forgets:
-                    cursor.execute("DELETE FROM producers WHERE stream = ? AND producer = ?", write.forgets)
                 if write.state:
                     cursor.execute(_SET_STATE, write.state)
                 if write.removes is not None:
@@ -203,18 +205,20 @@ class Database:
     def sweep(self, rows: int, size: int) -> None:
         """Delete about `rows` rows or `size` bytes of removed streams; `has_garbage` says whether more is left."""
         cursor = self._cursor
+        is_left = True
         cursor.execute("BEGIN IMMEDIATE")
         try:
             while rows > 0 and size > 0:
                 garbage = self._first("SELECT id FROM streams WHERE path IS NULL LIMIT 1")
                 if garbage is None:
-                    self.has_garbage = False
+                    is_left = False
                     break
                 rows, size = self._sweep_stream(garbage[0], rows, size)
             cursor.execute("COMMIT")
         except BaseException:
             self.roll_back()
             raise
+        self.has_garbage = is_left
 
     def _sweep_stream(self, number: Value, rows: int, size: int) -> tuple[int, int]:
         """Delete what a removed stream left, at last the stream; how many rows and bytes may still be deleted."""

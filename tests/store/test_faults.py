@@ -1,6 +1,8 @@
 """A full disk and a database that fails: nothing is acknowledged that is not kept, and reads go on."""
 
 import asyncio
+import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +10,11 @@ from pathlib import Path
 import apsw
 import pytest
 
+from proxy.http.message import BodyError, read_all
 from proxy.store import Store
 from proxy.store.writer import Batch
-from proxy.store.writing import Write
-from tests.store.kit import Client, opened, small, until
+from proxy.store.writing import Value, Write
+from tests.store.kit import Client, Clock, opened, small, until
 
 
 def grow_to(store: Store, pages: int) -> None:
@@ -210,10 +213,182 @@ async def test_a_bound_on_the_size_refuses_before_the_disk_is_full(tmp_path: Pat
 async def test_creates_are_refused_while_the_disk_is_nearly_full(tmp_path: Path) -> None:
     async with opened(tmp_path) as (_, client):
         await client.put("/s")
-    async with opened(tmp_path, small(min_free_bytes=1 << 60)) as (_, client):
+    free = shutil.disk_usage(tmp_path).free
+    async with opened(tmp_path, small(min_free_bytes=2 * free)) as (_, client):
         assert (await client.put("/t")).status == 507
+        assert (await client.put("/s")).status == 200
+        assert (await client.put("/s", content_type="text/plain")).status == 409
         assert (await client.post("/s", b"x")).status == 204
         assert (await client.get("/s")).body == b"x"
+
+
+async def test_appends_leave_room_for_what_frees_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path) as (_, client):
+        await client.put("/s", b"x")
+        await client.put("/t", b"x")
+    free = shutil.disk_usage(tmp_path).free
+    async with opened(tmp_path, small(min_free_bytes=8 * free)) as (store, client):
+        assert (await client.post("/s", b"y")).status == 507
+        assert (await client.post("/s", stream_closed="true")).status == 204
+        assert (await client.get("/s")).body == b"x"
+        assert (await client.delete("/s")).status == 204
+        monkeypatch.setattr(store._engine, "_settings", small(min_free_bytes=1))
+
+        async def has_room() -> bool:
+            return (await client.post("/t", b"y")).status == 204
+
+        await until(has_room)
+
+
+async def test_appends_that_come_together_keep_to_the_bound_on_the_size_together(tmp_path: Path) -> None:
+    async with opened(tmp_path, small(max_bytes=1 << 20)) as (store, client):
+        paths = [f"/{number}" for number in range(40)]
+        await asyncio.gather(*map(client.put, paths))
+        answers = await asyncio.gather(*(client.post(path, b"x" * 65_536) for path in paths))
+        assert {answer.status for answer in answers} == {204, 507}
+        assert pages_of(store) * 4096 < 2 << 20
+
+
+async def test_a_create_on_a_path_whose_stream_expired_and_cannot_be_removed_is_refused(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, clock=clock) as (store, client):
+        await client.put("/s", b"x", stream_ttl="10")
+        clock.time += 60
+        disk = Broken(store, monkeypatch)
+        async with asyncio.timeout(5):
+            assert (await client.put("/s")).status == 503
+        disk.fails = False
+        assert (await client.put("/s")).status == 201
+
+
+async def test_the_writer_outlives_a_failure_between_two_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as (store, client):
+        await client.put("/s")
+        database = store._engine._writer._database
+        monkeypatch.setattr(database, "used_bytes", _broken)
+        for _ in range(200):
+            assert (await client.post("/s", b"x")).status == 204
+
+
+def _broken() -> int:
+    raise apsw.IOError("the disk is broken")
+
+
+class _NoCommit:
+    """A cursor whose next COMMITs fail."""
+
+    def __init__(self, cursor: apsw.Cursor, failures: int) -> None:
+        self._cursor = cursor
+        self.failures = failures
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._cursor, name)
+
+    def execute(self, statement: str, values: tuple[Value, ...] = ()) -> apsw.Cursor:
+        if statement == "COMMIT" and self.failures:
+            self.failures -= 1
+            raise apsw.FullError("full")
+        return self._cursor.execute(statement, values)
+
+
+async def test_a_sweep_that_was_not_committed_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path) as (store, client):
+        await client.put("/u")
+        await client.put("/s", b"x" * 100_000)
+        await client.delete("/s")
+        database = store._engine._writer._database
+
+        async def is_swept() -> bool:
+            await client.post("/u", b"u")  # what could not be tidied is tried again after a write
+            return not database.has_garbage
+
+        await until(is_swept)
+        await client.put("/t", b"x" * 100_000)
+        cursor = _NoCommit(database._cursor, 0)
+        monkeypatch.setattr(database, "_cursor", cursor)
+        sweep = database.sweep
+
+        def failing_first(rows: int, size: int) -> None:
+            cursor.failures = 1
+            monkeypatch.setattr(database, "sweep", sweep)
+            sweep(rows, size)
+
+        monkeypatch.setattr(database, "sweep", failing_first)
+        await client.delete("/t")
+        await until(is_swept)
+        assert cursor.failures == 0
+        rows = (
+            apsw.Connection(str(tmp_path / "streams.db"))
+            .execute("SELECT count(*) FROM pieces WHERE length(data) > 1")
+            .fetchall()
+        )
+        assert rows == [(0,)]
+
+
+@pytest.mark.parametrize("missing", ["position < 300", "position BETWEEN 300 AND 600", "position >= 900"])
+async def test_a_read_that_finds_a_part_missing_gives_nothing(tmp_path: Path, missing: str) -> None:
+    async with opened(tmp_path, small(tail_bytes=0, step_bytes=500)) as (_, client):
+        await client.put("/s")
+        for _ in range(10):
+            await client.post("/s", b"x" * 100)
+        assert len((await client.get("/s")).body) == 1000
+        apsw.Connection(str(tmp_path / "streams.db")).execute(f"DELETE FROM pieces WHERE {missing}")
+        response = await client.send("GET", "/s")
+        if response.status == 200:
+            with pytest.raises(BodyError):
+                await read_all(response.body, 1 << 20)
+        else:
+            assert response.status == 404
+
+
+async def test_a_stop_that_comes_while_writes_wait_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path) as (store, client):
+        await client.put("/s")
+        disk = Broken(store, monkeypatch)
+        disk.fails = False
+        disk.gate.clear()
+        posts = []
+        for _ in range(2):
+            posts.append(asyncio.create_task(client.post("/s", b"x")))
+            await asyncio.sleep(0.05)
+        stopping = asyncio.create_task(store.aclose())
+        await asyncio.sleep(0.05)
+        disk.gate.set()
+        async with asyncio.timeout(10):
+            await stopping
+            assert {(await post).status for post in posts} == {204}
+
+
+async def test_a_producer_that_made_room_and_comes_back_in_one_batch_is_known_afterwards(tmp_path: Path) -> None:
+    async with opened(tmp_path, small(producers=2)) as (_, client):
+        await client.put("/s")
+        for name in ("a", "b"):
+            assert (await client.produce("/s", b"0", 0, producer_id=name)).status == 200
+        answers = await asyncio.gather(
+            client.produce("/s", b"1", 0, producer_id="c"), client.produce("/s", b"2", 0, epoch=1, producer_id="a")
+        )
+        assert [answer.status for answer in answers] == [200, 200]
+    async with opened(tmp_path, small(producers=2)) as (_, client):
+        assert (await client.produce("/s", b"2", 0, epoch=1, producer_id="a")).status == 204
+        assert (await client.produce("/s", b"1", 0, producer_id="c")).status == 204
+        assert (await client.get("/s")).body == b"0012"
+
+
+async def test_a_long_json_array_stops_nobody_else(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (_, client):
+        await client.put("/j", content_type="application/json")
+        values = list(range(100_000))
+        posting = asyncio.create_task(client.post("/j", json.dumps(values).encode(), content_type="application/json"))
+        turns = 0
+        while not posting.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert (await posting).status == 204
+        assert turns > 10
+        assert json.loads((await client.get("/j")).body) == values
 
 
 async def test_a_caller_who_goes_before_the_answer_changes_nothing_for_the_next(tmp_path: Path) -> None:
