@@ -133,7 +133,7 @@ class Records:
         gone, or was taken over, is left as it is.
         """
         name = record_name(stream_id)
-        producer = Producer(self._storage, name, _JSON, self._retry, epoch=fence)
+        producer = Producer(self._storage, name, _JSON, self._retry, epoch=fence, life=record.transfer)
         reply = await producer.append((json.dumps({"outcome": outcome.value}).encode(),), budget=budget)
         if reply is Reply.ACCEPTED:
             self._remember(stream_id, replace(record, outcome=outcome), is_final=True)

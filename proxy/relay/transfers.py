@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _OCTETS = b"application/octet-stream"  # of every data stream, so that bytes stay bytes
 _STREAM, _RECORD = "stream", "record"
+_YOUNG_SECONDS = 1.0  # a stream of an idempotency key is surely still its maker's
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +174,7 @@ class Transfers:
         finally:
             if not transfer.established.is_set() and transfer.failure is None:
                 transfer.failure = StorageError("the transfer ended before its stream was made")
-            if not transfer.body.ended:
-                transfer.body.abort(Cut.GONE)
+            transfer.body.abort(Cut.GONE)
             self._running.pop(transfer.stream_id, None)
             self._left_open -= transfer.is_left_open
             transfer.established.set()
@@ -212,7 +212,7 @@ class Transfers:
 
     async def _pump(self, transfer: Transfer) -> None:
         settings = self._settings
-        producer = Producer(self._storage, transfer.stream_id, _OCTETS, settings.retry)
+        producer = self._producer(transfer)
         try:
             outcome = await pump(transfer.body, producer, settings.pace, transfer.watch)
         except Stopped as stopped:
@@ -237,6 +237,19 @@ class Transfers:
         else:
             await self._end(transfer, producer, outcome)
 
+    def _producer(self, transfer: Transfer, *, epoch: int = 0) -> Producer:
+        async def may_begin() -> bool:
+            if asyncio.get_running_loop().time() - transfer.started < _YOUNG_SECONDS:
+                return True
+            with suppress(StorageError):  # what it cannot tell, the append will find out
+                return await self._is_its_stream(transfer)
+            return True
+
+        life = transfer.record.transfer
+        producer = Producer(self._storage, transfer.stream_id, _OCTETS, self._settings.retry, epoch=epoch, life=life)
+        producer.may_begin = may_begin if life else None
+        return producer
+
     async def _end(self, transfer: Transfer, producer: Producer, outcome: Outcome) -> None:
         """Record the outcome, then close: a crash between the two can never make a cut stream look whole."""
 
@@ -244,7 +257,7 @@ class Transfers:
             nonlocal producer
             await self._records.end(transfer.stream_id, transfer.record, outcome, budget=budget)
             if await producer.close(budget=budget) is Reply.GAP:  # storage has lost an append: begin a new count
-                producer = Producer(self._storage, transfer.stream_id, _OCTETS, self._settings.retry, epoch=1)
+                producer = self._producer(transfer, epoch=1)
                 if await producer.close(budget=budget) is Reply.GAP:
                     raise StorageError("storage misses an append that was never made", is_final=True)
 
@@ -266,7 +279,7 @@ class Transfers:
         budget, pause = self._settings.close_budget, self._settings.retry.longest_delay
         while True:
             try:
-                if transfer.is_left_open and not await self._is_its_stream(transfer):
+                if not await self._is_its_stream(transfer):
                     return
                 await work(budget)
                 break
@@ -286,10 +299,12 @@ class Transfers:
             logger.warning("stream %s is closed after all: %s", transfer.stream_id, outcome.value)
 
     async def _is_its_stream(self, transfer: Transfer) -> bool:
-        """Whether the stream is still the one that `transfer` made: it may have expired, its key been used elsewhere.
+        """Whether the stream is still the one that `transfer` made. Raises StorageError.
 
-        Raises StorageError.
+        It may have expired or been deleted, and its key been used again on another instance.
         """
+        if not transfer.record.transfer:
+            return True
         self._records.forget(transfer.stream_id)
         record = await self._records.get(transfer.stream_id)
         return record is None or record.transfer == transfer.record.transfer

@@ -6,6 +6,7 @@ flight at a time; its buffers are kept until storage has acknowledged them.
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from proxy.http.message import Buffer, Headers
@@ -32,18 +33,31 @@ class RetryPolicy:
 class Producer:
     """Appends to one stream under one producer id. Not for concurrent use.
 
+    `life` tells streams apart that had the same name one after the other: the producer of one is a stranger to the
+    next, who is refused unless it has stored nothing so far; then `may_begin` is asked.
+
     `append` and `close` return ACCEPTED, or what stops this producer for good: CLOSED, FENCED, GAP, GONE. They raise
     StorageError once the retry budget is spent; the sequence number is then still the same, so that a later call
     cannot leave a gap.
     """
 
-    def __init__(self, storage: Storage, name: str, content_type: bytes, retry: RetryPolicy, *, epoch: int = 0) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        content_type: bytes,
+        retry: RetryPolicy,
+        *,
+        epoch: int = 0,
+        life: str = "",
+    ) -> None:
         self._storage = storage
+        self.may_begin: Callable[[], Awaitable[bool]] | None = None
         self._retry = retry
         self._target = storage.target(name)
         self._headers: Headers = storage.headers(
             (b"content-type", content_type),
-            (b"producer-id", name.encode("ascii")),
+            (b"producer-id", f"{name}.{life}".encode("ascii") if life else name.encode("ascii")),
             (b"producer-epoch", b"%d" % epoch),
         )
         self._seq = 0
@@ -55,6 +69,8 @@ class Producer:
 
         `budget` replaces the policy's. A cancelled call may or may not have stored them.
         """
+        if not self._seq and self.may_begin is not None and not await self.may_begin():
+            return Reply.GONE
         headers = self._headers.plus((b"producer-seq", b"%d" % self._seq))
         if close:
             headers = headers.plus((b"stream-closed", b"true"))

@@ -480,6 +480,43 @@ async def test_an_end_that_comes_late_is_not_that_of_a_new_stream_of_the_same_ke
     await other.aclose()
 
 
+@pytest.mark.parametrize("stored", [0, 1, 2])
+@pytest.mark.parametrize("first", [0, 1, 2, 3])
+@pytest.mark.parametrize("cut", [None, Cut.RESET])
+@in_virtual_time
+async def test_a_transfer_whose_stream_was_replaced_elsewhere_writes_nothing_into_the_new_one(
+    stored: int, first: int, cut: Cut | None
+) -> None:
+    memory = MemoryStorage()
+    here, elsewhere = Relay.over(memory), Relay.over(memory)
+    old, new = Tap(), Tap()
+    await here.start(old, record=replace(RECORD, transfer="old"))
+    for _ in range(stored):
+        old.feed(b"old")
+        await asyncio.sleep(5)
+    await asyncio.sleep(5)
+    memory.streams.clear()
+    await elsewhere.start(new, record=replace(RECORD, transfer="new"))
+    for _ in range(first):
+        new.feed(b"new")
+        await asyncio.sleep(1)
+    old.feed(b"old")
+    await asyncio.sleep(1)
+    if cut is None:
+        old.body.end()
+    else:
+        old.body.fail(cut)
+    await ended(here)
+    for _ in range(2):
+        new.feed(b"new")
+        await asyncio.sleep(1)
+    new.body.end()
+    await ended(elsewhere)
+    assert ending(memory) == (b"new" * (first + 2), True, None)
+    await here.aclose()
+    await elsewhere.aclose()
+
+
 @in_virtual_time
 async def test_storage_that_lost_an_append_gets_its_stream_closed_all_the_same() -> None:
     memory = MemoryStorage()
