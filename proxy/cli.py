@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -69,7 +70,7 @@ def _fetch(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name != "httpx":
             raise
-        parser.error("it needs httpx: pip install 'durable-streams-proxy[client]'")
+        parser.error("it needs httpx2 or httpx: pip install httpx2")
 
 
 def _serve(arguments: list[str]) -> int:
@@ -208,4 +209,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    """Tell whoever started us; that nobody listens any more, or a log's disk is full, stops nothing."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # what is still buffered would fail again at exit
+        os.close(nowhere)

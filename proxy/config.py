@@ -49,6 +49,7 @@ def _setting(
 
 _KIB = 1024
 _MIB = 1024 * 1024
+_LONGEST_TTL = 100 * 365 * 86_400  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +228,8 @@ class Config:
                 f"--max-request-bytes-total ({self.max_request_bytes_total}) must be at least --max-request-bytes"
                 f" ({self.max_request_bytes}), or a body of that size could never be received"
             )
+        if self.stream_ttl_seconds > _LONGEST_TTL:
+            raise ConfigError(f"--stream-ttl-seconds must be at most {_LONGEST_TTL}, not {self.stream_ttl_seconds}")
         longest = max(self.inactivity_timeout_seconds, self.max_transfer_seconds)
         if self.stream_ttl_seconds <= longest:
             raise ConfigError(
@@ -294,7 +297,11 @@ class Config:
 
     def data_path(self) -> Path:
         """The data directory, made (mode 0700) when absent."""
-        path = Path(self.data_dir).expanduser()
+        path = Path(self.data_dir)
+        try:
+            path = path.expanduser()
+        except RuntimeError:
+            raise ConfigError(f"--data-dir {path}: this user has no home directory; name another place") from None
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:

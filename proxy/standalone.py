@@ -53,7 +53,8 @@ class StoreServer:
             except (DirectoryInUse, ForeignDatabase, UnsafeSqlite, apsw.Error) as error:
                 raise ConfigError(f"--data-dir: {error}") from None
             except OSError as error:
-                raise ConfigError(str(error.strerror or error)) from None
+                place = f"--data-dir: {error.filename}: " if error.filename else ""
+                raise ConfigError(f"{place}{error.strerror or error}") from None
             self._held = held.pop_all()
         handler = self._store.handler
         if write:

@@ -1,9 +1,13 @@
 """`python -m proxy` as a process: start-up line, settings, signals, where the secret is kept, and that none leaks."""
 
+import os
 import re
 import signal
 import socket
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -216,6 +220,45 @@ def test_a_signal_stops_an_idle_proxy_at_once_and_in_order(args: list[str], numb
         proxy.signal(number)
         assert proxy.wait(10) == 0
         assert "Traceback" not in proxy.output
+
+
+def test_a_stop_is_in_order_though_nobody_reads_what_is_said(args: list[str]) -> None:
+    command = [sys.executable, "-m", "proxy", "--port", "0", *args]
+    with subprocess.Popen(
+        command, env={**os.environ, **ENV}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as proxy:
+        assert proxy.stdout is not None
+        assert proxy.stderr is not None
+        while "running at" not in proxy.stdout.readline():
+            pass
+        proxy.stdout.close()
+        proxy.send_signal(signal.SIGTERM)
+        assert proxy.wait(20) == 0
+        assert proxy.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
+def test_a_full_disk_under_the_log_is_no_reason_not_to_start(args: list[str], tmp_path: Path) -> None:
+    place = tmp_path / "s"
+    with (
+        Path("/dev/full").open("w") as full,
+        subprocess.Popen(
+            [sys.executable, "-m", "proxy", "--uds", str(place), *args],
+            env={**os.environ, **ENV},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as proxy,
+    ):
+        until = time.monotonic() + 20
+        while not place.exists() and proxy.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(place), retries=3)) as client:
+            assert client.get("http://localhost/health").status_code == 200
+        proxy.send_signal(signal.SIGTERM)
+        assert proxy.wait(20) == 0
+        assert proxy.stderr is not None
+        assert proxy.stderr.read() == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
