@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from types import ModuleType, TracebackType
 from typing import Self
+from weakref import WeakSet
 
 from proxy.client.aborting import Aborting
 from proxy.client.creating import Answered, Asked, UpstreamRequest
@@ -203,6 +204,7 @@ class AsyncDurableFetch:
         self._library = library if transport is None else library_of(transport)
         self._transport = transport
         self._wire: AsyncWire | None = None
+        self._responses: WeakSet[AsyncDurableResponse] = WeakSet()
 
     def __repr__(self) -> str:
         return f"<AsyncDurableFetch through {self._session.settings.place.url}>"
@@ -233,9 +235,9 @@ class AsyncDurableFetch:
         if (delivery := call.resumption()) is not None:
             response = AsyncDurableResponse(self, delivery)
             if await response.open():
-                return response
+                return self._held(response)
         asked = await self._ask(call)
-        return AsyncDurableResponse(self, asked if isinstance(asked, Answered) else call.created(asked))
+        return self._held(AsyncDurableResponse(self, asked if isinstance(asked, Answered) else call.created(asked)))
 
     async def resume(self, request_id: str) -> AsyncDurableResponse | None:
         """The answer that is remembered under the id; None when none is, or its stream is gone. Asks no upstream."""
@@ -243,7 +245,7 @@ class AsyncDurableFetch:
         if delivery is None:
             return None
         response = AsyncDurableResponse(self, delivery)
-        return response if await response.open() else None
+        return self._held(response) if await response.open() else None
 
     async def abort(self, request_id: str) -> bool:
         """Stop the upstream call of the id and forget it; False when nothing is remembered under it."""
@@ -259,9 +261,12 @@ class AsyncDurableFetch:
         self._session.ledger.forget(request_id)
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        if self._wire is not None:
-            await self._wire.aclose()
+        """Close what is unfinished, as its own close does, then the connections."""
+        try:
+            await asyncio.gather(*(response.aclose() for response in list(self._responses) if response.unfinished))
+        finally:
+            if self._wire is not None:
+                await self._wire.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -292,6 +297,11 @@ class AsyncDurableFetch:
             if self._transport is None:
                 in_thread(create_abort(stream_url))
             raise
+
+    def _held(self, response: AsyncDurableResponse) -> AsyncDurableResponse:
+        """The same, to be closed with this fetch unless it is forgotten before."""
+        self._responses.add(response)
+        return response
 
     async def _ask(self, call: Call) -> Asked:
         try:

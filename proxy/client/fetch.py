@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from types import ModuleType, TracebackType
 from typing import Self
+from weakref import WeakSet
 
 from proxy.client.aborting import Aborting
 from proxy.client.creating import Answered, Asked, UpstreamRequest
@@ -197,6 +198,7 @@ class DurableFetch:
         self._wire: Wire | None = None
         self._lock = threading.Lock()
         self._aborts: list[threading.Thread] = []
+        self._responses: WeakSet[DurableResponse] = WeakSet()
 
     def __repr__(self) -> str:
         return f"<DurableFetch through {self._session.settings.place.url}>"
@@ -229,9 +231,9 @@ class DurableFetch:
         if (delivery := call.resumption()) is not None:
             response = DurableResponse(self, delivery)
             if response.open():
-                return response
+                return self._held(response)
         asked = self._ask(call)
-        return DurableResponse(self, asked if isinstance(asked, Answered) else call.created(asked))
+        return self._held(DurableResponse(self, asked if isinstance(asked, Answered) else call.created(asked)))
 
     def resume(self, request_id: str) -> DurableResponse | None:
         """The answer that is remembered under the id; None when none is, or its stream is gone. Asks no upstream."""
@@ -239,7 +241,7 @@ class DurableFetch:
         if delivery is None:
             return None
         response = DurableResponse(self, delivery)
-        return response if response.open() else None
+        return self._held(response) if response.open() else None
 
     def abort(self, request_id: str) -> bool:
         """Stop the upstream call of the id and forget it; False when nothing is remembered under it."""
@@ -255,7 +257,15 @@ class DurableFetch:
         self._session.ledger.forget(request_id)
 
     def close(self) -> None:
-        """Close the connections. Waits for aborts that are on their way, each bounded by its time-outs."""
+        """Close what is unfinished, as its own close does, then the connections.
+
+        Waits for aborts that are on their way, each bounded by its time-outs.
+        """
+        with self._lock:
+            responses = list(self._responses)
+        for response in responses:
+            if response.unfinished:
+                response.close()
         for thread in self._aborts:
             thread.join()
         if self._wire is not None:
@@ -285,6 +295,12 @@ class DurableFetch:
         """The same without waiting, and whatever comes of it: for a close, which may run in a finaliser."""
         self._aborts = [thread for thread in self._aborts if thread.is_alive()]
         self._aborts += in_thread(lambda: self.send_abort(stream_url))
+
+    def _held(self, response: DurableResponse) -> DurableResponse:
+        """The same, to be closed with this fetch unless it is forgotten before."""
+        with self._lock:
+            self._responses.add(response)
+        return response
 
     def _ask(self, call: Call) -> Asked:
         try:

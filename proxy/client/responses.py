@@ -54,6 +54,11 @@ class ResponseHead:
         return self._reading.outcome if self._reading is not None else None
 
     @property
+    def unfinished(self) -> bool:
+        """Neither read to its end nor closed."""
+        return self._delivery is not None and not self._delivery.over
+
+    @property
     def _encoded(self) -> bool:
         return "content-encoding" in self.headers
 

@@ -136,7 +136,7 @@ class Delivery:
         self._credentials = credentials
         self._timeouts = timeouts
         self._tail = b""
-        self._over = False
+        self.over = False  # nothing is left to close
         self.created = created
         self.access = Access(session.settings.place, created.stream_url)
         self.position = START  # before which every byte has been consumed
@@ -175,7 +175,7 @@ class Delivery:
 
     def finished(self) -> None:
         """The stream has been read to its end, whatever that was, or is gone: nobody needs to find it again."""
-        self._over = True
+        self.over = True
         if self._request_id is not None:
             self._session.ledger.remove(self._request_id, self._credentials)
 
@@ -184,7 +184,7 @@ class Delivery:
         if isinstance(error, IncompleteStream) or (isinstance(error, ProxyError) and error.gone):
             self.finished()
             return
-        self._over = True
+        self.over = True
         if self._request_id is None:
             self._session.remember_lost(self._credentials)
 
@@ -193,12 +193,12 @@ class Delivery:
 
         Who has seen `data: [DONE]` has seen all, though the stream's end may not have come: that is never aborted.
         """
-        if self._over:
+        if self.over:
             return False
         if self._tail.rstrip().endswith((b"data: [DONE]", b"data:[DONE]")):
             self.finished()
             return False
-        self._over = True
+        self.over = True
         on_close = self._session.settings.on_close
         abort = on_close is OnClose.ABORT or (on_close is OnClose.AUTO and self._request_id is None)
         if abort:

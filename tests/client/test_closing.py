@@ -50,6 +50,32 @@ def test_closing_early_aborts_as_chosen(
     assert proxy.aborts == ([stream.id] if aborts else [])
 
 
+@pytest.mark.parametrize(
+    ("on_close", "request_id", "aborts"),
+    [("auto", None, True), ("auto", "turn", False), ("abort", "turn", True), ("detach", None, False)],
+)
+def test_closing_the_fetch_closes_what_was_left_open_in_it(
+    proxy: ScriptedProxy, connect: Connect, on_close: str, request_id: str | None, aborts: bool
+) -> None:
+    stream = proxy.stream(b"hello", outcome=None)
+    fetch = connect(on_close=on_close)
+    response = fetch(request_id=request_id)
+    assert response.take(5) == b"hello"
+    fetch.close()
+    assert proxy.aborts == ([stream.id] if aborts else [])
+
+
+def test_what_has_been_read_is_there_after_the_fetch_was_closed(proxy: ScriptedProxy) -> None:
+    proxy.answers.append(error_answer(502, "x", message="own words", headers={"Upstream-Status": "429"}))
+    proxy.stream(b"hello")
+    fetch = create_durable_fetch(proxy.url, proxy_authorization=proxy.secret)
+    refused, whole = fetch("http://upstream.test/"), fetch("http://upstream.test/")
+    assert whole.read() == b"hello"
+    fetch.close()
+    assert b"own words" in refused.read()
+    assert list(whole.iter_bytes()) == []
+
+
 def test_what_was_detached_can_be_resumed_and_what_was_aborted_is_forgotten(
     proxy: ScriptedProxy, connect: Connect
 ) -> None:

@@ -1,5 +1,6 @@
 """Plain httpx and httpx2 clients on a durable transport."""
 
+import asyncio
 import gzip
 import importlib
 import logging
@@ -207,3 +208,38 @@ async def test_an_asynchronous_client_does_the_same(library: ModuleType, proxy: 
         assert (await client.get(URL)).headers["durable-proxy-error"] == "INVALID_SECRET"
         with pytest.raises(library.UnsupportedProtocol):
             await client.get("ftp://upstream.test/")
+
+
+def test_a_loop_that_is_left_is_over_when_its_client_is_closed(clients: Clients) -> None:
+    stream = clients.proxy.stream(b"hello", outcome=None)
+    client = clients()
+    response = client.send(client.build_request("POST", URL), stream=True)
+    pieces = response.iter_bytes()
+    for piece in pieces:
+        assert piece == b"hello"
+        break
+    client.close()
+    assert clients.proxy.aborts == [stream.id]
+
+
+def test_an_asynchronous_loop_that_is_left_is_over_when_its_client_is_closed(
+    library: ModuleType, proxy: ScriptedProxy
+) -> None:
+    module = importlib.import_module(f"proxy.client.{library.__name__}")
+    stream = proxy.stream(b"hello", outcome=None)
+    complaints: list[Any] = []
+
+    async def leave() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        transport = module.AsyncDurableTransport(proxy.url, proxy_authorization=proxy.secret, retry=QUICK)
+        async with library.AsyncClient(transport=transport) as client:
+            response = await client.send(client.build_request("POST", URL), stream=True)
+            kept.append(response.aiter_bytes())
+            async for piece in kept[0]:
+                assert piece == b"hello"
+                break
+
+    kept: list[Any] = []
+    asyncio.run(leave())
+    assert proxy.aborts == [stream.id]
+    assert complaints == []
