@@ -44,7 +44,7 @@ class Session:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.ledger = Ledger(settings.storage, settings.storage_prefix, settings.place.url)
-        self._lost: OrderedDict[str, str] = OrderedDict()
+        self._lost: OrderedDict[str, str] = OrderedDict()  # the fingerprint of each key
         self._lock = threading.Lock()
 
     def call(self, upstream: UpstreamRequest, request_id: str | None, *, timeouts: Timeouts, again: bool) -> "Call":
@@ -65,13 +65,18 @@ class Session:
     def remember_lost(self, credentials: Credentials) -> None:
         """The answer got lost on the way: who asks the same again, as a retry, gets the same stream."""
         with self._lock:
-            self._lost[credentials.fingerprint] = credentials.key
+            self._lost[credentials.key] = credentials.fingerprint
+            self._lost.move_to_end(credentials.key)
             while len(self._lost) > LOST_ATTEMPTS:
                 self._lost.popitem(last=False)
 
     def _take_lost(self, fingerprint: str) -> str | None:
+        """The latest key of this question, for one retry only: questions alike may be lost at the same time."""
         with self._lock:
-            return self._lost.pop(fingerprint, None)
+            key = next((key for key, asked in reversed(self._lost.items()) if asked == fingerprint), None)
+            if key is not None:
+                del self._lost[key]
+            return key
 
 
 class Call:

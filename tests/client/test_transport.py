@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.client import IncompleteStream, Outcome, durable_request
+from proxy.client import IncompleteStream, Outcome, Retry, durable_request
 from tests.client.conftest import QUICK
 from tests.client.scripted_proxy import ScriptedProxy, error_answer
 
@@ -243,3 +243,21 @@ def test_an_asynchronous_loop_that_is_left_is_over_when_its_client_is_closed(
     asyncio.run(leave())
     assert proxy.aborts == [stream.id]
     assert complaints == []
+
+
+async def test_retries_of_questions_alike_that_were_lost_together_get_a_stream_each(
+    library: ModuleType, proxy: ScriptedProxy
+) -> None:
+    module = importlib.import_module(f"proxy.client.{library.__name__}")
+    proxy.lose_creates = 5
+    transport = module.AsyncDurableTransport(proxy.url, proxy_authorization=proxy.secret, retry=Retry(creates=1))
+    async with library.AsyncClient(transport=transport) as client:
+
+        async def ask(attempt: str) -> Any:
+            return await client.post(URL, content=b"q", headers={"X-Stainless-Retry-Count": attempt})
+
+        lost = await asyncio.gather(*(ask("0") for _ in range(5)), return_exceptions=True)
+        assert all(isinstance(error, library.TransportError) for error in lost)
+        found = await asyncio.gather(*(ask("1") for _ in range(5)))
+    assert len({response.extensions["durable_response"].stream_id for response in found}) == 5
+    assert len(proxy.streams) == 5
