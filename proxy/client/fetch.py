@@ -224,10 +224,10 @@ class DurableFetch:
         return self.perform(upstream, request_id, self._session.settings.timeouts)
 
     def perform(
-        self, upstream: UpstreamRequest, request_id: str | None, timeouts: Timeouts, *, again: bool = False
+        self, upstream: UpstreamRequest, request_id: str | None, timeouts: Timeouts, *, attempt: int | None = None
     ) -> DurableResponse:
-        """The same for a request that is ready. `again`: it failed before on the network, and is a retry."""
-        call = self._session.call(upstream, request_id, timeouts=timeouts, again=again)
+        """The same for a request that is ready. `attempt`: as in `Session.call`."""
+        call = self._session.call(upstream, request_id, timeouts=timeouts, attempt=attempt)
         if (delivery := call.resumption()) is not None:
             response = DurableResponse(self, delivery)
             if response.open():

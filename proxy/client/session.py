@@ -47,20 +47,24 @@ class Session:
         self._lost: OrderedDict[str, str] = OrderedDict()  # the fingerprint of each key
         self._lock = threading.Lock()
 
-    def call(self, upstream: UpstreamRequest, request_id: str | None, *, timeouts: Timeouts, again: bool) -> "Call":
-        """`again`: the caller says that he repeats a request that failed."""
+    def call(
+        self, upstream: UpstreamRequest, request_id: str | None, *, timeouts: Timeouts, attempt: int | None
+    ) -> "Call":
+        """`attempt`: how often the caller, who repeats what fails, has tried before; None for one who does not."""
+        repeats = attempt is not None
         if request_id is not None:
-            return Call(self, upstream, request_id, self.ledger.begin(request_id, upstream), timeouts)
-        lost = self._take_lost(upstream.fingerprint) if again else None
+            credentials = self.ledger.begin(request_id, upstream)
+            return Call(self, upstream, request_id, credentials, timeouts, repeats=repeats)
+        lost = self._take_lost(upstream.fingerprint) if attempt else None
         credentials = Credentials(upstream.fingerprint, upstream.idempotency_key or lost or new_key())
-        return Call(self, upstream, None, credentials, timeouts)
+        return Call(self, upstream, None, credentials, timeouts, repeats=repeats)
 
     def kept(self, request_id: str) -> "Delivery | None":
         """The stream that is remembered under the id, ready to be read on."""
         credentials = self.ledger.find(request_id)
         if credentials is None or credentials.created is None:
             return None
-        return Delivery(self, credentials.created, request_id, credentials, self.settings.timeouts)
+        return Delivery(self, credentials.created, request_id, credentials, self.settings.timeouts, repeats=False)
 
     def remember_lost(self, credentials: Credentials) -> None:
         """The answer got lost on the way: who asks the same again, as a retry, gets the same stream."""
@@ -89,19 +93,22 @@ class Call:
         request_id: str | None,
         credentials: Credentials,
         timeouts: Timeouts,
+        *,
+        repeats: bool,
     ) -> None:
         self._session = session
         self._upstream = upstream
         self._request_id = request_id
         self._credentials = credentials
         self._timeouts = timeouts
+        self._repeats = repeats
 
     def resumption(self) -> "Delivery | None":
         """The stream that answered this very question before, if there is one and the caller wants it."""
         created = self._credentials.created
         if created is None or not self._session.settings.auto_resume:
             return None
-        return Delivery(self._session, created, self._request_id, self._credentials, self._timeouts)
+        return self._delivery(created)
 
     def creating(self) -> Creating:
         """The create of this question; a stream that answered it before is put out of mind."""
@@ -114,7 +121,7 @@ class Call:
         """The stream is there: remember it before anything else."""
         if self._request_id is not None:
             self._credentials = self._session.ledger.complete(self._request_id, self._credentials, created)
-        return Delivery(self._session, created, self._request_id, self._credentials, self._timeouts)
+        return self._delivery(created)
 
     def failed(self, error: DurableError | None) -> None:
         """There is no stream; None: an upstream's own error. When nobody can know, the key is kept for a retry."""
@@ -123,6 +130,11 @@ class Call:
             self._session.remember_lost(self._credentials)
         if not unknown and self._request_id is not None:
             self._session.ledger.remove(self._request_id, self._credentials)
+
+    def _delivery(self, created: Created) -> "Delivery":
+        return Delivery(
+            self._session, created, self._request_id, self._credentials, self._timeouts, repeats=self._repeats
+        )
 
 
 class Delivery:
@@ -135,11 +147,15 @@ class Delivery:
         request_id: str | None,
         credentials: Credentials,
         timeouts: Timeouts,
+        *,
+        repeats: bool,
     ) -> None:
         self._session = session
         self._request_id = request_id
         self._credentials = credentials
         self._timeouts = timeouts
+        streamed = created.headers.get("content-type", "").lower().startswith("text/event-stream")
+        self._repeats = repeats and not streamed  # who is handed a stream has his answer, and asks no more
         self._tail = b""
         self.over = False  # nothing is left to close
         self.created = created
@@ -185,13 +201,16 @@ class Delivery:
             self._session.ledger.remove(self._request_id, self._credentials)
 
     def failed(self, error: DurableError) -> None:
-        """Reading has ended with an error that the caller sees: after some, another attempt can still have it all."""
+        """Reading has ended with an error that the caller sees: after some, another attempt can still have it all.
+
+        A caller who repeats what fails finds it again, and closes nothing for good; any other's close still decides.
+        """
         if isinstance(error, IncompleteStream) or (isinstance(error, ProxyError) and error.gone):
             self.finished()
-            return
-        self.over = True
-        if self._request_id is None:
-            self._session.remember_lost(self._credentials)
+        elif self._repeats:
+            self.over = True
+            if self._request_id is None:
+                self._session.remember_lost(self._credentials)
 
     def aborts_on_close(self) -> bool:
         """The caller closes: whether the upstream call is to be aborted. True once at most.

@@ -37,7 +37,7 @@ class _Asking:
     upstream: UpstreamRequest
     request_id: str | None
     timeouts: Timeouts
-    again: bool
+    attempt: int | None
 
 
 class _Options:
@@ -85,11 +85,12 @@ class _Options:
             raise self.library.UnsupportedProtocol(str(error)) from None
         waits = request.extensions.get("timeout", {})
         read = waits.get("read")
+        count = request.headers.get(_RETRY_COUNT)
         return _Asking(
             upstream,
             request.headers.get(REQUEST_ID_HEADER) or current_request_id(),
             Timeouts(waits.get("connect"), waits.get("write"), waits.get("pool"), answer=read, data=read),
-            request.headers.get(_RETRY_COUNT, "0") != "0",
+            None if count is None else int(count != "0"),
         )
 
     def _response(self, response: DurableResponse | AsyncDurableResponse, stream: Any) -> Any:
@@ -121,7 +122,9 @@ class SyncTransport(_Options):
         asking = self._asking(request, request.read())
         with _raised(self.library):
             try:
-                response = self.durable.perform(asking.upstream, asking.request_id, asking.timeouts, again=asking.again)
+                response = self.durable.perform(
+                    asking.upstream, asking.request_id, asking.timeouts, attempt=asking.attempt
+                )
             except ProxyError as error:
                 return self._refusal(error)
         return self._response(response, _stream(self.library))
@@ -143,7 +146,7 @@ class AsyncTransport(_Options):
         with _raised(self.library):
             try:
                 response = await self.durable.perform(
-                    asking.upstream, asking.request_id, asking.timeouts, again=asking.again
+                    asking.upstream, asking.request_id, asking.timeouts, attempt=asking.attempt
                 )
             except ProxyError as error:
                 return self._refusal(error)

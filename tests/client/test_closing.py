@@ -13,6 +13,7 @@ from proxy.client import (
     NetworkError,
     Outcome,
     ProxyError,
+    Timeouts,
     create_abort,
     create_async_abort,
     create_async_durable_fetch,
@@ -122,7 +123,34 @@ def test_an_incomplete_answer_is_not_aborted_by_its_close(proxy: ScriptedProxy, 
     assert proxy.aborts == []
 
 
-def test_after_a_network_failure_nothing_is_aborted_because_a_retry_may_go_on(
+@pytest.mark.parametrize(
+    ("on_close", "request_id", "aborts"),
+    [
+        ("auto", None, True),
+        ("auto", "turn", False),
+        ("abort", None, True),
+        ("abort", "turn", True),
+        ("detach", None, False),
+    ],
+)
+def test_a_close_after_a_read_that_failed_aborts_as_chosen(
+    proxy: ScriptedProxy, connect: Connect, on_close: str, request_id: str | None, aborts: bool
+) -> None:
+    stream = proxy.stream(b"hello", outcome=None)
+    fetch = connect(on_close=on_close, timeouts=Timeouts(data=0.05))
+    response = fetch(request_id=request_id)
+    assert response.take(5) == b"hello"
+    with pytest.raises(NetworkError):
+        list(response.pieces())
+    assert proxy.aborts == []
+    response.close()
+    response.close()
+    assert (fetch.resume("turn") is not None) is (request_id is not None and not aborts)
+    fetch.close()
+    assert proxy.aborts == ([stream.id] if aborts else [])
+
+
+def test_a_close_after_a_network_failure_is_quiet_when_the_abort_fails_too(
     proxy: ScriptedProxy, connect: Connect
 ) -> None:
     proxy.stream(b"hello", outcome=None)
@@ -130,7 +158,6 @@ def test_after_a_network_failure_nothing_is_aborted_because_a_retry_may_go_on(
     response = fetch()
     assert response.take(5) == b"hello"
     proxy.answers += [b""] * 20
-    proxy.drop_connections()
     proxy.refuse()
     with pytest.raises(NetworkError):
         list(response.pieces())

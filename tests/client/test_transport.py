@@ -261,3 +261,34 @@ async def test_retries_of_questions_alike_that_were_lost_together_get_a_stream_e
         found = await asyncio.gather(*(ask("1") for _ in range(5)))
     assert len({response.extensions["durable_response"].stream_id for response in found}) == 5
     assert len(proxy.streams) == 5
+
+
+@pytest.mark.parametrize("on_close", ["auto", "abort"])
+@pytest.mark.parametrize("request_id", [None, "turn"])
+def test_a_retry_after_a_read_that_failed_finds_the_stream_again(
+    clients: Clients, library: ModuleType, on_close: str, request_id: str | None
+) -> None:
+    stream = clients.proxy.stream(b"hello ", outcome=None, content_type="application/json")
+    client = clients(durable={"on_close": on_close}, timeout=library.Timeout(5, read=0.1))
+    named = {"Durable-Request-Id": request_id} if request_id is not None else {}
+    with pytest.raises(library.ReadTimeout):
+        client.post(URL, headers=named | {"X-Stainless-Retry-Count": "0"})
+    clients.proxy.close(stream, "complete", b"world")
+    assert client.post(URL, headers=named | {"X-Stainless-Retry-Count": "1"}).text == "hello world"
+    assert len(clients.proxy.streams) == 1
+    client.close()
+    assert clients.proxy.aborts == []
+
+
+def test_events_that_stay_away_are_aborted_by_a_close_because_nobody_asks_for_them_again(
+    clients: Clients, library: ModuleType
+) -> None:
+    stream = clients.proxy.stream(b"data: 1\n\n", outcome=None, content_type="text/event-stream; charset=utf-8")
+    client = clients(timeout=library.Timeout(5, read=0.1))
+    with (
+        client.stream("POST", URL, headers={"X-Stainless-Retry-Count": "0"}) as response,
+        pytest.raises(library.ReadTimeout),
+    ):
+        list(response.iter_bytes())
+    client.close()
+    assert clients.proxy.aborts == [stream.id]
