@@ -29,11 +29,11 @@ _SIGNATURE = re.compile(r"(signature=)[\w-]+")
 
 
 def installed_library() -> ModuleType:
-    """httpx2 if it is there, else httpx. Raises ImportError when neither is."""
+    """httpx2 if it is there, else httpx. Raises ModuleNotFoundError when neither is."""
     for name in ("httpx2", "httpx"):
         with suppress(ModuleNotFoundError):
             return importlib.import_module(name)
-    raise ImportError("httpx2 or httpx is needed: install durable-streams-proxy[client]")
+    raise ModuleNotFoundError("httpx2 or httpx is needed: pip install '.[client]'", name="httpx")
 
 
 def library_of(transport: object) -> ModuleType:

@@ -103,10 +103,31 @@ def test_without_a_library_the_first_use_says_what_to_install() -> None:
         "from proxy.client import create_durable_fetch\n"
         "try:\n"
         "    create_durable_fetch('http://localhost', proxy_authorization='x')('http://upstream.test/')\n"
-        "except ImportError as error:\n"
-        "    print(error)\n"
+        "except ModuleNotFoundError as error:\n"
+        "    print(error.name, error)\n"
     )
-    assert "durable-streams-proxy[client]" in python(BLOCK + use)
+    told = python(BLOCK + use)
+    assert told.startswith("httpx ")
+    assert ".[client]" in told
+
+
+def test_without_a_library_the_command_says_so_in_one_line() -> None:
+    use = (
+        "from proxy.cli import main\n"
+        "class Missing(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('httpx', 'httpx2'):\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "os.environ['PROXY_SECRET'] = 'x'\n"
+        "sys.stderr = sys.stdout\n"
+        "try:\n"
+        "    main(['fetch', 'http://upstream.test/', '--state-dir', 'none'])\n"
+        "except SystemExit as error:\n"
+        "    print(error.code)\n"
+    )
+    told = python("import importlib.abc, os, sys\n" + use).splitlines()
+    assert (len(told), told[-1], "httpx" in told[0]) == (2, "2", True)
 
 
 @pytest.mark.slow
