@@ -256,6 +256,10 @@ class AsyncDurableFetch:
         delivery.finished()
         return True
 
+    def remembers(self, request_id: str) -> bool:
+        """Whether a stream is remembered under the id; that it is still there is not asked."""
+        return self._session.kept(request_id) is not None
+
     def forget(self, request_id: str) -> None:
         """Remember nothing under the id; the upstream call goes on."""
         self._session.ledger.forget(request_id)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from proxy.client.create import create_durable_fetch
-from proxy.client.errors import DurableError, IncompleteStream, NetworkError, ProxyError
+from proxy.client.errors import DurableError, Fault, IncompleteStream, NetworkError, ProxyError
 from proxy.client.fetch import DurableFetch, DurableResponse
 from proxy.client.storage import FileStorage
 
@@ -27,16 +27,22 @@ environment:
   UPSTREAM_AUTHORIZATION  the upstream's Authorization, when no -H gives one
 
 exit codes: 0 the answer is whole; 2 bad usage; 3 the proxy refused; 7 the proxy could not be reached;
-18 the answer ended early; 22 the upstream answered with an error (its body is on stdout); 130 interrupted.
+18 the answer ended early; 22 the upstream answered with an error (its body is on stdout); 23 stdout cannot be
+written; 130 interrupted.
 """
 
-USAGE, REFUSED, UNREACHABLE, INCOMPLETE, UPSTREAM_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 3, 7, 18, 22, 130, 141
+USAGE, REFUSED, UNREACHABLE, INCOMPLETE, UPSTREAM_ERROR, UNWRITABLE = 2, 3, 7, 18, 22, 23
+INTERRUPTED, PIPE_CLOSED = 130, 141
 
 _PROGRESS_SECONDS = 0.1  # between two progress lines: often enough to look alive, seldom enough to cost nothing
 
 
 class _Usage(Exception):
     """The arguments, or what they name, cannot be used."""
+
+
+class _Unwritable(Exception):
+    """What came cannot be written to stdout."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,49 +73,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run it; the exit code."""
+    fetch: DurableFetch | None = None
     try:
-        return _run(args)
-    except _Usage as error:
-        return _fail(USAGE, str(error))
-    except ValueError as error:
+        fetch = _fetch(args)
+        with fetch:
+            return _run(fetch, args)
+    except (_Usage, ValueError) as error:
         return _fail(USAGE, str(error))
     except ProxyError as error:
         return _fail(REFUSED, f"the proxy refused: {error}")
     except NetworkError as error:
-        return _fail(UNREACHABLE, f"the proxy could not be reached: {error}{_hint(args)}")
+        if error.fault is Fault.REQUEST:
+            return _fail(USAGE, str(error))
+        return _fail(UNREACHABLE, f"the proxy could not be reached: {error}{_hint(fetch, args)}")
     except IncompleteStream as error:
         return _fail(INCOMPLETE, str(error))
     except DurableError as error:
         return _fail(REFUSED, str(error))
     except KeyboardInterrupt:
-        return _fail(INTERRUPTED, f"interrupted{_hint(args)}")
+        return _fail(INTERRUPTED, f"interrupted{_hint(fetch, args)}")
     except BrokenPipeError:
-        # Whoever read us has gone, as `head` does: nothing is left to say, nor may the interpreter flush at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # whoever read us has gone, as `head` does: nothing is left to say
         return PIPE_CLOSED
+    except _Unwritable as error:
+        _discard_output()
+        return _fail(UNWRITABLE, f"stdout cannot be written: {error}{_hint(fetch, args)}")
 
 
-def _run(args: argparse.Namespace) -> int:
+def _fetch(args: argparse.Namespace) -> DurableFetch:
     if args.url is None and args.request_id is None:
         raise _Usage("give a URL, or the --request-id of an earlier request")
     if args.abort and args.request_id is None:
         raise _Usage("--abort needs a --request-id")
     if args.go_on and args.request_id is None:
         raise _Usage("--continue needs a --request-id")
-    fetch = create_durable_fetch(
+    return create_durable_fetch(
         args.proxy or os.environ.get("PROXY_URL") or DEFAULT_PROXY,
         proxy_authorization=_secret(args),
         storage=FileStorage(args.state_dir or _state_dir()),
         resume_from="offset" if args.go_on else "start",
     )
-    with fetch:
-        if args.abort:
-            return 0 if fetch.abort(args.request_id) else _fail(USAGE, "nothing is remembered under this --request-id")
-        with _response(fetch, args) as response:
-            progress = _Progress(sys.stderr, shown=not args.silent and sys.stderr.isatty() and not sys.stdout.isatty())
-            _copy(progress.over(response.iter_bytes()), sys.stdout.buffer)
-            if response.status_code >= 400:
-                return _fail(UPSTREAM_ERROR, f"the upstream answered {response.status_code}")
+
+
+def _run(fetch: DurableFetch, args: argparse.Namespace) -> int:
+    if args.abort:
+        return 0 if fetch.abort(args.request_id) else _fail(USAGE, "nothing is remembered under this --request-id")
+    if not _is_open(sys.stdout):
+        raise _Unwritable("it is closed")
+    with _response(fetch, args) as response:
+        shown = not args.silent and _is_open(sys.stderr) and sys.stderr.isatty() and not sys.stdout.isatty()
+        _copy(_Progress(sys.stderr, shown=shown).over(response.iter_bytes()), sys.stdout.buffer)
+        if response.status_code >= 400:
+            return _fail(UPSTREAM_ERROR, f"the upstream answered {response.status_code}")
     return 0
 
 
@@ -133,8 +148,24 @@ def _response(fetch: DurableFetch, args: argparse.Namespace) -> DurableResponse:
 def _copy(pieces: Iterator[bytes], out: BinaryIO) -> None:
     """Every piece is written out before the next is asked for: then only does it count as consumed."""
     for piece in pieces:
-        out.write(piece)
-        out.flush()
+        try:
+            out.write(piece)
+            out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _Unwritable(error.strerror) from None
+
+
+def _is_open(stream: TextIO | None) -> bool:
+    """Whether the process was started with it: the interpreter has None for one that was closed."""
+    return stream is not None
+
+
+def _discard_output() -> None:
+    """What stdout still holds goes nowhere: else the interpreter would write it at its end, and fail again."""
+    if _is_open(sys.stdout):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Progress:
@@ -200,15 +231,21 @@ def _secret(args: argparse.Namespace) -> str:
 def _state_dir() -> Path:
     """XDG's place for what should survive, but belongs to this machine."""
     base = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "durable-proxy"
+    try:
+        return (Path(base) if base else Path.home() / ".local" / "state") / "durable-proxy"
+    except RuntimeError:
+        raise _Usage("there is no home directory: give a --state-dir") from None
 
 
-def _hint(args: argparse.Namespace) -> str:
-    if args.request_id is None or args.abort:
+def _hint(fetch: DurableFetch | None, args: argparse.Namespace) -> str:
+    if fetch is None or args.request_id is None or args.abort:
         return ""
+    if not fetch.remembers(args.request_id):
+        return f"\nNo answer is known of yet: repeat the command with the same --request-id {args.request_id}"
     return f"\nThe answer goes on being kept: resume it with --request-id {args.request_id}, and -C for the rest only"
 
 
 def _fail(code: int, message: str) -> int:
-    print(f"fetch: {message}", file=sys.stderr)
+    if _is_open(sys.stderr):  # else `print` would take stdout
+        print(f"fetch: {message}", file=sys.stderr)
     return code

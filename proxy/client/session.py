@@ -12,7 +12,7 @@ from typing import Literal
 from proxy.client.access import Access, Place
 from proxy.client.creating import Created, Creating, UpstreamRequest
 from proxy.client.credentials import Credentials, Ledger, new_key
-from proxy.client.errors import DurableError, IncompleteStream, NetworkError, ProxyError
+from proxy.client.errors import DurableError, Fault, IncompleteStream, NetworkError, ProxyError
 from proxy.client.options import LOST_ATTEMPTS, TAIL_BYTES, OnClose, Retry, Timeouts
 from proxy.client.reading import START, Position, Reading
 from proxy.client.storage import Storage
@@ -125,7 +125,8 @@ class Call:
 
     def failed(self, error: DurableError | None) -> None:
         """There is no stream; None: an upstream's own error. When nobody can know, the key is kept for a retry."""
-        unknown = isinstance(error, NetworkError) or (isinstance(error, ProxyError) and error.code.startswith("HTTP_5"))
+        lost = isinstance(error, NetworkError) and error.fault is not Fault.REQUEST
+        unknown = lost or (isinstance(error, ProxyError) and error.code.startswith("HTTP_5"))
         if unknown and self._request_id is None:
             self._session.remember_lost(self._credentials)
         if not unknown and self._request_id is not None:

@@ -153,6 +153,7 @@ def test_secrets_come_from_the_environment_or_from_files(proxy: ScriptedProxy, r
         ([URL, "--secret-file", "missing"], "missing"),
         ([URL, "--proxy", "proxy.test"], "proxy_url"),
         (["no-url"], "url"),
+        ([URL, "-H", "bad name: x", "--request-id", "turn"], "header"),
         (["--request-id", "unknown"], "remembered"),
         (["--request-id", "unknown", "--abort"], "remembered"),
     ],
@@ -161,6 +162,41 @@ def test_bad_usage_is_one_line_and_exit_code_2(run: Run, arguments: list[str], t
     code, out, err = run(*arguments)
     assert (code, out, err.count("\n")) == (2, b"", 1)
     assert told in err
+
+
+def test_a_secret_that_cannot_be_sent_is_bad_usage(run: Run) -> None:
+    code, out, err = run(URL, env={"PROXY_SECRET": "one\ntwo"})
+    assert (code, out, err.count("\n"), "two" in err) == (2, b"", 1, False)
+
+
+def test_a_user_without_a_home_is_told_to_choose_a_place(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    code, out, err = run(URL)
+    assert (code, out, err.count("\n"), "--state-dir" in err) == (2, b"", 1, True)
+
+
+@pytest.mark.parametrize(("redirect", "asked"), [(">/dev/full", 1), (">&-", 0)])
+def test_an_output_that_cannot_be_written_is_one_line_and_an_exit_code(
+    shell: ScriptedShell, redirect: str, asked: int
+) -> None:
+    shell.proxy.stream(b"hello", outcome=None)
+    program = ["sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, "-c", RUN, URL]
+    done = subprocess.run(program, env=shell.environment({}), capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (23, b"", 1), done.stderr
+    assert b"stdout" in done.stderr
+    assert len(shell.proxy.creates) == asked
+
+
+def test_a_closed_stderr_costs_the_words_and_not_the_answer(shell: ScriptedShell) -> None:
+    for url, expected in ((URL, (0, b"hello")), ("no-url", (2, b""))):
+        shell.proxy.stream(b"hello")
+        program = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", RUN, url]
+        done = subprocess.run(program, env=shell.environment({}), capture_output=True, timeout=30, check=False)
+        assert (done.returncode, done.stdout) == expected
 
 
 def test_what_went_wrong_is_told_apart_by_the_exit_code(proxy: ScriptedProxy, run: Run) -> None:
@@ -196,6 +232,28 @@ def test_after_an_interrupt_the_request_id_brings_the_answer_back(shell: Scripte
     assert shell.run("--request-id", "turn 1")[:2] == (0, b"one two")
     assert len(shell.proxy.creates) == 1
     assert shell.run("--request-id", "turn 1")[0] == 2
+
+
+def test_only_what_is_kept_is_promised(shell: ScriptedShell) -> None:
+    code, _, err = shell.run(URL, "--request-id", "turn", "--proxy", "http://127.0.0.1:1")
+    assert (code, "repeat the command with the same --request-id turn" in err, "kept:" in err) == (7, True, False)
+
+    shell.proxy.answers.append(b"")
+    with shell.start(URL, "--request-id", "turn") as process:
+        assert shell.proxy.asked.wait(10)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"repeat the command with the same --request-id turn" in told
+
+    shell.proxy.stream(b"one ", outcome=None)
+    process = shell.start(URL, "--request-id", "turn")
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.read(4) == b"one "
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert b"resume it with --request-id turn" in told
 
 
 def test_continue_brings_the_rest_and_repeats_the_last_piece_at_most(shell: ScriptedShell) -> None:

@@ -101,4 +101,4 @@ def test_the_exit_codes_are_those_of_the_help() -> None:
     told = re.findall(r"(\d+) ([a-z ]+)", SECTION.partition("Exit codes: ")[2].replace("\n", " "))
     for code, meaning in told:
         assert f"{code} {meaning.strip()}" in " ".join(command.EPILOG.split())
-    assert len(told) == 7
+    assert len(told) == 8

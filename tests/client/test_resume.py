@@ -432,3 +432,21 @@ def test_after_a_kill_another_process_goes_on_with_one_upstream_call_in_all(
     assert response.read() in (b"twothree", b"three")  # whether "two" was noted before the kill is a race
     assert len(proxy.creates) == 1
     assert list(tmp_path.glob("*.json")) == []  # a kill in mid-writing leaves a file of another name, pruned one day
+
+
+def test_an_id_whose_answer_never_came_remembers_no_stream(proxy: ScriptedProxy, fetch: Driver) -> None:
+    proxy.refuse()
+    with pytest.raises(NetworkError):
+        fetch(request_id=ID)
+    assert not fetch.fetch.remembers(ID)
+
+
+def test_a_request_that_can_never_be_sent_leaves_nothing_behind(proxy: ScriptedProxy, connect: Connect) -> None:
+    storage = MemoryStorage()
+    proxy.stream(b"hello", outcome=None)
+    fetch = connect(storage=storage)
+    with pytest.raises(NetworkError):
+        fetch(request_id=ID, headers={"not a name": "x"})
+    assert storage._values == {}
+    fetch(request_id=ID)
+    assert fetch.fetch.remembers(ID)
