@@ -153,7 +153,6 @@ def test_secrets_come_from_the_environment_or_from_files(proxy: ScriptedProxy, r
         ([URL, "--secret-file", "missing"], "missing"),
         ([URL, "--proxy", "proxy.test"], "proxy_url"),
         (["no-url"], "url"),
-        ([URL, "-H", "bad name: x", "--request-id", "turn"], "header"),
         (["--request-id", "unknown"], "remembered"),
         (["--request-id", "unknown", "--abort"], "remembered"),
     ],
@@ -164,9 +163,15 @@ def test_bad_usage_is_one_line_and_exit_code_2(run: Run, arguments: list[str], t
     assert told in err
 
 
-def test_a_secret_that_cannot_be_sent_is_bad_usage(run: Run) -> None:
-    code, out, err = run(URL, env={"PROXY_SECRET": "one\ntwo"})
-    assert (code, out, err.count("\n"), "two" in err) == (2, b"", 1, False)
+def test_what_can_never_be_sent_is_bad_usage(proxy: ScriptedProxy, run: Run) -> None:
+    for arguments, env in (
+        (["-H", "bad name: x", "--request-id", "turn"], {}),
+        ([], {"PROXY_SECRET": "one\ntwo"}),
+    ):
+        code, out, err = run(URL, *arguments, env=env)
+        assert (code, out, err.count("\n"), "header" in err, "two" in err) == (2, b"", 1, True, False)
+    proxy.stream(b"ok")
+    assert run(URL, "--request-id", "turn")[:2] == (0, b"ok")
 
 
 def test_a_user_without_a_home_is_told_to_choose_a_place(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
