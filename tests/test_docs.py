@@ -228,7 +228,9 @@ def test_the_python_client_prints_the_answer(environment: dict[str, str]) -> Non
 
 def test_the_server_runs_inside_a_python_program(tmp_path: Path) -> None:
     assert "port=4440" in PYTHON[2]
-    printed = run_python(PYTHON[2].replace("port=4440", "port=0"), {"HOME": str(tmp_path)})
+    assert "asyncio.Event().wait()" in PYTHON[2]
+    program = PYTHON[2].replace("port=4440", "port=0").replace("asyncio.Event().wait()", "asyncio.sleep(0)")
+    printed = run_python(program, {"HOME": str(tmp_path)})
     assert re.fullmatch(r"Proxy running at http://localhost:\d+\n", printed)
     assert len(PYTHON) == 3
 
