@@ -65,7 +65,8 @@ class Body(Protocol):
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
         """End the body now: its source is cut off. Harmless after the end.
 
-        What arrived can still be taken, but for `Cut.GONE`: then it is dropped, for there is no taker.
+        What arrived can still be taken, but for `Cut.GONE`: then it is dropped, for there is no taker. So says, too,
+        a taker that stops at `ended`, and then holds nothing of the body any more.
         """
 
 
@@ -113,15 +114,18 @@ EMPTY = Parts()
 
 
 async def read_all(body: Body, max_bytes: int) -> bytes:
-    """The whole body joined. Raises TooLarge (and aborts it) past `max_bytes`, BodyError when it was cut."""
+    """The whole body joined; aborted when that fails. Raises TooLarge past `max_bytes`, BodyError when it was cut."""
     collected: list[Buffer] = []
     size = 0
-    while parts := await body.take():
-        size += sum(map(len, parts))
-        if size > max_bytes:
-            body.abort()
-            raise TooLarge
-        collected += parts
+    try:
+        while parts := await body.take():
+            size += sum(map(len, parts))
+            if size > max_bytes:
+                raise TooLarge
+            collected += parts
+    except BaseException:
+        body.abort(Cut.GONE)
+        raise
     return b"".join(collected)
 
 

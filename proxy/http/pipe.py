@@ -25,7 +25,10 @@ class Source(Protocol):
 
 
 class Budget:
-    """Bytes that may wait in all the pipes of one kind together; past it every fed pipe pauses its source."""
+    """Bytes that may wait in all the pipes of one kind together, or be in their takers' hands.
+
+    Past it every fed pipe pauses its source.
+    """
 
     __slots__ = ("_limit", "_paused", "used")
 
@@ -68,13 +71,15 @@ class Pipe:
     """A `Body` between one source and one taker.
 
     A source that was paused goes on when the taker comes again and finds nothing: until then the taker may still hold
-    what it took, so that at most `high_water` and one read of one body are in memory.
+    what it took. So the budget counts what the last `take` gave until the next one begins; a taker that does not come
+    again, though the body ended whole, says so by `Cut.GONE`.
     """
 
     __slots__ = (
         "_cut",
         "_ended",
         "_left",
+        "_lent",
         "_limits",
         "_parts",
         "_paused",
@@ -92,6 +97,7 @@ class Pipe:
         self.length = length
         self._parts: list[Buffer] = []
         self._size = 0  # what waits, overhead included: as the budget counts it
+        self._lent = 0  # the same of what the taker took last, and may still hold
         self._left: int | None = None  # bytes that may still be fed, None: no limit
         self._cut: Cut | None = None
         self._ended = False
@@ -135,6 +141,7 @@ class Pipe:
             if self._parts:
                 self._cut = cut  # a taker that comes after all must not see a whole body
             self._drop(0)
+            self._returned()
 
     def _finish(self, cut: Cut | None) -> None:
         if not self._ended:
@@ -150,6 +157,12 @@ class Pipe:
         self._parts = list(first_bytes(self._parts, keep))
         old, self._size = self._size, _weight(self._parts)
         self._limits.budget.give(self, old - self._size)
+
+    def _returned(self) -> None:
+        """The taker holds nothing any more."""
+        if self._lent:
+            lent, self._lent = self._lent, 0
+            self._limits.budget.give(self, lent)
 
     def limit(self, max_bytes: int) -> None:
         """Let exactly `max_bytes` pass, counted from the body's first byte not yet taken."""
@@ -188,6 +201,7 @@ class Pipe:
 
     async def take(self) -> tuple[Buffer, ...]:
         """Every buffer that waits, or the next ones; () at the end. Raises BodyError when the body was cut."""
+        self._returned()
         while not self._parts:
             if self._ended:
                 if self._cut is not None:
@@ -200,8 +214,7 @@ class Pipe:
             finally:
                 self._waiter = None
         parts = tuple(self._parts)
-        size, self._parts, self._size = self._size, [], 0
-        self._limits.budget.give(self, size)
+        self._lent, self._parts, self._size = self._size, [], 0
         return parts
 
 

@@ -49,8 +49,9 @@ class Watch:
 async def pump(body: Body, producer: Producer, pace: Pace, watch: Watch) -> Outcome:
     """Append everything that `body` yields, in order; a body that ends whole closes the stream with its last append.
 
-    COMPLETE means closed. Any other outcome leaves the stream open, every byte before the cut stored. Raises
-    Stopped, and StorageError when storage refused for longer than the retry budget.
+    Afterwards the body is aborted: nobody else takes from it. COMPLETE means closed. Any other outcome leaves the
+    stream open, every byte before the cut stored. Raises Stopped, and StorageError when storage refused for longer
+    than the retry budget.
     """
     clock = asyncio.get_running_loop().time
     not_before = 0.0
@@ -71,6 +72,7 @@ async def pump(body: Body, producer: Producer, pace: Pace, watch: Watch) -> Outc
         return _OUTCOMES[error.cut]
     finally:
         watch.waiting_since = None
+        body.abort(Cut.GONE)  # nothing more is taken, and what was taken is not held any more
     _accepted(await producer.close())
     return Outcome.COMPLETE
 

@@ -409,9 +409,9 @@ async def test_a_body_that_nobody_takes_pauses_its_origin() -> None:
         await until(lambda: budget.used >= 16 << 10)
         await asyncio.sleep(0.05)  # for what must not happen
         assert budget.used < 512 << 10
-        await response.body.take()
+        held = sum(map(len, await response.body.take()))
         await asyncio.sleep(0.05)  # what was taken is still in hand
-        assert budget.used == 0
+        assert held <= budget.used < 512 << 10
         assert await response.body.take()  # who comes again is given more
         response.body.abort(Cut.GONE)
         await until(lambda: len(pool) == 0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.http.message import BodyError, Cut
+from proxy.http.message import BodyError, Cut, TooLarge, read_all
 from proxy.http.pipe import Budget, Pipe, PipeLimits
 from tests.http.kit import Silent
 
@@ -35,6 +35,7 @@ class _Model:
         self.pipe = Pipe(self.source, PipeLimits(HIGH_WATER, budget))
         self.fed = b""
         self.taken = b""
+        self.lent = 0  # bytes that the last take gave
         self.allowed: int | None = None
         self.ending: Cut | bool | None = False  # False: not ended; None: whole
         self.is_dropped = False
@@ -78,6 +79,7 @@ class PipeMachine(RuleBasedStateMachine):
     def take(self, which: int) -> None:
         model = self.models[which]
         expected = model.waiting
+        model.lent = 0
         if not expected and model.ending is False:
             with pytest.raises((AssertionError, RuntimeError)):  # it would wait, and there is no loop to wait in
                 _run(model.pipe.take())
@@ -91,6 +93,7 @@ class PipeMachine(RuleBasedStateMachine):
         else:
             assert b"".join(_run(model.pipe.take())) == expected
             model.taken += expected
+            model.lent = len(expected)
 
     @rule(which=which)
     def end(self, which: int) -> None:
@@ -119,6 +122,7 @@ class PipeMachine(RuleBasedStateMachine):
         model.pipe.abort(Cut.GONE)
         model.finish(Cut.GONE)
         model.is_dropped = True
+        model.lent = 0
 
     @precondition(lambda self: any(model.allowed is None and not model.is_dropped for model in self.models))
     @rule(which=which, more=st.integers(0, 900))
@@ -132,10 +136,10 @@ class PipeMachine(RuleBasedStateMachine):
             model.ending = Cut.LIMIT
 
     @invariant()
-    def the_budget_counts_what_waits(self) -> None:
-        waiting = sum(len(model.waiting) for model in self.models)
-        assert waiting <= self.budget.used
-        assert bool(waiting) == bool(self.budget.used)
+    def the_budget_counts_what_waits_and_what_is_in_a_takers_hand(self) -> None:
+        in_memory = sum(len(model.waiting) + model.lent for model in self.models)
+        assert in_memory <= self.budget.used
+        assert bool(in_memory) == bool(self.budget.used)
 
     @invariant()
     def a_source_is_paused_when_much_waits_until_the_taker_has_nothing(self) -> None:
@@ -186,10 +190,66 @@ async def test_a_taker_that_waits_for_room_is_fed_when_another_pipe_makes_it() -
     waiting = asyncio.ensure_future(hungry.take())
     await asyncio.sleep(0)
     assert source.is_paused
-    await full.take()
+    assert await full.take()
+    assert source.is_paused  # the other taker may still hold all of it
+    holding = asyncio.ensure_future(full.take())
+    await asyncio.sleep(0)
     assert not source.is_paused
+    holding.cancel()
     hungry.end()
     assert await waiting == ()
+
+
+async def test_a_taker_that_is_alone_goes_on_however_much_it_held() -> None:
+    budget, source = Budget(BUDGET), Silent()
+    pipe = Pipe(source, PipeLimits(HIGH_WATER, budget))
+    pipe.feed([bytes(2 * BUDGET)])
+    await pipe.take()
+    assert budget.used > BUDGET
+    assert source.is_paused
+    waiting = asyncio.ensure_future(pipe.take())
+    await asyncio.sleep(0)
+    assert not source.is_paused
+    pipe.end()
+    assert await waiting == ()
+    assert budget.used == 0
+
+
+async def test_who_stops_at_a_whole_end_returns_what_it_holds_and_others_go_on() -> None:
+    budget, source = Budget(BUDGET), Silent()
+    limits = PipeLimits(HIGH_WATER, budget)
+    hungry, done = Pipe(source, limits), Pipe(Silent(), limits)
+    done.feed([bytes(2 * BUDGET)])
+    done.end()
+    await done.take()
+    hungry.feed([b"more"])
+    await hungry.take()
+    waiting = asyncio.ensure_future(hungry.take())
+    await asyncio.sleep(0)
+    assert source.is_paused
+    for _ in range(2):
+        done.abort(Cut.GONE)
+        assert done.ended
+        assert await done.take() == ()
+    assert not source.is_paused
+    assert budget.used == 0
+    hungry.end()
+    assert await waiting == ()
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_reading_all_of_a_body_leaves_nothing_counted_when_it_fails(is_cancelled: bool) -> None:
+    budget = Budget(BUDGET)
+    pipe = Pipe(Silent(), PipeLimits(HIGH_WATER, budget))
+    reading = asyncio.ensure_future(read_all(pipe, 10))
+    pipe.feed([bytes(10)])
+    await asyncio.sleep(0)
+    if is_cancelled:
+        reading.cancel()
+    pipe.feed([bytes(10)])
+    with pytest.raises(asyncio.CancelledError if is_cancelled else TooLarge):
+        await reading
+    assert budget.used == 0
 
 
 async def test_the_very_buffers_are_passed_on() -> None:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from proxy.http.message import EMPTY, Body, Cut, Parts, Request, Response
+from proxy.http.pipe import Budget, PipeLimits
 from proxy.relay.pump import Pace, Stopped, Watch, pump
 from proxy.streams.client import Reply, StorageError
 from proxy.streams.names import Outcome
@@ -100,6 +101,34 @@ async def test_what_arrives_during_an_append_is_the_next_append() -> None:
     assert await task is Outcome.COMPLETE
     assert [seen.body for seen in recording.seen] == [b"1", b"234"]
     assert stream.is_closed
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+@in_virtual_time
+async def test_what_storage_has_not_taken_yet_is_counted_and_nothing_afterwards(is_cancelled: bool) -> None:
+    memory, _ = stored()
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        started.set()
+        await go_on.wait()
+        return await memory(request)
+
+    budget = Budget(1000)
+    tap = Tap(PipeLimits(1000, budget))
+    task = asyncio.ensure_future(pump(tap.body, Producer(Relay.over(slow).storage, ID, OCTETS, RETRY), PACE, Watch()))
+    tap.feed(bytes(500))
+    tap.body.end()  # the first append is the last
+    await started.wait()
+    assert budget.used >= 500
+    if is_cancelled:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        go_on.set()
+        assert await task is Outcome.COMPLETE
+    assert budget.used == 0
 
 
 @in_virtual_time
