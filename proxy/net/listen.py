@@ -17,6 +17,7 @@ __all__ = ["Listener", "bind_tcp", "bind_unix", "descriptor_limit"]
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RETRY_SECONDS = 0.1  # after an accept that failed for want of descriptors or memory
 
 
@@ -91,7 +92,7 @@ def bind_unix(path: Path) -> socket.socket:
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
-        raise OSError(error.errno, f"cannot listen on {path}: {error.strerror}") from None
+        raise OSError(error.errno, f"cannot listen on {path}: {error.strerror or error}") from None
     finally:
         os.umask(old_mask)
     return listening
@@ -117,15 +118,19 @@ class Listener:
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        is_failing = False  # which is said once, until an accept succeeds
         while True:
             await self._wait_for_room()
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    logger.warning("cannot accept: %s", error.strerror)
+                if error.errno in _SHORTAGES:
+                    if not is_failing:
+                        logger.warning("cannot accept: %s", error.strerror)
+                    is_failing = True
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
+            is_failing = False
             try:
                 await self._wait_for_room()  # another of the sockets may have taken it
                 if accepted.family != socket.AF_UNIX:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.net import listen
 from proxy.net.connection import Connection
 from proxy.net.listen import Listener, bind_tcp, bind_unix
 
@@ -56,6 +57,11 @@ def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot listen on"):
         bind_unix(path)
     assert path.read_text() == "precious"
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_told_as_that(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"cannot listen on .*too long"):
+        bind_unix(tmp_path / ("x" * 120))
 
 
 class Counted:
@@ -146,6 +152,35 @@ async def test_listening_that_ends_while_a_client_connects_forgets_nobody(turns:
                 for each in list(counted.open):
                     each.cut()
                 await asyncio.sleep(0.002)
+
+
+async def test_want_of_descriptors_is_said_once_until_an_accept_succeeds(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = 0
+
+    async def accept(_: socket.socket) -> tuple[socket.socket, None]:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            return socket.socket(), None
+        if calls > 7:
+            await asyncio.Event().wait()
+        raise OSError(errno.EMFILE, "too many open files")
+
+    async def connect(*_: object) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(listen, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_accept", accept)
+    monkeypatch.setattr(asyncio.get_running_loop(), "connect_accepted_socket", connect)
+    counted = Counted(1)
+    listener = Listener(bind_tcp("127.0.0.1", 0), counted.factory, lambda: True)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert calls == 8
+    assert caplog.messages == ["cannot accept: too many open files"] * 2
+    await listener.aclose()
 
 
 async def test_a_unix_socket_goes_when_listening_ends(tmp_path: Path) -> None:
