@@ -64,6 +64,8 @@ class Read:
         timeout = self._settings.silence if live else self._settings.patience
         response = await self._storage.read(stream_id, query, headers, timeout=timeout)
         try:
+            if response.status == 400 and live and b"offset=" not in query:
+                raise Refusal(Code.INVALID_REQUEST, "a live read needs the parameter offset")
             return await self._answer(stream_id, response)
         except BaseException:
             response.body.abort(Cut.GONE)

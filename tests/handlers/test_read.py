@@ -125,6 +125,16 @@ async def test_what_storage_answers_else_is_an_error_of_ours(
             assert b"internal" not in found.body
 
 
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+async def test_a_live_read_without_an_offset_is_told_what_it_lacks(tmp_path: Path, live: str) -> None:
+    _, storage = scripted(Response(400, Headers()))
+    async with running(tmp_path, lambda _: storage) as house:
+        refused = await house.get(f"{PATH}?live={live}")
+        assert code(refused) == (400, "INVALID_REQUEST")
+        assert b"offset" in refused.body
+        assert b"offset" not in (await house.get(f"{PATH}?live={live}&offset=-1")).body
+
+
 @pytest.mark.parametrize("name", ["offset", "live", "cursor"])
 async def test_a_repeated_or_malformed_parameter_is_refused_before_storage_is_asked(tmp_path: Path, name: str) -> None:
     seen, storage = scripted(Response(200, Headers()))
