@@ -96,21 +96,29 @@ class Dialler:
                     return await self._connect(factory, address, text)
             except TimeoutError:
                 failure = DialFailure.TIMEOUT
-            except (ssl.SSLError, ssl.CertificateError):
-                failure = DialFailure.TLS
+            except DialError as error:
+                failure = error.failure
             except OSError:
                 failure = DialFailure.CONNECT
         raise DialError(failure)
 
     async def _connect(self, factory: Callable[[], ConnectionT], address: Address, text: str) -> ConnectionT:
-        _, connection = await asyncio.get_running_loop().create_connection(
-            factory,
-            host=text,
-            port=address.port,
-            ssl=self._tls if address.tls else None,
-            server_hostname=address.host if address.tls else None,
-        )
-        return connection
+        loop = asyncio.get_running_loop()
+        if not address.tls:
+            return (await loop.create_connection(factory, host=text, port=address.port))[1]
+        opened = socket.socket(socket.AF_INET6 if ":" in text else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            opened.setblocking(False)
+            await loop.sock_connect(opened, (text, address.port))
+        except BaseException:
+            opened.close()
+            raise
+        try:
+            return (await loop.create_connection(factory, sock=opened, ssl=self._tls, server_hostname=address.host))[1]
+        except TimeoutError:
+            raise
+        except OSError:  # it was open, so that this is about the handshake
+            raise DialError(DialFailure.TLS) from None
 
     async def resolve(self, address: Address) -> list[str]:
         """The host's addresses, checked when guarded, remembered for a short while. Raises DialError."""

@@ -226,6 +226,21 @@ async def test_a_server_that_does_not_speak_tls_is_a_failure_in_time() -> None:
         assert await failure(dialler(timeout=0.2), Address("localhost", port, tls=True)) is DialFailure.TIMEOUT
 
 
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_a_handshake_that_is_broken_off_is_a_tls_failure(is_reset: bool) -> None:
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        if is_reset:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        writer.close()
+
+    server = await asyncio.start_server(break_off, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    assert await failure(dialler(), Address("127.0.0.1", port, tls=True)) is DialFailure.TLS
+    server.close()
+    await server.wait_closed()
+
+
 def test_a_ca_file_that_is_none_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("nothing")
     for name in ("empty.pem", "absent.pem"):
