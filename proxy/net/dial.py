@@ -106,7 +106,8 @@ class Dialler:
         loop = asyncio.get_running_loop()
         if not address.tls:
             return (await loop.create_connection(factory, host=text, port=address.port))[1]
-        opened = socket.socket(socket.AF_INET6 if ":" in text else socket.AF_INET, socket.SOCK_STREAM)
+        family = socket.AF_INET6 if ":" in text else socket.AF_INET
+        opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY for it
         try:
             opened.setblocking(False)
             await loop.sock_connect(opened, (text, address.port))

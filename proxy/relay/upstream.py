@@ -88,8 +88,7 @@ class Upstream:
         except BodyError:
             pass  # what came is passed on
         finally:
-            if not response.body.ended:
-                response.body.abort(Cut.GONE)
+            response.body.abort(Cut.GONE)
         return Parts(first_bytes(collected, settings.max_error_bytes))
 
 
