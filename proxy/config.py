@@ -198,7 +198,9 @@ class Config:
     # The embedded store
     store_max_bytes: int = _setting(0, "Size of the store past which appends are refused; 0: no bound", unit="bytes")
     store_min_free_bytes: int = _setting(
-        64 * _MIB, "Creates are refused while the store's disk has less room than this", unit="bytes"
+        64 * _MIB,
+        "Creates are refused while the store's disk has less room than this, appends below a quarter",
+        unit="bytes",
     )
     store_read_token: str = _setting("", "Bearer token that reads of the standalone store must show", flag=None)
     store_write_token: str = _setting("", "Bearer token that writes to it must show; it may read too", flag=None)
