@@ -101,8 +101,11 @@ class HttpServer:
         while True:
             await asyncio.sleep(self.limits.sweep)
             now = loop.time()
-            for connection in [each for each in self.connections if each.deadline <= now]:
-                connection.overdue()
+            for connection in [each for each in self.connections if each.deadline <= now or each.is_reading_paused]:
+                if connection.deadline <= now:
+                    connection.overdue()
+                else:
+                    connection.look_for_end()
 
     def date_line(self) -> bytes:
         """The Date field of a response that is made now (RFC 9110 section 6.6.1)."""
@@ -188,6 +191,7 @@ class _ServerConnection(Connection):
         self._pipe: Pipe | None = None  # the same while it arrives
         self._refusal: Refusal | None = None  # why nothing more is read; the answer, unless one is on its way
         self._has_eof = False
+        self._has_left = False  # seen behind bytes that were not read
         self._ignorable = server.limits.linger_bytes
         self._linger_end = _NEVER
         self._unsent = 0  # bytes that the client had not taken when its deadline was set
@@ -228,6 +232,12 @@ class _ServerConnection(Connection):
             return False
         self._loop.call_later(self._limits.half_close_grace, self.cut)
         return True
+
+    def look_for_end(self) -> None:
+        """Reading is paused. If that is for what is pipelined, the client may have left without our being told."""
+        if self._codec.buffered > self._limits.head.head_bytes and not self._has_left and self.has_peer_left():
+            self._has_left = True
+            self._loop.call_later(self._limits.half_close_grace, self.cut)
 
     def lost(self) -> None:
         """The socket is closed: whatever was in progress has no caller any more."""

@@ -4,6 +4,7 @@ Subclasses say what received bytes mean (`data_received`) and what a lost peer m
 """
 
 import asyncio
+import select
 import socket
 import ssl
 import struct
@@ -20,6 +21,8 @@ except ImportError:  # Windows
 from proxy.wire.events import Buffer
 
 __all__ = ["Connection"]
+
+_PEER_LEFT = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR are always told
 
 
 class Connection(asyncio.Protocol):
@@ -96,6 +99,17 @@ class Connection(asyncio.Protocol):
             return tls is None or tls.read(1) == b""
         except ssl.SSLError:
             return False
+
+    def has_peer_left(self) -> bool:
+        """Whether a FIN or RST has come, also behind bytes that are not read: a paused socket tells of neither.
+
+        Known on Linux only.
+        """
+        if self.transport.is_closing():
+            return True
+        poller = select.poll()
+        poller.register(self.transport.get_extra_info("socket").fileno(), _PEER_LEFT)
+        return bool(poller.poll(0))
 
     @property
     def unsent(self) -> int:

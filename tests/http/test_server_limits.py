@@ -7,7 +7,7 @@ import pytest
 
 from proxy.http.message import Headers, Parts, Request, Response, read_all
 from proxy.http.pipe import Budget, PipeLimits
-from tests.http.kit import LONG, Peer, Served, echo, fed_pipe, serving, until
+from tests.http.kit import LONG, SOON, Peer, Served, echo, fed_pipe, serving, until
 from tests.http.test_server import EXPECTING, GET, POST
 
 SHORT = 0.05
@@ -310,6 +310,32 @@ async def test_a_large_body_behind_a_pipelined_request_is_held_back_too() -> Non
         assert budget.used < 512 << 10
         gate.set()
         assert len((await peer.response()).body) == size + 2
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_who_pipelines_much_and_leaves_is_noticed(is_reset: bool) -> None:
+    began, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def handler(_: Request) -> Response:
+        began.set()
+        try:
+            await asyncio.sleep(LONG)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return Response(200, Headers(), Parts())
+
+    async with serving(handler, half_close_grace=SHORT) as served:
+        peer = await served.connect(GET % b"")
+        await asyncio.wait_for(began.wait(), SOON)
+        peer.send(bytes(100_000))
+        (connection,) = served.server.connections
+        await until(lambda: connection.is_reading_paused)
+        if is_reset:
+            peer.reset()
+        peer.close()
+        await asyncio.wait_for(cancelled.wait(), SOON)
+        await served.all_gone()
 
 
 async def test_what_a_long_read_does_not_look_at_is_not_held() -> None:
