@@ -15,7 +15,7 @@ from proxy.app import App, server_limits
 from proxy.base.tasks import Tasks
 from proxy.config import SETTINGS, Config, ConfigError
 from proxy.http.server import HttpServer
-from proxy.net.listen import bind_tcp, bind_unix
+from proxy.net.listen import bind_tcp, bind_unix, close_listening
 
 __all__ = ["ProxyServer", "create_proxy_server"]
 
@@ -34,7 +34,7 @@ class ProxyServer:
             self._app = App(config, secrets)
         except BaseException:
             for listening in sockets:
-                listening.close()
+                close_listening(listening)
             raise
         self._http = HttpServer(self._app.router, self._app.router.refuse, server_limits(config))
         self.port = 0 if config.uds else sockets[0].getsockname()[1]

@@ -11,7 +11,7 @@ from proxy.base.errors import Refusal
 from proxy.config import Config, ConfigError
 from proxy.http.message import Headers, Parts, Response
 from proxy.http.server import HttpServer
-from proxy.net.listen import bind_tcp, bind_unix
+from proxy.net.listen import bind_tcp, bind_unix, close_listening
 from proxy.store import (
     DirectoryInUse,
     ForeignDatabase,
@@ -48,7 +48,7 @@ class StoreServer:
                 held.enter_context(lock_data_directory(directory))
                 sockets = [bind_unix(Path(config.uds))] if config.uds else bind_tcp(config.host, config.port)
                 for listening in sockets:
-                    held.callback(listening.close)
+                    held.callback(close_listening, listening)
                 self._store = Store(directory, config.store_settings(), is_public=not write)
             except (DirectoryInUse, ForeignDatabase, UnsafeSqlite, apsw.Error) as error:
                 raise ConfigError(f"--data-dir: {error}") from None

@@ -49,6 +49,14 @@ def one_stream(caller: Caller, upstream: Upstream, data: bytes) -> tuple[bytes, 
     return caller.create(upstream.serve(fixed(data)).url).whole()[:2]
 
 
+async def test_a_start_that_fails_leaves_no_socket_behind(tmp_path: Path) -> None:
+    place = tmp_path / "s"
+    async with await started(tmp_path / "data"):
+        with pytest.raises(ConfigError, match="--data-dir"):
+            await started(tmp_path / "data", uds=str(place))
+    assert not place.exists()
+
+
 async def test_a_server_runs_inside_somebody_s_loop_and_leaves_it_as_it_was(tmp_path: Path, upstream: Upstream) -> None:
     before = asyncio.all_tasks()
     async with await started(tmp_path) as server:

@@ -12,7 +12,7 @@ from pathlib import Path
 from proxy.base.tasks import Tasks
 from proxy.net.connection import Connection
 
-__all__ = ["Listener", "bind_tcp", "bind_unix", "descriptor_limit"]
+__all__ = ["Listener", "bind_tcp", "bind_unix", "close_listening", "descriptor_limit"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,14 @@ def bind_unix(path: Path) -> socket.socket:
     return listening
 
 
+def close_listening(listening: socket.socket) -> None:
+    """Close a socket of `bind_tcp` or `bind_unix`; the latter's file goes, too."""
+    if listening.family == socket.AF_UNIX:
+        with suppress(OSError):
+            os.unlink(listening.getsockname())
+    listening.close()
+
+
 class Listener:
     """Accepts connections on some sockets while `has_room` says so; `made_room` wakes it after it did not."""
 
@@ -159,7 +167,4 @@ class Listener:
         """Stop accepting and close the sockets; accepted connections are not touched."""
         await self._tasks.aclose()
         for listening in self.sockets:
-            if listening.family == socket.AF_UNIX:
-                with suppress(OSError):
-                    os.unlink(listening.getsockname())
-            listening.close()
+            close_listening(listening)
