@@ -227,7 +227,7 @@ class _ServerConnection(Connection):
             try:
                 self._codec.receive_eof()
             except PeerError as error:
-                self._faulty(error)
+                self._refused(Refusal(error.code, error.message))
         if self._phase is _Phase.HEAD:
             return False
         self._loop.call_later(self._limits.half_close_grace, self.cut)
@@ -255,7 +255,7 @@ class _ServerConnection(Connection):
         try:
             head, parts, ended = step(*data)
         except PeerError as error:
-            self._faulty(error)
+            self._refused(Refusal(error.code, error.message))
             return
         if head is not None:
             self._begin(head, parts, whole=ended)
@@ -268,11 +268,8 @@ class _ServerConnection(Connection):
                 pipe.end()
             if parts or ended:
                 self._expect_body()
-        if self._codec.failed is not None:
-            self._faulty(self._codec.failed)
-
-    def _faulty(self, error: PeerError) -> None:
-        self._refused(Refusal(error.code, error.message))
+        if (failed := self._codec.failed) is not None:
+            self._refused(Refusal(failed.code, failed.message))
 
     def _begin(self, head: RequestHead, parts: list[Buffer], *, whole: bool) -> None:
         self._phase = _Phase.REQUEST
@@ -489,16 +486,12 @@ class _ServerConnection(Connection):
     def overdue(self) -> None:
         """The deadline of the connection's phase has passed."""
         self.deadline = _NEVER
-        if self._phase is _Phase.HEAD:
-            if self._codec.idle:
-                self._close()
-            else:
-                self._refused(Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time"))
-        elif self._phase is _Phase.REQUEST:
-            if self.is_reading_paused:
-                self._expect_body()  # we did not let it in
-            else:
-                self._refused(Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time"))
+        if self._phase is _Phase.HEAD and self._codec.idle:
+            self._close()
+        elif self._phase is _Phase.REQUEST and self.is_reading_paused:
+            self._expect_body()  # we did not let it in
+        elif self._phase in (_Phase.HEAD, _Phase.REQUEST):
+            self._refused(Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time"))
         elif self.transport.get_write_buffer_size() and self.unsent < self._unsent:
             self._watch_sending()  # the reader is slow but takes something
         else:
