@@ -74,16 +74,21 @@ for (const [name, { begin, end, afterReload }] of Object.entries(CHATS))
     const ask = async () => {
       await page.fill('input', 'hi')
       await page.click('button:text("Ask")')
-      return (await world.upstream.next()).send(...begin)
+      return world.upstream.next()
     }
-    const first = await ask()
+    const first = (await ask()).send(...begin)
     await shows('hi', 'one ')
     await page.reload()
     first.send(...end).end()
     await shows(...afterReload)
     await page.waitForSelector('button:text("Ask")')
-    const second = await ask()
-    await page.click('button:text("Stop")')
-    await second.closed
-    assert.equal(world.upstream.calls.length, 2)
+    for (const isAnswering of [false, true]) {
+      const call = await ask()
+      if (isAnswering) call.send(...begin)
+      if (isAnswering) await page.waitForSelector('p:text-is("one ")')
+      await page.click('button:text("Stop")')
+      await call.closed
+      await page.waitForSelector('button:text("Ask")')
+    }
+    assert.equal(world.upstream.calls.length, 3) // the click that stopped did not ask again
   })
