@@ -26,7 +26,9 @@ from proxy.policy.allowlist import Allowlist
 from proxy.policy.auth import Keyring
 from proxy.policy.cors import Cors
 from proxy.policy.forwarding import PassedHeaders
+from proxy.relay.fleet import Fleet, FleetSettings
 from proxy.relay.idempotency import Claims, ClaimSettings
+from proxy.relay.instance import Instance, InstanceSettings
 from proxy.relay.pump import Pace
 from proxy.relay.record import Records, RecordSettings
 from proxy.relay.recovery import Recovery, RecoverySettings
@@ -84,8 +86,10 @@ class App:
         storage = Storage(self._endpoint(embedded))
         retry = RetryPolicy(config.append_budget_seconds, config.retry_first_seconds, config.retry_longest_seconds)
         records = Records(storage, retry, _record_settings(config))
-        self.transfers = Transfers(storage, records, _transfer_settings(config, retry))
+        self._instance = Instance(storage, _instance_settings(config))
+        self.transfers = Transfers(storage, records, self._instance, _transfer_settings(config, retry))
         self._claims = Claims(storage, records, _claim_settings(config))
+        self._fleet = Fleet(self._instance, storage, records, self.transfers, _fleet_settings(config, retry))
         recovery = RecoverySettings(config.recovery_at_once, retry, config.close_retry_seconds)
         self._recovery = Recovery(self._store, storage, records, self.transfers, recovery)
         self.router = self._router(Keyring(secrets), storage, records)
@@ -153,10 +157,10 @@ class App:
         return Router(
             create=create,
             streams={
-                b"GET": Read(keyring, storage, records, reading),
+                b"GET": Read(keyring, storage, records, self._fleet, reading),
                 b"HEAD": Head(keyring, storage, records),
-                b"PATCH": Abort(keyring, self.transfers, wait=wait),
-                b"DELETE": Delete(keyring, storage, records, self.transfers, wait=config.append_timeout_seconds),
+                b"PATCH": Abort(keyring, self._fleet, wait=wait),
+                b"DELETE": Delete(keyring, storage, records, self._fleet, wait=config.append_timeout_seconds),
             },
             health=Health(self.transfers),
             static=StaticFiles(),
@@ -167,6 +171,9 @@ class App:
         """Start what runs in the background."""
         self.transfers.open()
         self._recovery.start()
+        if self._store is None:  # an embedded store is this process's alone
+            self._instance.open(self.transfers.abort)
+            self._fleet.open()
 
     async def end_transfers(self) -> None:
         """End every running stream as interrupted: flushed, recorded and closed."""
@@ -175,7 +182,9 @@ class App:
     async def aclose(self) -> None:
         """Close everything; call it when no request is in progress any more."""
         await self._recovery.aclose()
+        await self._fleet.aclose()
         await self._claims.aclose()
+        await self._instance.aclose()
         await self._pools.upstream.aclose()
         await self._pools.storage.aclose()
         if self._store is not None:
@@ -229,6 +238,27 @@ def _claim_settings(config: Config) -> ClaimSettings:
         settle=config.claim_settle_seconds,
         call=call + config.append_timeout_seconds,
         poll=config.claim_poll_seconds,
+    )
+
+
+def _instance_settings(config: Config) -> InstanceSettings:
+    return InstanceSettings(
+        lease=config.lease_seconds,
+        renew=config.lease_seconds / 10,
+        mail=3600,
+        silence=config.storage_silence_seconds,
+        mail_bytes=16 * 1024 * 1024,
+    )
+
+
+def _fleet_settings(config: Config, retry: RetryPolicy) -> FleetSettings:
+    return FleetSettings(
+        look=config.lease_seconds / 5,
+        watched=config.storage_silence_seconds,  # by then a live reader has asked again
+        streams=config.max_readers,
+        at_once=config.recovery_at_once,
+        retry=retry,
+        first_pause=config.claim_poll_seconds,
     )
 
 

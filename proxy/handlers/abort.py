@@ -6,7 +6,7 @@ from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
 from proxy.http.message import EMPTY, Cut, Headers, Response
 from proxy.policy.auth import Keyring
-from proxy.relay.transfers import Transfers
+from proxy.relay.fleet import Fleet
 
 __all__ = ["Abort"]
 
@@ -14,16 +14,16 @@ __all__ = ["Abort"]
 class Abort:
     """The abort operation, for whoever holds the pre-signed URL."""
 
-    def __init__(self, keyring: Keyring, transfers: Transfers, *, wait: float) -> None:
+    def __init__(self, keyring: Keyring, fleet: Fleet, *, wait: float) -> None:
         """`wait`: seconds that an answer waits for the stream to be closed."""
         self._keyring = keyring
-        self._transfers = transfers
+        self._fleet = fleet
         self._wait = wait
 
     async def __call__(self, call: Call) -> Response:
-        """204, again and again. Raises Refusal."""
+        """204, again and again, from every instance. Raises Refusal, StorageError."""
         self._keyring.check_signature(call.stream_id, call.values(b"expires"), call.values(b"signature"), time.time())
         if call.single(b"action") != b"abort":
             raise Refusal(Code.INVALID_REQUEST, "the parameter action must be abort")
-        await self._transfers.end(call.stream_id, Cut.ABORTED, wait=self._wait)
+        await self._fleet.end(call.stream_id, Cut.ABORTED, wait=self._wait)
         return Response(204, Headers(), EMPTY)

@@ -5,8 +5,8 @@ import time
 from proxy.handlers.call import Call
 from proxy.http.message import EMPTY, Cut, Headers, Response
 from proxy.policy.auth import Keyring
+from proxy.relay.fleet import Fleet
 from proxy.relay.record import Records
-from proxy.relay.transfers import Transfers
 from proxy.streams.client import Storage, StorageError
 
 __all__ = ["Delete"]
@@ -15,14 +15,12 @@ __all__ = ["Delete"]
 class Delete:
     """The delete operation, for the service secret only."""
 
-    def __init__(
-        self, keyring: Keyring, storage: Storage, records: Records, transfers: Transfers, *, wait: float
-    ) -> None:
+    def __init__(self, keyring: Keyring, storage: Storage, records: Records, fleet: Fleet, *, wait: float) -> None:
         """`wait`: seconds that the transfer gets for its last append before storage is asked to delete."""
         self._keyring = keyring
         self._storage = storage
         self._records = records
-        self._transfers = transfers
+        self._fleet = fleet
         self._wait = wait
 
     async def __call__(self, call: Call) -> Response:
@@ -32,7 +30,7 @@ class Delete:
             authorization=call.request.headers.get_all(b"authorization"),
             now=time.time(),
         )
-        if not await self._transfers.end(call.stream_id, Cut.GONE, wait=self._wait):
+        if not await self._fleet.end(call.stream_id, Cut.GONE, wait=self._wait):
             raise StorageError("the last append is still on its way")  # it could bring the stream back
         await self._storage.delete(call.stream_id)
         await self._records.delete(call.stream_id)

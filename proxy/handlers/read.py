@@ -10,6 +10,7 @@ from proxy.handlers.call import Call
 from proxy.handlers.events import ClosingEvents
 from proxy.http.message import EMPTY, Body, Cut, Field, Headers, Response
 from proxy.policy.auth import Keyring
+from proxy.relay.fleet import Fleet
 from proxy.relay.record import Record, Records, outcome_of
 from proxy.streams.client import Storage, discard, unexpected
 
@@ -37,10 +38,13 @@ class ReadSettings:
 class Read:
     """The read operation: catch-up, long-poll and SSE."""
 
-    def __init__(self, keyring: Keyring, storage: Storage, records: Records, settings: ReadSettings) -> None:
+    def __init__(
+        self, keyring: Keyring, storage: Storage, records: Records, fleet: Fleet, settings: ReadSettings
+    ) -> None:
         self._keyring = keyring
         self._storage = storage
         self._records = records
+        self._fleet = fleet
         self._settings = settings
         self._live = Counted(settings.at_once)
 
@@ -81,6 +85,8 @@ class Read:
             raise unexpected(response)
         is_closed = response.headers.get(b"stream-closed") == b"true"
         record = await self._records.get(stream_id, is_closed=is_closed)
+        if record is not None and not is_closed:
+            self._fleet.watch(stream_id, record)
         fields = _fields(response.headers, record, is_closed=is_closed, shared=self._settings.shared_cache)
         body: Body = response.body
         kind = response.headers.get(b"content-type") or b""

@@ -1,11 +1,12 @@
 """The record beside each stream: what the upstream said about its answer, and how the transfer ended.
 
-Owns the record's form in storage (`{id}.record`, a JSON stream: facts first, then outcomes, of which the last counts)
-and a bounded memory of records. A closed stream whose record holds no outcome is complete.
+Owns the record's form in storage (`{id}.record`, a JSON stream: facts first, then outcomes, of which the last counts
+that was not withdrawn) and a bounded memory of records. A closed stream whose record holds no outcome is complete.
 """
 
 import asyncio
 import json
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
@@ -23,7 +24,8 @@ _JSON = b"application/json"
 class Record:
     """What is known of a stream. Header values are as the upstream sent them.
 
-    `transfer` tells the streams apart that one idempotency key may have had, one after the other.
+    `transfer` tells the streams apart that one idempotency key may have had, one after the other. `owner` is the
+    instance that writes the stream, empty when no other can.
     """
 
     content_type: bytes
@@ -32,6 +34,7 @@ class Record:
     passed: tuple[Field, ...] = ()
     fingerprint: str = ""
     transfer: str = ""
+    owner: str = ""
     outcome: Outcome | None = None
 
     def encode(self) -> bytes:
@@ -45,6 +48,8 @@ class Record:
             facts["fingerprint"] = self.fingerprint
         if self.transfer:
             facts["transfer"] = self.transfer
+        if self.owner:
+            facts["owner"] = self.owner
         return json.dumps(facts, ensure_ascii=True).encode()
 
     @classmethod
@@ -60,9 +65,15 @@ class Record:
                 passed=tuple(Headers((n.encode("latin-1"), v.encode("latin-1")) for n, v in facts.get("headers", ()))),
                 fingerprint=str(facts.get("fingerprint", "")),
                 transfer=str(facts.get("transfer", "")),
+                owner=_token(facts.get("owner", "")),
             )
+            outcomes: list[Outcome] = []
             for message in rest:
-                record = replace(record, outcome=Outcome(message["outcome"]))
+                if "withdrawn" in message:
+                    outcomes = outcomes[:-1]
+                else:
+                    outcomes.append(Outcome(message["outcome"]))
+            record = replace(record, outcome=outcomes[-1] if outcomes else None)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("not a stream's record") from error
         return record
@@ -82,6 +93,13 @@ def _status(number: object) -> int:
     if type(number) is not int or not 200 <= number <= 599:
         raise ValueError("not a final status")
     return number
+
+
+def _token(text: object) -> str:
+    """An instance's name, which becomes part of a path."""
+    if not isinstance(text, str) or not re.fullmatch("(?:[0-9a-f]{32})?", text):
+        raise ValueError("not an instance")
+    return text
 
 
 def record_name(stream_id: str) -> str:
@@ -139,6 +157,13 @@ class Records:
             self._remember(stream_id, replace(record, outcome=outcome), is_final=True)
         else:
             self.forget(stream_id)
+
+    async def withdraw(self, stream_id: str, record: Record, *, fence: int) -> None:
+        """Take back the outcome that was appended last, under an epoch after its own. Raises StorageError."""
+        name = record_name(stream_id)
+        producer = Producer(self._storage, name, _JSON, self._retry, epoch=fence, life=record.transfer)
+        await producer.append((json.dumps({"withdrawn": True}).encode(),))
+        self.forget(stream_id)
 
     def completed(self, stream_id: str, record: Record) -> None:
         """The stream was closed without another outcome: nothing is written, the record will not change."""

@@ -14,11 +14,11 @@ from typing import Protocol
 import anyio
 
 from proxy.base.tasks import Tasks
+from proxy.relay.orphans import end_orphan
 from proxy.relay.record import Records
 from proxy.relay.transfers import Transfers
 from proxy.streams.client import Storage, StorageError
-from proxy.streams.names import Outcome
-from proxy.streams.producer import Producer, RetryPolicy
+from proxy.streams.producer import RetryPolicy
 
 __all__ = ["OpenStreams", "Recovery", "RecoverySettings"]
 
@@ -104,22 +104,10 @@ class Recovery:
         return not failed
 
     async def _end(self, stream_id: str) -> bool:
-        """Record `interrupted`, then close under a later epoch; False for a stream that is not an orphan.
-
-        Raises StorageError.
-        """
+        """End a stream that is open and not written here, and say whether it was. Raises StorageError."""
         if self._transfers.get(stream_id) is not None:
             return False
-        metadata = await self._storage.head(stream_id)
-        if metadata is None or b"stream-closed" in metadata.headers:
-            return False  # one of ours, ended since the list was made
-        retry = self._settings.retry
-        record = await self._records.get(stream_id)
-        if record is not None and record.outcome is None:  # the last process may have recorded why it ended
-            await self._records.end(stream_id, record, Outcome.INTERRUPTED, budget=retry.budget, fence=1)
-        content_type = metadata.headers.get(b"content-type") or b"application/octet-stream"
-        await Producer(self._storage, stream_id, content_type, retry, epoch=1).close()
-        return True
+        return await end_orphan(self._storage, self._records, self._settings.retry, stream_id)
 
     async def aclose(self) -> None:
         """Stop; what is left is found at the next start."""

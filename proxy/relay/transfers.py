@@ -4,13 +4,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
 from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
 from proxy.http.message import Body, Cut, Field
+from proxy.relay.instance import Instance
 from proxy.relay.pump import Pace, Stopped, Watch, pump
 from proxy.relay.record import Record, Records
 from proxy.streams.client import Reply, Storage, StorageError
@@ -75,9 +76,10 @@ class Transfer:
 class Transfers:
     """The transfers of this process, by stream id. Each runs in a task that belongs here."""
 
-    def __init__(self, storage: Storage, records: Records, settings: TransferSettings) -> None:
+    def __init__(self, storage: Storage, records: Records, instance: Instance, settings: TransferSettings) -> None:
         self._storage = storage
         self._records = records
+        self._instance = instance
         self._settings = settings
         self._lifetime: Field = (b"stream-ttl", b"%d" % settings.stream_ttl)
         self._running: dict[str, Transfer] = {}
@@ -123,11 +125,12 @@ class Transfers:
         """
         if self._is_closed:
             raise Refusal(Code.DRAINING, "the proxy is shutting down")
+        owner = await self._instance.owner()
         await self.end(stream_id, Cut.GONE, wait=self._settings.retry.budget)  # of a stream that has expired
         if stream_id in self._running:
             raise StorageError("a former transfer into this stream has not ended yet", is_final=True)
         body.limit(self._settings.max_bytes)
-        transfer = self._running[stream_id] = Transfer(stream_id, body, record)
+        transfer = self._running[stream_id] = Transfer(stream_id, body, replace(record, owner=owner))
         self._tasks.start(stream_id, self._run(transfer))
         self._expected -= 1  # the place that the caller holds stands for both of us
         try:
@@ -146,6 +149,12 @@ class Transfers:
         transfer = self._running.get(stream_id)
         if transfer is not None and transfer.is_unwanted:
             await transfer.ended.wait()
+
+    def abort(self, stream_id: str, life: str) -> None:
+        """Abort the transfer into this stream if it runs here and `life` is what its record calls `transfer`."""
+        transfer = self._running.get(stream_id)
+        if transfer is not None and transfer.record.transfer == life:
+            transfer.abort()
 
     async def end(self, stream_id: str, cut: Cut, *, wait: float) -> bool:
         """Abort the transfer into this stream if it runs here; False when it has not ended within `wait` seconds."""

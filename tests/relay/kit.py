@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from proxy.http.message import BodyError, Buffer, Cut, Handler, Headers
 from proxy.http.pipe import Budget, Pipe, PipeLimits
+from proxy.relay.instance import Instance, InstanceSettings
 from proxy.relay.pump import Pace
 from proxy.relay.record import Record, Records, RecordSettings
 from proxy.relay.transfers import Transfers, TransferSettings
@@ -30,6 +31,7 @@ SETTINGS = TransferSettings(
     pace=Pace(linger=0.005, batch_bytes=65536),
     retry=RETRY,
 )
+INSTANCE = InstanceSettings(lease=10, renew=1.0, mail=3600, silence=90.0, mail_bytes=1 << 20)
 RECORDS = RecordSettings(ttl_seconds=172_800, remembered=100, max_bytes=65536, refresh_seconds=43_200.0)
 _LIMITS = PipeLimits(1 << 18, Budget(1 << 28))
 
@@ -61,10 +63,11 @@ class Tap:
 
 @dataclass
 class Relay:
-    """Storage, records and transfers over one Handler."""
+    """Storage, records and transfers over one Handler; the instance is alone until it is opened."""
 
     storage: Storage
     records: Records
+    instance: Instance
     transfers: Transfers
 
     @classmethod
@@ -73,7 +76,8 @@ class Relay:
         storage = Storage(Endpoint(handler, b"/v1/streams/", Headers(), 10.0))
         settings = replace(settings, **changes)  # type: ignore[arg-type]  # each by its field's name
         records = Records(storage, settings.retry, RECORDS)
-        return cls(storage, records, Transfers(storage, records, settings))
+        instance = Instance(storage, INSTANCE)
+        return cls(storage, records, instance, Transfers(storage, records, instance, settings))
 
     async def start(self, body: Tap | Pipe, stream_id: str = ID, record: Record = RECORD) -> None:
         """As the create operation does: with a place held."""

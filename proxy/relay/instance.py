@@ -1,0 +1,157 @@
+"""This process, as the other instances on the same storage see it: a lease that says it lives, a mailbox for aborts.
+
+Owns the form of both in storage: `_proxy/instances/{name}` expires soon unless it is read, which only its owner does;
+`_proxy/instances/{name}.mail` is a JSON stream of messages that its owner follows.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import anyio
+
+from proxy.base.tasks import Tasks
+from proxy.http.message import BodyError, Cut, TooLarge, read_all
+from proxy.streams.client import Storage, StorageError, discard, unexpected
+
+__all__ = ["Instance", "InstanceSettings", "abort_message", "lease_name", "mailbox_name"]
+
+logger = logging.getLogger(__name__)
+
+_JSON = b"application/json"
+_MAX_LEASE_BYTES = 64
+
+
+def lease_name(instance: str) -> str:
+    """The stream that exists as long as the instance is alive."""
+    return f"_proxy/instances/{instance}"
+
+
+def mailbox_name(instance: str) -> str:
+    """The stream of messages to the instance."""
+    return f"_proxy/instances/{instance}.mail"
+
+
+def abort_message(stream_id: str, transfer: str) -> bytes:
+    """The message that ends a transfer; `transfer` is the one of the stream's record."""
+    return json.dumps({"abort": stream_id, "transfer": transfer}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSettings:
+    """Seconds. `lease`: after which an instance that storage has not heard from is taken for dead; `renew`: between
+    two signs of life, and before anything that failed is tried again; `mail`: that an unread mailbox lasts;
+    `silence`: that storage may take over one long-poll. `mail_bytes`: of mail that is read at once.
+    """
+
+    lease: int
+    renew: float
+    mail: int
+    silence: float
+    mail_bytes: int
+
+
+class Instance:
+    """One life of a process: it takes a new name at each start. Until `open` it is alone and nobody's owner."""
+
+    def __init__(self, storage: Storage, settings: InstanceSettings) -> None:
+        self.name = secrets.token_hex(16)
+        self._storage = storage
+        self._settings = settings
+        self._tasks = Tasks("instance")
+        self.is_alone = True
+        self._held_until = 0.0
+        self._is_troubled = False  # storage could not be told: reported once
+
+    def open(self, abort: Callable[[str, str], None]) -> None:
+        """Begin to hold the lease and to read the mail. Call it inside the loop.
+
+        `abort` is called with stream id and record's `transfer` of what others want ended.
+        """
+        self.is_alone = False
+        self._tasks.start("lease", self._keep())
+        self._tasks.start("mail", self._follow(abort))
+
+    async def owner(self) -> str:
+        """The name that records give as their stream's owner; empty while others could not see that it is alive."""
+        if self.is_alone:
+            return ""
+        if not self._is_held():
+            await self._renew()
+        return self.name if self._is_held() else ""
+
+    def _is_held(self) -> bool:
+        return asyncio.get_running_loop().time() < self._held_until
+
+    async def _keep(self) -> None:
+        while True:
+            await self._renew()
+            await asyncio.sleep(self._settings.renew)
+
+    async def _renew(self) -> None:
+        """Give a sign of life; a lease that is not there, or no longer, is made anew, after the mailbox."""
+        began = asyncio.get_running_loop().time()
+        lease = lease_name(self.name)
+        try:
+            with anyio.fail_after(self._settings.lease / 2):  # or one lost request would cost the lease
+                if await self._storage.read_whole(lease, _MAX_LEASE_BYTES) is None:
+                    await self._make_mailbox()
+                    await self._storage.create(lease, _JSON, (b"stream-ttl", b"%d" % self._settings.lease))
+        except (StorageError, TimeoutError) as error:
+            if not self._is_troubled:
+                logger.warning("other instances cannot be told that this one is alive: %s", error or "time-out")
+            self._is_troubled = True
+            return
+        self._is_troubled = False
+        self._held_until = began + self._settings.lease
+
+    async def _make_mailbox(self) -> None:
+        await self._storage.create(mailbox_name(self.name), _JSON, (b"stream-ttl", b"%d" % self._settings.mail))
+
+    async def _follow(self, abort: Callable[[str, str], None]) -> None:
+        """Read the mail as it comes, for ever."""
+        offset = b"-1"
+        while True:
+            try:
+                read = await self._read_mail(offset, abort)
+            except StorageError:
+                read = None
+            if read is None or read == offset:  # nothing came, however soon storage said so
+                await asyncio.sleep(self._settings.renew)
+            offset = read or offset
+
+    async def _read_mail(self, offset: bytes, abort: Callable[[str, str], None]) -> bytes | None:
+        """Act on what stands behind `offset`, or comes there; returns the next offset. Raises StorageError."""
+        query = b"offset=" + offset + b"&live=long-poll"
+        response = await self._storage.read(
+            mailbox_name(self.name), query, self._storage.headers(), timeout=self._settings.silence
+        )
+        if response.status in (404, 410):
+            discard(response)
+            await self._make_mailbox()
+            return b"-1"
+        if response.status not in (200, 204):
+            discard(response)
+            raise unexpected(response)
+        try:
+            with anyio.fail_after(self._settings.silence):
+                content = await read_all(response.body, self._settings.mail_bytes)
+        except (BodyError, TooLarge, TimeoutError):
+            response.body.abort(Cut.GONE)
+            raise StorageError("the mail could not be read") from None
+        with suppress(ValueError, TypeError, KeyError, RecursionError):  # not one of ours
+            for message in json.loads(content or b"[]"):
+                abort(str(message["abort"]), str(message["transfer"]))
+        return response.headers.get(b"stream-next-offset")
+
+    async def aclose(self) -> None:
+        """Let go: whoever looks finds that this instance is gone. Call it when no transfer is left."""
+        await self._tasks.aclose()
+        if not self.is_alone:
+            with anyio.move_on_after(self._settings.renew), suppress(StorageError):  # they expire
+                await self._storage.delete(lease_name(self.name))
+                await self._storage.delete(mailbox_name(self.name))

@@ -1,0 +1,359 @@
+"""Leases, mail and orphans without processes: what instances on one storage do about each other's streams."""
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import pytest
+
+from proxy.http.message import Cut, Handler, Request, Response
+from proxy.relay.fleet import Fleet, FleetSettings
+from proxy.relay.instance import abort_message, lease_name, mailbox_name
+from proxy.relay.orphans import end_orphan
+from proxy.relay.record import Record
+from proxy.streams.client import Reply, StorageError
+from proxy.streams.names import Outcome
+from proxy.streams.producer import Producer
+from tests.kit.handlers import Failing, Recording, answer
+from tests.kit.memory_storage import MemoryStorage
+from tests.kit.virtual_time import in_virtual_time
+from tests.relay.kit import ID, INSTANCE, RECORD, RETRY, Relay, Tap, ending
+
+OCTETS = b"application/octet-stream"
+OTHER = "00000000-0000-4000-8000-000000000001"
+FLEET = FleetSettings(look=2.0, watched=90.0, streams=3, at_once=2, retry=RETRY, first_pause=0.02)
+DEAD = INSTANCE.lease + 3 * FLEET.look  # seconds after which a death has been noticed
+
+
+class Expiring(MemoryStorage):
+    """Streams that were created with a Stream-TTL vanish when nothing read or wrote them for as long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._until: dict[str, tuple[float, float]] = {}  # path -> when it vanishes, its TTL
+
+    async def __call__(self, request: Request) -> Response:
+        now = asyncio.get_running_loop().time()
+        for path in [path for path, (until, _) in self._until.items() if until <= now]:
+            self.streams.pop(path, None)
+            del self._until[path]
+        path = request.target.decode().partition("?")[0]
+        ttl = request.headers.get(b"stream-ttl")
+        if request.method == b"PUT" and path not in self.streams and ttl is not None:
+            self._until[path] = (now + int(ttl), int(ttl))
+        elif request.method != b"HEAD" and path in self._until:
+            self._until[path] = (now + self._until[path][1], self._until[path][1])
+        return await super().__call__(request)
+
+
+class Member:
+    """One instance: what it is made of, open for as long as the block. `dies` instead of saying farewell."""
+
+    def __init__(self, handler: Handler, *, dies: bool = False) -> None:
+        self.relay = Relay.over(handler)
+        self.instance, self.transfers, self.storage = self.relay.instance, self.relay.transfers, self.relay.storage
+        self.fleet = Fleet(self.instance, self.storage, self.relay.records, self.transfers, FLEET)
+        self._dies = dies
+
+    async def __aenter__(self) -> "Member":
+        self.transfers.open()
+        self.instance.open(self.transfers.abort)
+        self.fleet.open()
+        return self
+
+    async def die(self) -> None:
+        """Be gone at once, as after SIGKILL: nothing is said to storage any more."""
+        await self.instance._tasks.aclose()
+        await self.transfers._tasks.aclose()
+        await self.transfers._sweeper.aclose()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.fleet.aclose()
+        if self._dies:
+            await self.die()
+        else:
+            await self.relay.aclose()
+            await self.instance.aclose()
+
+    async def record(self, stream_id: str = ID) -> Record:
+        """What it knows of a stream."""
+        record = await self.relay.records.get(stream_id)
+        assert record is not None
+        return record
+
+
+async def owned(owner: Member, storage: MemoryStorage, *parts: bytes, stream_id: str = ID) -> Tap:
+    """A stream that `owner` writes, with `parts` in it."""
+    tap = Tap()
+    await owner.relay.start(tap, stream_id)
+    tap.feed(*parts)
+    await asyncio.sleep(1)
+    assert ending(storage, stream_id) == (b"".join(parts), False, None)
+    return tap
+
+
+@in_virtual_time
+async def test_an_instance_is_an_owner_once_others_can_see_it_and_leaves_nothing_behind() -> None:
+    storage = Expiring()
+    relay = Relay.over(storage)
+    assert await relay.instance.owner() == ""
+    async with Member(storage) as member:
+        name = await member.instance.owner()
+        assert name == member.instance.name
+        assert storage.named(lease_name(name))
+        assert storage.named(mailbox_name(name))
+        await asyncio.sleep(10 * INSTANCE.mail)  # both last as long as it does
+        assert storage.named(lease_name(name))
+        assert storage.named(mailbox_name(name))
+        await owned(member, storage, b"one")
+        assert (await member.record()).owner == name
+    assert ending(storage) == (b"one", True, "interrupted")
+    assert not [path for path in storage.streams if "instances" in path]
+
+
+@in_virtual_time
+async def test_while_storage_hears_nothing_streams_have_no_owner(caplog: pytest.LogCaptureFixture) -> None:
+    storage = Expiring()
+    failing = Failing(storage, when=lambda request: b"/instances/" in request.target)
+    failing.always = answer(503)
+    async with Member(failing) as member:
+        await owned(member, storage, b"one")
+        assert (await member.record()).owner == ""
+        await asyncio.sleep(600)
+        assert sum("is alive" in line.getMessage() for line in caplog.records) == 1
+        failing.always = None
+        await asyncio.sleep(2)
+        assert await member.instance.owner() == member.instance.name
+
+
+@in_virtual_time
+async def test_a_storage_that_hangs_costs_no_lease_while_every_other_request_comes_through() -> None:
+    storage = Expiring()
+    turn = 0
+
+    async def every_other(request: Request) -> Response:
+        nonlocal turn
+        if b"/instances/" in request.target and request.method == b"GET" and b"live" not in request.target:
+            turn += 1
+            if turn % 2:
+                await asyncio.sleep(1000)
+        return await storage(request)
+
+    async with Member(every_other) as member:
+        await asyncio.sleep(6)
+        for _ in range(100):
+            await asyncio.sleep(1)
+            assert storage.named(lease_name(member.instance.name))
+
+
+@in_virtual_time
+async def test_an_abort_is_told_to_the_owner_and_awaited() -> None:
+    storage = Expiring()
+    async with Member(storage) as here, Member(storage) as there:
+        tap = await owned(here, storage, b"one")
+        assert await there.fleet.end(ID, Cut.ABORTED, wait=5.0)
+        assert tap.is_cut
+        assert ending(storage) == (b"one", True, "aborted")
+        assert await there.fleet.end(ID, Cut.ABORTED, wait=5.0)  # it has ended: nobody is told
+        mail = storage.named(mailbox_name(here.instance.name))
+        assert mail is not None
+        assert mail.data.count(b"abort") == 1
+
+
+@in_virtual_time
+async def test_an_abort_for_a_former_stream_of_the_same_key_ends_nothing() -> None:
+    storage = Expiring()
+    async with Member(storage) as here:
+        tap = Tap()
+        await here.relay.start(tap, ID, replace(RECORD, transfer="second"))
+        target = here.storage.target(mailbox_name(await here.instance.owner()))
+        headers = here.storage.headers((b"content-type", b"application/json"))
+        for content in (
+            abort_message(ID, "first"),
+            b"7",
+            b'{"abort":[]}',
+            b'["x"]',
+            b'{"abort":"nobody","transfer":""}',
+        ):
+            await here.storage.append(target, headers, (content,))
+        await asyncio.sleep(10)
+        assert not tap.is_cut
+        here.transfers.abort(ID, "second")
+        await asyncio.sleep(10)
+        assert tap.is_cut
+
+
+@in_virtual_time
+async def test_mail_is_asked_for_about_once_a_second_however_soon_storage_answers() -> None:
+    recording = Recording(Expiring())
+    async with Member(recording) as member:
+        await asyncio.sleep(100)
+        target = member.storage.target(mailbox_name(member.instance.name)).decode()
+        assert 90 <= sum(seen.method == "GET" and target in seen.target for seen in recording.seen) <= 110
+
+
+@in_virtual_time
+async def test_an_abort_that_storage_does_not_take_is_an_error() -> None:
+    storage = Expiring()
+    failing = Failing(storage, when=lambda request: b".mail" in request.target and request.method == b"POST")
+    failing.always = answer(503)
+    async with Member(storage) as here, Member(failing) as there:
+        tap = await owned(here, storage, b"one")
+        with pytest.raises(StorageError):
+            await there.fleet.end(ID, Cut.ABORTED, wait=2.0)
+        assert not tap.is_cut
+
+
+@in_virtual_time
+async def test_a_dead_owner_s_stream_is_closed_by_who_reads_it() -> None:
+    storage = Expiring()
+    async with Member(storage) as there:
+        async with Member(storage, dies=True) as dying:
+            for stream_id in (ID, OTHER):
+                await owned(dying, storage, b"one", stream_id=stream_id)
+        there.fleet.watch(ID, await there.record())
+        await asyncio.sleep(INSTANCE.lease / 2)
+        assert not ending(storage)[1]
+        await asyncio.sleep(DEAD)
+        assert ending(storage) == (b"one", True, "interrupted")
+        assert not ending(storage, OTHER)[1]  # nobody has read it so far
+        there.fleet.watch(OTHER, await there.record(OTHER))
+        await asyncio.sleep(3 * FLEET.look)
+        assert ending(storage, OTHER) == (b"one", True, "interrupted")
+        assert not there.fleet._watched
+
+
+@in_virtual_time
+async def test_a_living_owner_s_stream_is_left_alone_and_forgotten_when_nobody_reads_it_any_more() -> None:
+    storage = Expiring()
+    async with Member(storage) as here, Member(storage) as there:
+        await owned(here, storage, b"one")
+        there.fleet.watch(ID, await there.record())
+        here.fleet.watch(ID, await here.record())
+        assert not here.fleet._watched  # its own
+        await asyncio.sleep(FLEET.watched - 1)
+        assert there.fleet._watched
+        await asyncio.sleep(1 + FLEET.look)
+        assert not there.fleet._watched
+        assert not ending(storage)[1]
+
+
+@in_virtual_time
+async def test_who_lost_its_lease_and_took_it_up_again_is_not_dead() -> None:
+    storage = Expiring()
+    async with Member(storage) as here, Member(storage) as there:
+        await owned(here, storage, b"one")
+        there.fleet.watch(ID, await there.record())
+        for _ in range(20):
+            await asyncio.sleep(2 * FLEET.look)  # each time just before the other looks
+            del storage.streams[f"/v1/streams/{lease_name(here.instance.name)}"]  # storage had forgotten it
+        await asyncio.sleep(DEAD)
+        assert not ending(storage)[1]
+
+
+@pytest.mark.parametrize("status", [503, 400])
+@in_virtual_time
+async def test_who_cannot_be_asked_about_is_not_dead(status: int) -> None:
+    storage = Expiring()
+    failing = Failing(storage, when=lambda request: request.method == b"HEAD" and b"/instances/" in request.target)
+    async with Member(storage) as here, Member(failing) as there:
+        await owned(here, storage, b"one")
+        there.fleet.watch(ID, await there.record())
+        failing.always = answer(status)
+        await asyncio.sleep(5 * DEAD)
+        assert failing.met > 10
+        assert not ending(storage)[1]
+
+
+@in_virtual_time
+async def test_an_orphan_that_storage_does_not_let_close_is_tried_again_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    storage = Expiring()
+    failing = Failing(storage, when=lambda request: request.method == b"POST" and ID.encode() in request.target)
+    failing.always = answer(400)
+    async with Member(failing) as there:
+        async with Member(storage, dies=True) as dying:
+            await owned(dying, storage, b"one")
+        there.fleet.watch(ID, await there.record())
+        await asyncio.sleep(2 * DEAD)
+        assert failing.met > 2
+        assert sum("could not be closed" in line.getMessage() for line in caplog.records) == 1
+        failing.always = None
+        await asyncio.sleep(2 * FLEET.look)
+        assert ending(storage) == (b"one", True, "interrupted")
+
+
+@in_virtual_time
+async def test_what_is_watched_is_bounded() -> None:
+    async with Member(Expiring()) as member:
+        for number in range(FLEET.streams + 2):
+            member.fleet.watch(f"stream {number}", replace(RECORD, owner="0" * 32))
+        assert list(member.fleet._watched) == [f"stream {number}" for number in range(2, FLEET.streams + 2)]
+
+
+@in_virtual_time
+async def test_a_delete_fences_an_owner_that_does_not_answer() -> None:
+    storage = Expiring()
+    async with Member(storage) as there, Member(storage, dies=True) as frozen:
+        tap = await owned(frozen, storage, b"one")
+        await frozen.instance._tasks.aclose()  # it neither reads its mail nor holds its lease, but writes on
+        assert await there.fleet.end(ID, Cut.GONE, wait=2.0)
+        tap.feed(b"two")
+        await asyncio.sleep(10)
+        assert tap.is_cut
+        assert ending(storage) == (b"one", True, "interrupted")
+
+
+@in_virtual_time
+async def test_an_abort_of_a_dead_instance_s_stream_ends_it_soon() -> None:
+    storage = Expiring()
+    async with Member(storage) as there:
+        async with Member(storage, dies=True) as dying:
+            await owned(dying, storage, b"one")
+        assert not await there.fleet.end(ID, Cut.ABORTED, wait=2.0)
+        await asyncio.sleep(DEAD)
+        assert ending(storage) == (b"one", True, "interrupted")
+
+
+@pytest.mark.parametrize("outcome", [None, Outcome.TIMEOUT])
+@in_virtual_time
+async def test_an_owner_that_finishes_while_it_is_being_fenced_keeps_its_outcome(outcome: Outcome | None) -> None:
+    storage = Expiring()
+    relay = Relay.over(storage)
+    record = replace(RECORD, transfer="life")
+    await relay.storage.create(ID, OCTETS, (b"stream-ttl", b"999"))
+    await relay.records.create(ID, record)
+    producer = Producer(relay.storage, ID, OCTETS, RETRY, life="life")
+    await producer.append((b"whole",))
+
+    async def overtaken(request: Request) -> Response:
+        """The owner is just ahead of the fence: with its outcome, if it has one, and with its close."""
+        is_outcome = request.method == b"POST" and request.target.endswith(b".record")
+        if is_outcome and outcome is not None and b"producer-epoch" in request.headers:
+            with contextlib.suppress(StorageError):
+                await Relay.over(storage).records.end(ID, record, outcome, budget=1.0)
+        if request.method == b"POST" and request.target.endswith(ID.encode()) and not producer.is_closed:
+            assert await producer.close() is Reply.ACCEPTED
+        return await storage(request)
+
+    fencer = Relay.over(overtaken)
+    assert not await end_orphan(fencer.storage, fencer.records, RETRY, ID)
+    assert not await end_orphan(fencer.storage, fencer.records, RETRY, ID)
+    for relay in (fencer, Relay.over(storage)):
+        seen = await relay.records.get(ID, is_closed=True)
+        assert seen is not None
+        assert seen.outcome is outcome
+
+
+@in_virtual_time
+async def test_two_that_end_the_same_orphan_at_once_agree() -> None:
+    storage = Expiring()
+    async with Member(storage, dies=True) as dying:
+        await owned(dying, storage, b"one")
+    fencers = [Relay.over(storage) for _ in range(5)]
+    await asyncio.gather(*(end_orphan(one.storage, one.records, RETRY, ID) for one in fencers))
+    assert ending(storage) == (b"one", True, "interrupted")
+    record = storage.named(f"{ID}.record")
+    assert record is not None
+    assert record.data.count(b"interrupted") == 1
