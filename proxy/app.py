@@ -88,7 +88,7 @@ class App:
         records = Records(storage, retry, _record_settings(config))
         self._instance = Instance(storage, _instance_settings(config))
         self.transfers = Transfers(storage, records, self._instance, _transfer_settings(config, retry))
-        self._claims = Claims(storage, records, _claim_settings(config))
+        self._claims = Claims(storage, records, self._instance, _claim_settings(config))
         self._fleet = Fleet(self._instance, storage, records, self.transfers, _fleet_settings(config, retry))
         recovery = RecoverySettings(config.recovery_at_once, retry, config.close_retry_seconds)
         self._recovery = Recovery(self._store, storage, records, self.transfers, recovery)

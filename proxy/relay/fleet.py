@@ -73,10 +73,8 @@ class Fleet:
 
         With `Cut.GONE` one that runs elsewhere and does not end is fenced: nothing more is stored. Raises StorageError.
         """
-        if self._transfers.get(stream_id) is not None:
+        if self._instance.is_alone or self._transfers.get(stream_id) is not None:
             return await self._transfers.end(stream_id, cut, wait=wait)
-        if self._instance.is_alone:
-            return True
         record = await self._records.get(stream_id)
         if record is None or not self._is_anothers(record):
             return True
@@ -89,7 +87,7 @@ class Fleet:
         return False
 
     def _is_anothers(self, record: Record) -> bool:
-        return bool(record.owner) and record.owner != self._instance.name
+        return not self._instance.is_alone and record.owner not in {"", self._instance.name}
 
     async def _end_elsewhere(self, stream_id: str, record: Record, wait: float) -> bool:
         if await self._is_closed(stream_id):

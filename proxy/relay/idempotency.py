@@ -2,7 +2,8 @@
 
 The stream's id follows from the key, so all instances agree on it. While the first call is under way it holds a claim
 in storage, whose create-if-absent decides between two at once; afterwards the stream and its record are the answer.
-Claims expire by themselves, so that a caller who died does not block the key.
+Claims expire by themselves, so that an instance that died does not block the key, on a storage of its own not even so
+long.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
 from proxy.http.message import Buffer
+from proxy.relay.instance import Instance
 from proxy.relay.record import Record, Records
 from proxy.streams.client import Reply, Storage, StorageError
 
@@ -61,6 +63,15 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class _Held:
+    """What a claim in storage says."""
+
+    token: str
+    fingerprint: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimSettings:
     """Seconds. `patience`: that a claim lasts and others wait for it; `settle`: for one whose stream exists already.
 
@@ -76,10 +87,12 @@ class ClaimSettings:
 class Claims:
     """Decides who makes the call for a key."""
 
-    def __init__(self, storage: Storage, records: Records, settings: ClaimSettings) -> None:
+    def __init__(self, storage: Storage, records: Records, instance: Instance, settings: ClaimSettings) -> None:
         self._storage = storage
         self._records = records
+        self._instance = instance
         self._settings = settings
+        self._clearing = asyncio.Lock()
         self._tasks = Tasks("claim")
 
     async def resolve(self, stream_id: str, request: str) -> Replay | Claim:
@@ -138,19 +151,34 @@ class Claims:
         expires = datetime.now(UTC) + timedelta(seconds=self._settings.patience)
         lifetime = (b"stream-expires-at", expires.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode())
         name = _claim_name(stream_id)
-        content = json.dumps({"fingerprint": request, "token": token}).encode()
+        content = json.dumps({"fingerprint": request, "token": token, "owner": await self._instance.owner()}).encode()
         if await self._storage.create(name, _JSON, lifetime, content) is Reply.ACCEPTED:
             return True
-        found = await self._storage.read_whole(name, _MAX_CLAIM_BYTES)
-        if found is None:
+        held = await self._held(stream_id)
+        if held is None:
             return False
+        if self._instance.is_former(held.owner):
+            await self._clear(stream_id)
+            return False
+        _same(held.fingerprint, request)
+        return held.token == token
+
+    async def _held(self, stream_id: str) -> _Held | None:
+        found = await self._storage.read_whole(_claim_name(stream_id), _MAX_CLAIM_BYTES)
+        if found is None:
+            return None
         try:
             claim = json.loads(found)[0]
-            holder, claimed = claim["token"], claim["fingerprint"]
+            return _Held(claim["token"], claim["fingerprint"], claim["owner"])
         except (ValueError, LookupError, TypeError, RecursionError):
             raise StorageError("a claim is not one of ours", is_final=True) from None
-        _same(claimed, request)
-        return bool(holder == token)
+
+    async def _clear(self, stream_id: str) -> None:
+        """Remove the claim of a former process, and never one that took its place meanwhile."""
+        async with self._clearing:
+            held = await self._held(stream_id)
+            if held is not None and self._instance.is_former(held.owner):
+                await self._storage.delete(_claim_name(stream_id))
 
     async def _wait(self, stream_id: str) -> None:
         """Return when the claim has ended, by success, failure or age."""

@@ -56,7 +56,7 @@ class InstanceSettings:
 
 
 class Instance:
-    """One life of a process: it takes a new name at each start. Until `open` it is alone and nobody's owner."""
+    """One life of a process: it takes a new name at each start. Until `open` storage is taken to be its alone."""
 
     def __init__(self, storage: Storage, settings: InstanceSettings) -> None:
         self.name = secrets.token_hex(16)
@@ -78,11 +78,13 @@ class Instance:
 
     async def owner(self) -> str:
         """The name that records give as their stream's owner; empty while others could not see that it is alive."""
-        if self.is_alone:
-            return ""
-        if not self._is_held():
+        if not self.is_alone and not self._is_held():
             await self._renew()
-        return self.name if self._is_held() else ""
+        return self.name if self.is_alone or self._is_held() else ""
+
+    def is_former(self, owner: str) -> bool:
+        """Whether the owner was surely an earlier process: nobody else writes to the storage of one that is alone."""
+        return self.is_alone and owner != self.name
 
     def _is_held(self) -> bool:
         return asyncio.get_running_loop().time() < self._held_until

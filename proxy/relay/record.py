@@ -25,7 +25,7 @@ class Record:
     """What is known of a stream. Header values are as the upstream sent them.
 
     `transfer` tells the streams apart that one idempotency key may have had, one after the other. `owner` is the
-    instance that writes the stream, empty when no other can.
+    instance that writes the stream, empty when others could not see whether it is alive.
     """
 
     content_type: bytes

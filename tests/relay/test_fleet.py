@@ -96,7 +96,8 @@ async def owned(owner: Member, storage: MemoryStorage, *parts: bytes, stream_id:
 async def test_an_instance_is_an_owner_once_others_can_see_it_and_leaves_nothing_behind() -> None:
     storage = Expiring()
     relay = Relay.over(storage)
-    assert await relay.instance.owner() == ""
+    assert await relay.instance.owner() == relay.instance.name
+    assert not storage.streams
     async with Member(storage) as member:
         name = await member.instance.owner()
         assert name == member.instance.name

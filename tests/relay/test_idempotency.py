@@ -25,11 +25,11 @@ PRINT = "a fingerprint"
 RECORD = Record(b"text/plain", 200, fingerprint=PRINT)
 
 
-def claims_over(handler: Handler, *, patience: float = 100.0) -> tuple[Relay, Claims]:
+def claims_over(handler: Handler, *, patience: float = 100.0, is_alone: bool = True) -> tuple[Relay, Claims]:
     relay = Relay.over(handler)
-    return relay, Claims(
-        relay.storage, relay.records, ClaimSettings(patience=patience, settle=2.0, call=0.0, poll=0.02)
-    )
+    relay.instance.is_alone = is_alone
+    settings = ClaimSettings(patience=patience, settle=2.0, call=0.0, poll=0.02)
+    return relay, Claims(relay.storage, relay.records, relay.instance, settings)
 
 
 async def make(relay: Relay) -> None:
@@ -73,7 +73,7 @@ async def test_the_first_gets_the_claim_and_a_later_one_the_stream() -> None:
 @in_virtual_time
 async def test_of_many_at_once_one_calls_and_when_it_fails_the_next(proxies: int, succeeds: bool) -> None:
     memory = MemoryStorage()
-    houses = [claims_over(memory) for _ in range(proxies)]
+    houses = [claims_over(memory, is_alone=False) for _ in range(proxies)]
     calls = 0
     running = 0
 
@@ -192,10 +192,10 @@ async def test_a_failure_of_the_second_look_gives_the_claim_back() -> None:
 @in_virtual_time
 async def test_a_claim_that_never_ends_is_not_waited_for_for_ever() -> None:
     memory = MemoryStorage()  # in which nothing expires
-    _, dead = claims_over(memory)
+    _, dead = claims_over(memory, is_alone=False)
     await dead.resolve(ID, PRINT)
     recording = Recording(memory)
-    _, claims = claims_over(recording, patience=20.0)
+    _, claims = claims_over(recording, patience=20.0, is_alone=False)
     with pytest.raises(StorageError):
         await claims.resolve(ID, PRINT)
     assert asyncio.get_running_loop().time() < 61
@@ -216,13 +216,36 @@ async def test_a_claim_that_may_be_another_s_by_now_is_left_alone() -> None:
 
 async def test_the_claim_of_one_who_died_expires_and_the_next_gets_it(tmp_path: Path) -> None:
     async with open_store(tmp_path, SETTINGS) as store:
-        _, dead = claims_over(store.handler, patience=0.3)
+        _, dead = claims_over(store.handler, patience=0.3, is_alone=False)
         assert isinstance(await dead.resolve(ID, PRINT), Claim)
-        _, claims = claims_over(store.handler, patience=0.3)
+        _, claims = claims_over(store.handler, patience=0.3, is_alone=False)
         claim = await claims.resolve(ID, PRINT)
         assert isinstance(claim, Claim)
         claims.release(claim)
         await claims.aclose()
+
+
+@in_virtual_time
+async def test_on_a_storage_of_its_own_the_claim_of_a_former_process_blocks_nobody() -> None:
+    memory = MemoryStorage()  # in which nothing expires
+    _, dead = claims_over(memory)
+    await dead.resolve(ID, "another")
+    relay, claims = claims_over(memory)
+    calls = 0
+
+    async def caller() -> None:
+        nonlocal calls
+        decision = await claims.resolve(ID, PRINT)
+        if isinstance(decision, Claim):
+            calls += 1
+            await asyncio.sleep(1)
+            await make(relay)
+            claims.release(decision)
+
+    await asyncio.gather(*(caller() for _ in range(20)))
+    await claims.aclose()
+    assert calls == 1
+    assert asyncio.get_running_loop().time() < 3
 
 
 @in_virtual_time
