@@ -284,3 +284,19 @@ def test_a_reader_that_waits_through_a_crash_gets_its_end(tmp_path: Path, upstre
         assert Stream(caller, url).whole()[:2] == (b"one", "interrupted")
         caller.http.close()
     assert route.count == 1
+
+
+def test_a_key_whose_call_a_crash_cut_off_is_free_at_once(tmp_path: Path, upstream: Upstream) -> None:
+    route = upstream.serve([HANG], fixed(b"whole"))
+    key = {"Idempotency-Key": f"crash {route.url}"}
+    with process(tmp_path) as proxy, Caller(proxy.url, SECRET).raw() as peer:
+        fields = {"Authorization": f"Bearer {SECRET}", "Upstream-URL": route.url, "Upstream-Method": "POST", **key}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        peer.send(f"POST /v1/proxy HTTP/1.1\r\nHost: {peer.host}\r\nContent-Length: 0\r\n{lines}\r\n".encode())
+        route.wait_requests(1)
+        proxy.kill()
+    with process(tmp_path) as proxy:
+        caller = Caller(proxy.url, SECRET)
+        assert caller.create(route.url, headers=key).whole()[:2] == (b"whole", "complete")  # within its time-out
+        caller.http.close()
+    assert route.count == 2
