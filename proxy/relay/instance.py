@@ -65,6 +65,8 @@ class Instance:
         self._tasks = Tasks("instance")
         self.is_alone = True
         self._held_until = 0.0
+        self._renewing = asyncio.Lock()
+        self._has_mailbox = asyncio.Event()
         self._is_troubled = False  # storage could not be told: reported once
 
     def open(self, abort: Callable[[str, str], None]) -> None:
@@ -79,7 +81,9 @@ class Instance:
     async def owner(self) -> str:
         """The name that records give as their stream's owner; empty while others could not see that it is alive."""
         if not self.is_alone and not self._is_held():
-            await self._renew()
+            async with self._renewing:
+                if not self._is_held():
+                    await self._renew()
         return self.name if self.is_alone or self._is_held() else ""
 
     def is_former(self, owner: str) -> bool:
@@ -91,7 +95,8 @@ class Instance:
 
     async def _keep(self) -> None:
         while True:
-            await self._renew()
+            async with self._renewing:
+                await self._renew()
             await asyncio.sleep(self._settings.renew)
 
     async def _renew(self) -> None:
@@ -113,9 +118,11 @@ class Instance:
 
     async def _make_mailbox(self) -> None:
         await self._storage.create(mailbox_name(self.name), _JSON, (b"stream-ttl", b"%d" % self._settings.mail))
+        self._has_mailbox.set()
 
     async def _follow(self, abort: Callable[[str, str], None]) -> None:
         """Read the mail as it comes, for ever."""
+        await self._has_mailbox.wait()
         offset = b"-1"
         while True:
             try:
