@@ -245,9 +245,9 @@ def _instance_settings(config: Config) -> InstanceSettings:
     return InstanceSettings(
         lease=config.lease_seconds,
         renew=config.lease_seconds / 10,
-        mail=3600,
+        mail=config.stream_ttl_seconds,
         silence=config.storage_silence_seconds,
-        mail_bytes=16 * 1024 * 1024,
+        mail_bytes=config.max_request_bytes,
     )
 
 
