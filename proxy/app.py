@@ -96,22 +96,17 @@ class App:
 
     def _endpoint(self, embedded: Handler | None) -> Endpoint:
         config = self._config
-        url = urlsplit(config.durable_streams_url)
         fields = []
-        if embedded is None:
-            handler, root = self._remote(), url.path if url.path.strip("/") else _STREAMS_ROOT
-            fields.append((b"host", url.netloc.encode("ascii")))
-        else:
-            handler, root = embedded, _STREAMS_ROOT
+        handler, root = embedded, _STREAMS_ROOT
+        if handler is None:
+            address, host, path = _storage_at(config.durable_streams_url)
+            handler = self._pools.storage.at(address)
+            root = path if path.strip("/") else _STREAMS_ROOT
+            fields.append((b"host", host.encode("ascii")))
         if config.durable_streams_token:
             fields.append((b"authorization", b"Bearer " + config.durable_streams_token.encode()))
         root = root if root.endswith("/") else root + "/"
         return Endpoint(handler, root.encode("ascii"), Headers(fields), config.append_timeout_seconds)
-
-    def _remote(self) -> Handler:
-        url = urlsplit(self._config.durable_streams_url)
-        tls = url.scheme == "https"
-        return self._pools.storage.at(Address(url.hostname or "", url.port or (443 if tls else 80), tls=tls))
 
     def _embedded(self) -> Handler:
         directory = self._config.data_path()
@@ -190,6 +185,15 @@ class App:
         if self._store is not None:
             await self._store.aclose()
         self._held.close()
+
+
+def _storage_at(place: str) -> tuple[Address, str, str]:
+    """Address, host and path of a storage elsewhere."""
+    if place.startswith("unix:"):
+        return Address("", 0, uds=place.removeprefix("unix:")), "localhost", ""
+    url = urlsplit(place)
+    tls = url.scheme == "https"
+    return Address(url.hostname or "", url.port or (443 if tls else 80), tls=tls), url.netloc, url.path
 
 
 def _tls(config: Config) -> ssl.SSLContext:

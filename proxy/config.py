@@ -49,6 +49,7 @@ def _setting(
 
 _KIB = 1024
 _MIB = 1024 * 1024
+_LONGEST_SOCKET = 107  # bytes of a Unix socket's path, as Linux has it
 _LONGEST_TTL = 100 * 365 * 86_400  # seconds
 
 
@@ -66,7 +67,7 @@ class Config:
     public_url: str = _setting("", "URL that clients reach the proxy at; makes Location absolute", unit="URL")
     durable_streams_url: str = _setting(
         "",
-        "Storage: a durable-streams service; none given: the embedded store",
+        "Storage: a durable-streams service, or unix:PATH of its socket; none given: the embedded store",
         unit="URL",
         env="DURABLE_STREAMS_URL",
     )
@@ -227,7 +228,10 @@ class Config:
                 check(values)
             except ValueError as error:
                 raise ConfigError(f"{flag}: {error}") from None
-        _check_url("--durable-streams-url", self.durable_streams_url)
+        if self.durable_streams_url.startswith("unix:"):
+            _check_socket("--durable-streams-url", self.durable_streams_url.removeprefix("unix:"))
+        else:
+            _check_url("--durable-streams-url", self.durable_streams_url)
         _check_url("--public-url", self.public_url)
         if self.max_request_bytes_total < self.max_request_bytes:
             raise ConfigError(
@@ -367,6 +371,11 @@ def _check_url(flag: str, text: str) -> None:
         raise ConfigError(f"{flag} must have no user, query or fragment")
     if port == 0 or not re.fullmatch(r"[!-~]+", text):
         raise ConfigError(f"{flag} has a port or characters that a URL cannot have")
+
+
+def _check_socket(flag: str, path: str) -> None:
+    if not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > _LONGEST_SOCKET:
+        raise ConfigError(f"{flag} must be unix: and an absolute path of at most {_LONGEST_SOCKET} bytes")
 
 
 def _read_secrets(path: Path) -> tuple[str, ...]:

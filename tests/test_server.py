@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from proxy.config import ConfigError
+from proxy.config import Config, ConfigError
 from proxy.server import ProxyServer, create_proxy_server
+from proxy.standalone import StoreServer
 from tests.conformance.caller import Caller, Stream, code
 from tests.kit.proxy_process import ProxyProcess
 from tests.kit.upstream import GATE, HANG, Upstream, chunked, fixed
@@ -222,6 +223,16 @@ async def test_it_listens_on_a_unix_socket_for_its_owner_alone(tmp_path: Path) -
         transport = httpx.AsyncHTTPTransport(uds=str(path))
         async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as http:
             assert (await http.get("/health")).json() == {"status": "ok"}
+
+
+async def test_storage_may_be_a_store_on_a_unix_socket(tmp_path: Path, upstream: Upstream) -> None:
+    place = tmp_path / "the store?#.sock"
+    store = StoreServer(Config(uds=str(place), data_dir=str(tmp_path / "data")))
+    async with await started(tmp_path, durable_streams_url=f"unix:{place}") as server:
+        assert await in_thread(server, one_stream, upstream, b"through a socket") == (b"through a socket", "complete")
+        await store.stop()
+        answer = await in_thread(server, lambda caller: code(caller.post(upstream.serve(fixed()).url)))
+        assert answer == (502, "STORAGE_ERROR")
 
 
 # A process that is killed
