@@ -13,7 +13,8 @@ _FENCE = 1  # the producer epoch of whoever takes over; the owner's is 0
 async def end_orphan(storage: Storage, records: Records, retry: RetryPolicy, stream_id: str) -> bool:
     """End the stream; False when it is not open. Nothing of its owner is stored any more afterwards.
 
-    Repeating it, here or elsewhere at the same time, does no harm. Raises StorageError.
+    Repeating it, here or elsewhere at the same time, does no harm. An owner that finds its record taken over, and has
+    more to say than that the stream is whole, ends it in this way too. Raises StorageError.
     """
     records.forget(stream_id)
     metadata = await storage.head(stream_id)

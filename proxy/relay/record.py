@@ -144,11 +144,11 @@ class Records:
             self._remember(stream_id, record, is_final=False)
         return reply
 
-    async def end(self, stream_id: str, record: Record, outcome: Outcome, *, budget: float, fence: int = 0) -> None:
+    async def end(self, stream_id: str, record: Record, outcome: Outcome, *, budget: float, fence: int = 0) -> Reply:
         """Append `outcome`; sent twice it is stored once. Raises StorageError past `budget` seconds.
 
         `fence` is the epoch to write under: one who takes over from a dead owner uses a later one. A record that is
-        gone, or was taken over, is left as it is.
+        gone, or was taken over, is left as it is: GONE, FENCED.
         """
         name = record_name(stream_id)
         producer = Producer(self._storage, name, _JSON, self._retry, epoch=fence, life=record.transfer)
@@ -157,6 +157,7 @@ class Records:
             self._remember(stream_id, replace(record, outcome=outcome), is_final=True)
         else:
             self.forget(stream_id)
+        return reply
 
     async def withdraw(self, stream_id: str, record: Record, *, fence: int) -> None:
         """Take back the outcome that was appended last, under an epoch after its own. Raises StorageError."""

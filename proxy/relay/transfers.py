@@ -12,6 +12,7 @@ from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
 from proxy.http.message import Body, Cut, Field
 from proxy.relay.instance import Instance
+from proxy.relay.orphans import end_orphan
 from proxy.relay.pump import Pace, Stopped, Watch, pump
 from proxy.relay.record import Record, Records
 from proxy.streams.client import Reply, Storage, StorageError
@@ -264,7 +265,11 @@ class Transfers:
 
         async def record_and_close(budget: float) -> None:
             nonlocal producer
-            await self._records.end(transfer.stream_id, transfer.record, outcome, budget=budget)
+            reply = await self._records.end(transfer.stream_id, transfer.record, outcome, budget=budget)
+            if reply is Reply.FENCED:  # our close would tell who has taken over that the stream is whole
+                retry = replace(self._settings.retry, budget=budget)
+                await end_orphan(self._storage, self._records, retry, transfer.stream_id)
+                return
             if await producer.close(budget=budget) is Reply.GAP:  # storage has lost an append: begin a new count
                 producer = self._producer(transfer, epoch=1)
                 if await producer.close(budget=budget) is Reply.GAP:

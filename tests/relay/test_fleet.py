@@ -347,6 +347,28 @@ async def test_an_owner_that_finishes_while_it_is_being_fenced_keeps_its_outcome
         assert seen.outcome is outcome
 
 
+@pytest.mark.parametrize("cut", [Cut.ABORTED, Cut.RESET, Cut.SHUTDOWN])
+@in_virtual_time
+async def test_an_owner_that_ends_a_cut_stream_while_it_is_being_fenced_does_not_make_it_look_whole(cut: Cut) -> None:
+    storage = Expiring()
+
+    async def slow_to_close(request: Request) -> Response:
+        if request.method == b"POST" and request.target.endswith(ID.encode()):
+            await asyncio.sleep(5)
+        return await storage(request)
+
+    async with Member(storage) as here:
+        tap = await owned(here, storage, b"one")
+        fencer = Relay.over(slow_to_close)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(end_orphan(fencer.storage, fencer.records, RETRY, ID))
+            await asyncio.sleep(1)
+            tap.body.abort(cut)
+            await asyncio.sleep(1)
+            assert ending(storage) == (b"one", True, "interrupted")
+        assert ending(storage) == (b"one", True, "interrupted")
+
+
 @in_virtual_time
 async def test_two_that_end_the_same_orphan_at_once_agree() -> None:
     storage = Expiring()
