@@ -273,6 +273,7 @@ def _record_settings(config: Config) -> RecordSettings:
         remembered=config.record_cache,
         max_bytes=2 * config.max_upstream_head_bytes,
         refresh_seconds=config.stream_ttl_seconds / 2,
+        is_shared=bool(config.durable_streams_url),
     )
 
 

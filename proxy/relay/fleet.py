@@ -150,12 +150,12 @@ class Fleet:
         limit = anyio.CapacityLimiter(self._settings.at_once)
         async with anyio.create_task_group() as group:
             for stream_id in streams:
-                group.start_soon(self._end_one, stream_id, limit)
+                group.start_soon(self._end_one, stream_id, owner, limit)
 
-    async def _end_one(self, stream_id: str, limit: anyio.CapacityLimiter) -> None:
+    async def _end_one(self, stream_id: str, owner: str, limit: anyio.CapacityLimiter) -> None:
         async with limit:
             try:
-                if await end_orphan(self._storage, self._records, self._settings.retry, stream_id):
+                if await end_orphan(self._storage, self._records, self._settings.retry, stream_id, owner=owner):
                     logger.warning("stream %s: its instance is gone, closed as interrupted", stream_id)
             except StorageError as error:
                 watched = self._watched.get(stream_id)

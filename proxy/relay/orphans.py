@@ -10,8 +10,10 @@ __all__ = ["end_orphan"]
 _FENCE = 1  # the producer epoch of whoever takes over; the owner's is 0
 
 
-async def end_orphan(storage: Storage, records: Records, retry: RetryPolicy, stream_id: str) -> bool:
-    """End the stream; False when it is not open. Nothing of its owner is stored any more afterwards.
+async def end_orphan(
+    storage: Storage, records: Records, retry: RetryPolicy, stream_id: str, *, owner: str | None = None
+) -> bool:
+    """End the stream; False when it is not open, or not `owner`'s. Nothing of its owner is stored any more afterwards.
 
     Repeating it, here or elsewhere at the same time, does no harm. An owner that finds its record taken over, and has
     more to say than that the stream is whole, ends it in this way too. Raises StorageError.
@@ -21,6 +23,8 @@ async def end_orphan(storage: Storage, records: Records, retry: RetryPolicy, str
     if metadata is None or b"stream-closed" in metadata.headers:
         return False
     record = await records.get(stream_id)
+    if owner is not None and (record is None or record.owner != owner):
+        return False
     is_recorded = record is not None and record.outcome is None  # its owner may have recorded why it ended
     if record is not None and is_recorded:
         await records.end(stream_id, record, Outcome.INTERRUPTED, budget=retry.budget, fence=_FENCE)

@@ -111,13 +111,15 @@ def record_name(stream_id: str) -> str:
 class RecordSettings:
     """`ttl_seconds`: of a record in storage; `remembered`: records in memory; `max_bytes`: of one record.
 
-    What is remembered is read again after `refresh_seconds`, which also lets storage know that it is in use.
+    What is remembered is read again after `refresh_seconds`, which also lets storage know that it is in use. With
+    `is_shared` nothing is remembered of a stream of an idempotency key: other processes may put another in its place.
     """
 
     ttl_seconds: int
     remembered: int
     max_bytes: int
     refresh_seconds: float
+    is_shared: bool
 
 
 @dataclass(slots=True)
@@ -198,6 +200,8 @@ class Records:
         self._known.pop(stream_id, None)
 
     def _remember(self, stream_id: str, record: Record, *, is_final: bool) -> None:
+        if record.transfer and self._settings.is_shared:
+            return
         until = asyncio.get_running_loop().time() + self._settings.refresh_seconds
         self._known[stream_id] = _Remembered(record, is_final, until)
         self._known.move_to_end(stream_id)

@@ -10,7 +10,7 @@ from proxy.http.message import Cut, Handler, Request, Response
 from proxy.relay.fleet import Fleet, FleetSettings
 from proxy.relay.instance import abort_message, lease_name, mailbox_name
 from proxy.relay.orphans import end_orphan
-from proxy.relay.record import Record
+from proxy.relay.record import Record, outcome_of
 from proxy.streams.client import Reply, StorageError
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
@@ -182,6 +182,67 @@ async def test_an_abort_for_a_former_stream_of_the_same_key_ends_nothing() -> No
         here.transfers.abort(ID, "second")
         await asyncio.sleep(10)
         assert tap.is_cut
+
+
+async def replaced(storage: MemoryStorage, by: Member) -> Tap:
+    """The stream of an idempotency key is deleted, and made again `by` another instance."""
+    tap = Tap()
+    assert await by.fleet.end(ID, Cut.GONE, wait=5.0)
+    await by.storage.delete(ID)
+    await by.relay.records.delete(ID)
+    await by.relay.start(tap, ID, replace(RECORD, transfer="second"))
+    tap.feed(b"second")
+    await asyncio.sleep(1)
+    assert ending(storage) == (b"second", False, None)
+    return tap
+
+
+@in_virtual_time
+async def test_an_abort_finds_the_owner_of_a_key_s_present_stream() -> None:
+    storage = Expiring()
+    async with Member(storage) as first, Member(storage) as second, Member(storage) as there:
+        await first.relay.start(Tap(), ID, replace(RECORD, transfer="first"))
+        await there.record()
+        tap = await replaced(storage, second)
+        assert await there.fleet.end(ID, Cut.ABORTED, wait=5.0)
+        assert tap.is_cut
+
+
+@pytest.mark.parametrize("is_read_again", [True, False])
+@in_virtual_time
+async def test_a_key_s_present_stream_does_not_end_with_the_owner_of_its_former(is_read_again: bool) -> None:
+    storage = Expiring()
+    async with (
+        Member(storage, dies=True) as first,
+        Member(storage, dies=True) as second,
+        Member(storage) as there,
+    ):
+        await first.relay.start(Tap(), ID, replace(RECORD, transfer="first"))
+        there.fleet.watch(ID, await there.record())
+        await replaced(storage, second)
+        if is_read_again:
+            there.fleet.watch(ID, await there.record())
+        await first.die()
+        await asyncio.sleep(DEAD)
+        assert ending(storage) == (b"second", False, None)
+        there.fleet.watch(ID, await there.record())
+        await second.die()
+        await asyncio.sleep(DEAD)
+        assert ending(storage) == (b"second", True, "interrupted")
+
+
+@in_virtual_time
+async def test_the_outcome_of_a_key_s_former_stream_is_not_that_of_the_present_one() -> None:
+    storage = Expiring()
+    async with Member(storage) as first, Member(storage) as second:
+        tap = Tap()
+        await first.relay.start(tap, ID, replace(RECORD, transfer="first"))
+        tap.body.end()
+        await asyncio.sleep(1)
+        assert outcome_of(await first.relay.records.get(ID, is_closed=True)) is Outcome.COMPLETE
+        (await replaced(storage, second)).body.abort(Cut.RESET)
+        await asyncio.sleep(1)
+        assert outcome_of(await first.relay.records.get(ID, is_closed=True)) is Outcome.UPSTREAM_ERROR
 
 
 @in_virtual_time
