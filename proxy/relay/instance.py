@@ -104,13 +104,13 @@ class Instance:
         began = asyncio.get_running_loop().time()
         lease = lease_name(self.name)
         try:
-            with anyio.fail_after(self._settings.lease / 2):  # or one lost request would cost the lease
+            with anyio.fail_after(self._settings.lease / 4):  # requests that are lost may cost no more of the lease
                 if await self._storage.read_whole(lease, _MAX_LEASE_BYTES) is None:
                     await self._make_mailbox()
                     await self._storage.create(lease, _JSON, (b"stream-ttl", b"%d" % self._settings.lease))
         except (StorageError, TimeoutError) as error:
             if not self._is_troubled:
-                logger.warning("other instances cannot be told that this one is alive: %s", error or "time-out")
+                logger.warning("other instances cannot be told that this one is alive: %s", str(error) or "time-out")
             self._is_troubled = True
             return
         self._is_troubled = False

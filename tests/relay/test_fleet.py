@@ -147,6 +147,33 @@ async def test_a_storage_that_hangs_costs_no_lease_while_every_other_request_com
             assert storage.named(lease_name(member.instance.name))
 
 
+@pytest.mark.parametrize("phase", [0.0, 0.25, 0.5, 0.75])
+@in_virtual_time
+async def test_an_instance_whose_requests_are_lost_for_most_of_a_lease_is_not_taken_for_dead(
+    phase: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Expiring()
+    is_cut_off = False
+
+    async def lossy(request: Request) -> Response:
+        if is_cut_off:
+            await asyncio.sleep(1000)
+        return await storage(request)
+
+    async with Member(lossy) as here, Member(storage) as there:
+        await owned(here, storage, b"one")
+        there.fleet.watch(ID, await there.record())
+        await asyncio.sleep(phase)
+        is_cut_off = True
+        await asyncio.sleep(0.8 * INSTANCE.lease)
+        is_cut_off = False
+        await asyncio.sleep(DEAD)
+        assert ending(storage) == (b"one", False, None)
+        assert [line.getMessage() for line in caplog.records] == [
+            "other instances cannot be told that this one is alive: time-out"
+        ]
+
+
 @in_virtual_time
 async def test_an_abort_is_told_to_the_owner_and_awaited() -> None:
     storage = Expiring()
