@@ -157,10 +157,13 @@ class Fleet:
             try:
                 if await end_orphan(self._storage, self._records, self._settings.retry, stream_id, owner=owner):
                     logger.warning("stream %s: its instance is gone, closed as interrupted", stream_id)
-            except StorageError as error:
+            except Exception as error:  # whatever it is, the other streams are ended
                 watched = self._watched.get(stream_id)
                 if watched is not None and not watched.is_reported:
                     watched.is_reported = True
-                    logger.error("stream %s could not be closed, its instance is gone: %s", stream_id, error)
+                    surprise = None if isinstance(error, StorageError) else error
+                    logger.error(
+                        "stream %s could not be closed, its instance is gone: %s", stream_id, error, exc_info=surprise
+                    )
                 return
             self._watched.pop(stream_id, None)

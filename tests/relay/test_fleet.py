@@ -374,6 +374,23 @@ async def test_an_orphan_that_storage_does_not_let_close_is_tried_again_and_told
 
 
 @in_virtual_time
+async def test_a_record_that_nobody_can_write_under_does_not_keep_other_orphans_open(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    storage = Expiring()
+    async with Member(storage) as there:
+        async with Member(storage, dies=True) as dying:
+            await owned(dying, storage, b"one")
+        await there.storage.create(OTHER, OCTETS, (b"stream-ttl", b"999"))
+        await there.relay.records.create(OTHER, replace(RECORD, transfer="\N{SNOWMAN}", owner="0" * 32))
+        for stream_id in (OTHER, ID):
+            there.fleet.watch(stream_id, await there.record(stream_id))
+        await asyncio.sleep(2 * DEAD)
+        assert ending(storage) == (b"one", True, "interrupted")
+        assert sum("could not be closed" in line.getMessage() for line in caplog.records) == 1
+
+
+@in_virtual_time
 async def test_what_is_watched_is_bounded() -> None:
     async with Member(Expiring()) as member:
         for number in range(FLEET.streams + 2):
