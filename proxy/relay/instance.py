@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -39,6 +39,14 @@ def mailbox_name(instance: str) -> str:
 def abort_message(stream_id: str, transfer: str) -> bytes:
     """The message that ends a transfer; `transfer` is the one of the stream's record."""
     return json.dumps({"abort": stream_id, "transfer": transfer}).encode()
+
+
+def _aborts(mail: bytes) -> Iterator[tuple[str, str]]:
+    """Stream and `transfer` of each message; what is not one of ours is passed over."""
+    with suppress(ValueError, TypeError, RecursionError):
+        for message in json.loads(mail or b"[]"):
+            with suppress(TypeError, KeyError):
+                yield str(message["abort"]), str(message["transfer"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +160,8 @@ class Instance:
         except (BodyError, TooLarge, TimeoutError):
             response.body.abort(Cut.GONE)
             raise StorageError("the mail could not be read") from None
-        with suppress(ValueError, TypeError, KeyError, RecursionError):  # not one of ours
-            for message in json.loads(content or b"[]"):
-                abort(str(message["abort"]), str(message["transfer"]))
+        for stream_id, transfer in _aborts(content):
+            abort(stream_id, transfer)
         return response.headers.get(b"stream-next-offset")
 
     async def aclose(self) -> None:
