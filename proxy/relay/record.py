@@ -69,10 +69,10 @@ class Record:
             )
             outcomes: list[Outcome] = []
             for message in rest:
-                if "withdrawn" in message:
-                    outcomes = outcomes[:-1]
-                else:
+                if "withdrawn" not in message:
                     outcomes.append(Outcome(message["outcome"]))
+                elif message["withdrawn"] == record.transfer:  # not by one who meant a former stream of the same key
+                    outcomes = outcomes[:-1]
             record = replace(record, outcome=outcomes[-1] if outcomes else None)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("not a stream's record") from error
@@ -165,7 +165,7 @@ class Records:
         """Take back the outcome that was appended last, under an epoch after its own. Raises StorageError."""
         name = record_name(stream_id)
         producer = Producer(self._storage, name, _JSON, self._retry, epoch=fence, life=record.transfer)
-        await producer.append((json.dumps({"withdrawn": True}).encode(),))
+        await producer.append((json.dumps({"withdrawn": record.transfer}).encode(),))
         self.forget(stream_id)
 
     def completed(self, stream_id: str, record: Record) -> None:

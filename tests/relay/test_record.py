@@ -149,6 +149,18 @@ async def test_a_record_that_is_gone_or_fenced_is_not_remembered_as_ours() -> No
 
 
 @in_virtual_time
+async def test_an_outcome_is_withdrawn_once_and_only_of_the_stream_that_was_meant() -> None:
+    relay = Relay.over(MemoryStorage())
+    record = replace(RECORD, transfer="second")
+    await relay.records.create(ID, record)
+    for outcome, epoch in ((Outcome.TIMEOUT, 0), (Outcome.INTERRUPTED, 1)):
+        await relay.records.end(ID, record, outcome, budget=1.0, fence=epoch)
+    for transfer, left in (("first", Outcome.INTERRUPTED), ("second", Outcome.TIMEOUT), ("second", Outcome.TIMEOUT)):
+        await relay.records.withdraw(ID, replace(record, transfer=transfer), fence=2)
+        assert outcome_of(await relay.records.get(ID, is_closed=True)) is left
+
+
+@in_virtual_time
 async def test_an_outcome_is_stored_once_however_often_its_answer_is_lost() -> None:
     memory = MemoryStorage()
     failing = Failing(memory, when=lambda request: request.method == b"POST").then(answer(500), times=5, after=True)
