@@ -75,7 +75,12 @@ class Fleet:
         """
         if self._instance.is_alone or self._transfers.get(stream_id) is not None:
             return await self._transfers.end(stream_id, cut, wait=wait)
-        record = await self._records.get(stream_id)
+        try:
+            record = await self._records.get(stream_id)
+        except StorageError as error:
+            if cut is Cut.GONE and error.is_final:
+                return True  # nobody can tell whose it is: who writes it finds it gone
+            raise
         if record is None or not self._is_anothers(record):
             return True
         if await self._end_elsewhere(stream_id, record, wait):

@@ -413,6 +413,16 @@ async def test_a_delete_fences_an_owner_that_does_not_answer() -> None:
 
 
 @in_virtual_time
+async def test_a_stream_whose_record_is_none_of_ours_can_be_deleted() -> None:
+    storage = Expiring()
+    async with Member(storage) as member:
+        await member.storage.create(f"{ID}.record", b"application/json", (b"stream-ttl", b"999"), b'{"a":1}')
+        assert await member.fleet.end(ID, Cut.GONE, wait=2.0)
+        with pytest.raises(StorageError):
+            await member.fleet.end(ID, Cut.ABORTED, wait=2.0)
+
+
+@in_virtual_time
 async def test_an_abort_of_a_dead_instance_s_stream_ends_it_soon() -> None:
     storage = Expiring()
     async with Member(storage) as there:
