@@ -29,6 +29,7 @@ from proxy.policy.forwarding import PassedHeaders
 from proxy.relay.fleet import Fleet, FleetSettings
 from proxy.relay.idempotency import Claims, ClaimSettings
 from proxy.relay.instance import Instance, InstanceSettings
+from proxy.relay.orphans import Orphans, OrphanSettings
 from proxy.relay.pump import Pace
 from proxy.relay.record import Records, RecordSettings
 from proxy.relay.recovery import Recovery, RecoverySettings
@@ -89,7 +90,9 @@ class App:
         self._instance = Instance(storage, _instance_settings(config))
         self.transfers = Transfers(storage, records, self._instance, _transfer_settings(config, retry))
         self._claims = Claims(storage, records, self._instance, _claim_settings(config))
-        self._fleet = Fleet(self._instance, storage, records, self.transfers, _fleet_settings(config, retry))
+        self._orphans = Orphans(self._instance, storage, records, _orphan_settings(config, retry))
+        pauses = FleetSettings(retry, config.claim_poll_seconds, config.lease_seconds / 5)
+        self._fleet = Fleet(self._instance, storage, records, self.transfers, self._orphans, pauses)
         recovery = RecoverySettings(config.recovery_at_once, retry, config.close_retry_seconds)
         self._recovery = Recovery(self._store, storage, records, self.transfers, recovery)
         self.router = self._router(Keyring(secrets), storage, records)
@@ -152,7 +155,7 @@ class App:
         return Router(
             create=create,
             streams={
-                b"GET": Read(keyring, storage, records, self._fleet, reading),
+                b"GET": Read(keyring, storage, records, self._orphans, reading),
                 b"HEAD": Head(keyring, storage, records),
                 b"PATCH": Abort(keyring, self._fleet, wait=wait),
                 b"DELETE": Delete(keyring, storage, records, self._fleet, wait=config.append_timeout_seconds),
@@ -168,7 +171,7 @@ class App:
         self._recovery.start()
         if self._store is None:  # an embedded store is this process's alone
             self._instance.open(self.transfers.abort)
-            self._fleet.open()
+            self._orphans.open()
 
     async def end_transfers(self) -> None:
         """End every running stream as interrupted: flushed, recorded and closed."""
@@ -177,7 +180,7 @@ class App:
     async def aclose(self) -> None:
         """Close everything; call it when no request is in progress any more."""
         await self._recovery.aclose()
-        await self._fleet.aclose()
+        await self._orphans.aclose()
         await self._claims.aclose()
         await self._instance.aclose()
         await self._pools.upstream.aclose()
@@ -240,7 +243,7 @@ def _claim_settings(config: Config) -> ClaimSettings:
         # Before and after the call a claim's holder makes a handful of requests to storage.
         patience=call + 8 * config.append_timeout_seconds,
         settle=config.claim_settle_seconds,
-        call=call + config.append_timeout_seconds,
+        call=call + config.lease_seconds / 4 + config.append_timeout_seconds,
         poll=config.claim_poll_seconds,
     )
 
@@ -255,14 +258,13 @@ def _instance_settings(config: Config) -> InstanceSettings:
     )
 
 
-def _fleet_settings(config: Config, retry: RetryPolicy) -> FleetSettings:
-    return FleetSettings(
+def _orphan_settings(config: Config, retry: RetryPolicy) -> OrphanSettings:
+    return OrphanSettings(
         look=config.lease_seconds / 5,
         watched=config.storage_silence_seconds,  # by then a live reader has asked again
         streams=config.max_readers,
         at_once=config.recovery_at_once,
         retry=retry,
-        first_pause=config.claim_poll_seconds,
     )
 
 

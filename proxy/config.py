@@ -175,7 +175,7 @@ class Config:
     storage_idle_seconds: float = _setting(60.0, "A pooled storage connection is kept for this", unit="s")
     dns_cache_seconds: float = _setting(10.0, "A resolved and checked address is used again for this", unit="s")
     lease_seconds: int = _setting(
-        10, "An instance that storage has not heard from for this long is dead, its streams end as interrupted",
+        8, "An instance that storage has not heard from for this long is dead, its streams end as interrupted",
         unit="s", minimum=1,
     )  # fmt: skip
     claim_settle_seconds: float = _setting(

@@ -10,7 +10,7 @@ from proxy.handlers.call import Call
 from proxy.handlers.events import ClosingEvents
 from proxy.http.message import EMPTY, Body, Cut, Field, Headers, Response
 from proxy.policy.auth import Keyring
-from proxy.relay.fleet import Fleet
+from proxy.relay.orphans import Orphans
 from proxy.relay.record import Record, Records, outcome_of
 from proxy.streams.client import Storage, discard, unexpected
 
@@ -39,12 +39,12 @@ class Read:
     """The read operation: catch-up, long-poll and SSE."""
 
     def __init__(
-        self, keyring: Keyring, storage: Storage, records: Records, fleet: Fleet, settings: ReadSettings
+        self, keyring: Keyring, storage: Storage, records: Records, orphans: Orphans, settings: ReadSettings
     ) -> None:
         self._keyring = keyring
         self._storage = storage
         self._records = records
-        self._fleet = fleet
+        self._orphans = orphans
         self._settings = settings
         self._live = Counted(settings.at_once)
 
@@ -60,6 +60,7 @@ class Read:
         if live is None:
             return await self._read(call.stream_id, query, request_headers, live=False)
         with self._live.entered() as place:
+            self._orphans.awaited(call.stream_id)
             response = await self._read(call.stream_id, query, request_headers, live=True)
             response.body = place.kept_by(response.body)
             return response
@@ -86,7 +87,7 @@ class Read:
         is_closed = response.headers.get(b"stream-closed") == b"true"
         record = await self._records.get(stream_id, is_closed=is_closed)
         if record is not None and not is_closed:
-            self._fleet.watch(stream_id, record)
+            self._orphans.watch(stream_id, record)
         fields = _fields(response.headers, record, is_closed=is_closed, shared=self._settings.shared_cache)
         body: Body = response.body
         kind = response.headers.get(b"content-type") or b""

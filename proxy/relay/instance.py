@@ -98,6 +98,14 @@ class Instance:
         """Whether the owner was surely an earlier process: nobody else writes to the storage of one that is alone."""
         return self.is_alone and owner != self.name
 
+    def is_other(self, owner: str) -> bool:
+        """Whether the owner is another instance, which may be alive."""
+        return not self.is_alone and owner not in {"", self.name}
+
+    async def is_alive(self, name: str) -> bool:
+        """Whether an instance has given a sign of life lately. Raises StorageError."""
+        return await self._storage.head(lease_name(name)) is not None
+
     def _is_held(self) -> bool:
         return asyncio.get_running_loop().time() < self._held_until
 

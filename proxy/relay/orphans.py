@@ -1,13 +1,26 @@
-"""A stream whose owner died is ended as interrupted, whoever finds it: recorded first, then fenced and closed."""
+"""Streams whose owner died are ended as interrupted by whoever finds them: recorded first, then fenced and closed."""
 
-from proxy.relay.record import Records
-from proxy.streams.client import Reply, Storage
+import asyncio
+import logging
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+
+import anyio
+
+from proxy.base.tasks import Tasks
+from proxy.relay.instance import Instance
+from proxy.relay.record import Record, Records
+from proxy.streams.client import Reply, Storage, StorageError
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer, RetryPolicy
 
-__all__ = ["end_orphan"]
+__all__ = ["OrphanSettings", "Orphans", "end_orphan"]
+
+logger = logging.getLogger(__name__)
 
 _FENCE = 1  # the producer epoch of whoever takes over; the owner's is 0
+_MISSES = 3  # looks in a row without a lease before its instance counts as dead: who was cut off takes it up again
 
 
 async def end_orphan(
@@ -35,3 +48,115 @@ async def end_orphan(
         await records.withdraw(stream_id, record, fence=_FENCE + 1)
         return False
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanSettings:
+    """Seconds. `look`: between two looks at the leases of others; `watched`: that a stream is watched after a read.
+
+    `streams`: watched at once, the others are those read longest ago; `at_once`: ended together, `retry`: of each.
+    """
+
+    look: float
+    watched: float
+    streams: int
+    at_once: int
+    retry: RetryPolicy
+
+
+@dataclass(slots=True)
+class _Watched:
+    owner: str
+    until: float
+    is_reported: bool = False
+
+
+class Orphans:
+    """The open streams of other instances that are read here; those of a dead one are ended."""
+
+    def __init__(self, instance: Instance, storage: Storage, records: Records, settings: OrphanSettings) -> None:
+        self._instance = instance
+        self._storage = storage
+        self._records = records
+        self._settings = settings
+        self._watched: OrderedDict[str, _Watched] = OrderedDict()
+        self._ending: set[str] = set()  # dead instances whose streams are being ended
+        self._tasks = Tasks("orphans")
+
+    def open(self) -> None:
+        """Start to look at leases. Call it inside the loop."""
+        self._tasks.start("look", self._look())
+
+    async def aclose(self) -> None:
+        """Stop."""
+        await self._tasks.aclose()
+
+    def awaited(self, stream_id: str) -> None:
+        """Somebody is about to wait for more of the stream: watch it, if it turns out to be another instance's."""
+        watched = self._watched.get(stream_id)
+        half = asyncio.get_running_loop().time() + self._settings.watched / 2
+        if not self._instance.is_alone and (watched is None or watched.until < half):
+            self._tasks.start(f"find {stream_id}", self._find(stream_id))
+
+    async def _find(self, stream_id: str) -> None:
+        with suppress(StorageError):  # the read itself will find out
+            record = await self._records.get(stream_id)
+            if record is not None:
+                self.watch(stream_id, record)
+
+    def watch(self, stream_id: str, record: Record) -> None:
+        """The stream is open: if it is another instance's, and that one dies while it is, it is closed from here."""
+        if not self._instance.is_other(record.owner):
+            return
+        until = asyncio.get_running_loop().time() + self._settings.watched
+        self._watched[stream_id] = _Watched(record.owner, until)
+        self._watched.move_to_end(stream_id)
+        if len(self._watched) > self._settings.streams:
+            self._watched.popitem(last=False)
+
+    async def _look(self) -> None:
+        missed: dict[str, int] = {}  # owner -> looks in a row that did not find its lease
+        while True:
+            await asyncio.sleep(self._settings.look)
+            now = asyncio.get_running_loop().time()
+            while self._watched and next(iter(self._watched.values())).until <= now:
+                self._watched.popitem(last=False)
+            owners = {watched.owner for watched in self._watched.values()} - self._ending
+            missed = {owner: await self._misses(owner, missed.get(owner, 0)) for owner in owners}
+            for owner, misses in missed.items():
+                if misses >= _MISSES:
+                    self._ending.add(owner)
+                    self._tasks.start(f"end those of {owner}", self._end_all(owner))
+
+    async def _misses(self, owner: str, before: int) -> int:
+        try:
+            return 0 if await self._instance.is_alive(owner) else before + 1
+        except StorageError:
+            return 0  # who cannot be asked about says nothing
+
+    async def _end_all(self, owner: str) -> None:
+        """End what is watched of a dead instance; what storage refuses is tried again after a look."""
+        streams = [stream_id for stream_id, watched in self._watched.items() if watched.owner == owner]
+        limit = anyio.CapacityLimiter(self._settings.at_once)
+        try:
+            async with anyio.create_task_group() as group:
+                for stream_id in streams:
+                    group.start_soon(self._end_one, stream_id, owner, limit)
+        finally:
+            self._ending.discard(owner)
+
+    async def _end_one(self, stream_id: str, owner: str, limit: anyio.CapacityLimiter) -> None:
+        async with limit:
+            try:
+                if await end_orphan(self._storage, self._records, self._settings.retry, stream_id, owner=owner):
+                    logger.warning("stream %s: its instance is gone, closed as interrupted", stream_id)
+            except Exception as error:  # whatever it is, the other streams are ended
+                watched = self._watched.get(stream_id)
+                if watched is not None and not watched.is_reported:
+                    watched.is_reported = True
+                    surprise = None if isinstance(error, StorageError) else error
+                    logger.error(
+                        "stream %s could not be closed, its instance is gone: %s", stream_id, error, exc_info=surprise
+                    )
+                return
+            self._watched.pop(stream_id, None)

@@ -6,90 +6,20 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.http.message import Cut, Handler, Request, Response
-from proxy.relay.fleet import Fleet, FleetSettings
+from proxy.http.message import Cut, Request, Response
 from proxy.relay.instance import abort_message, lease_name, mailbox_name
 from proxy.relay.orphans import end_orphan
-from proxy.relay.record import Record, outcome_of
+from proxy.relay.record import outcome_of
 from proxy.streams.client import Reply, StorageError
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
 from tests.kit.handlers import Failing, Recording, answer
-from tests.kit.memory_storage import MemoryStorage
 from tests.kit.virtual_time import in_virtual_time
 from tests.relay.kit import ID, INSTANCE, RECORD, RETRY, Relay, Tap, ending
+from tests.relay.members import DEAD, ORPHANS, Expiring, Member, owned
 
 OCTETS = b"application/octet-stream"
 OTHER = "00000000-0000-4000-8000-000000000001"
-FLEET = FleetSettings(look=2.0, watched=90.0, streams=3, at_once=2, retry=RETRY, first_pause=0.02)
-DEAD = INSTANCE.lease + 3 * FLEET.look  # seconds after which a death has been noticed
-
-
-class Expiring(MemoryStorage):
-    """Streams that were created with a Stream-TTL vanish when nothing read or wrote them for as long."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._until: dict[str, tuple[float, float]] = {}  # path -> when it vanishes, its TTL
-
-    async def __call__(self, request: Request) -> Response:
-        now = asyncio.get_running_loop().time()
-        for path in [path for path, (until, _) in self._until.items() if until <= now]:
-            self.streams.pop(path, None)
-            del self._until[path]
-        path = request.target.decode().partition("?")[0]
-        ttl = request.headers.get(b"stream-ttl")
-        if request.method == b"PUT" and path not in self.streams and ttl is not None:
-            self._until[path] = (now + int(ttl), int(ttl))
-        elif request.method != b"HEAD" and path in self._until:
-            self._until[path] = (now + self._until[path][1], self._until[path][1])
-        return await super().__call__(request)
-
-
-class Member:
-    """One instance: what it is made of, open for as long as the block. `dies` instead of saying farewell."""
-
-    def __init__(self, handler: Handler, *, dies: bool = False) -> None:
-        self.relay = Relay.over(handler)
-        self.instance, self.transfers, self.storage = self.relay.instance, self.relay.transfers, self.relay.storage
-        self.fleet = Fleet(self.instance, self.storage, self.relay.records, self.transfers, FLEET)
-        self._dies = dies
-
-    async def __aenter__(self) -> "Member":
-        self.transfers.open()
-        self.instance.open(self.transfers.abort)
-        self.fleet.open()
-        return self
-
-    async def die(self) -> None:
-        """Be gone at once, as after SIGKILL: nothing is said to storage any more."""
-        await self.instance._tasks.aclose()
-        await self.transfers._tasks.aclose()
-        await self.transfers._sweeper.aclose()
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.fleet.aclose()
-        if self._dies:
-            await self.die()
-        else:
-            await self.relay.aclose()
-            await self.instance.aclose()
-
-    async def record(self, stream_id: str = ID) -> Record:
-        """What it knows of a stream."""
-        record = await self.relay.records.get(stream_id)
-        assert record is not None
-        return record
-
-
-async def owned(owner: Member, storage: MemoryStorage, *parts: bytes, stream_id: str = ID) -> Tap:
-    """A stream that `owner` writes, with `parts` in it."""
-    tap = Tap()
-    await owner.relay.start(tap, stream_id)
-    tap.feed(*parts)
-    await asyncio.sleep(1)
-    assert ending(storage, stream_id) == (b"".join(parts), False, None)
-    return tap
 
 
 @in_virtual_time
@@ -165,7 +95,7 @@ async def test_an_instance_whose_requests_are_lost_for_most_of_a_lease_is_not_ta
 
     async with Member(lossy) as here, Member(storage) as there:
         await owned(here, storage, b"one")
-        there.fleet.watch(ID, await there.record())
+        there.orphans.watch(ID, await there.record())
         await asyncio.sleep(phase)
         is_cut_off = True
         await asyncio.sleep(0.8 * INSTANCE.lease)
@@ -215,7 +145,7 @@ async def test_an_abort_for_a_former_stream_of_the_same_key_ends_nothing() -> No
         assert tap.is_cut
 
 
-async def replaced(storage: MemoryStorage, by: Member) -> Tap:
+async def replaced(storage: Expiring, by: Member) -> Tap:
     """The stream of an idempotency key is deleted, and made again `by` another instance."""
     tap = Tap()
     assert await by.fleet.end(ID, Cut.GONE, wait=5.0)
@@ -245,14 +175,14 @@ async def test_a_key_s_present_stream_does_not_end_with_the_owner_of_its_former(
     storage = Expiring()
     async with Member(storage, dies=True) as first, Member(storage, dies=True) as second, Member(storage) as there:
         await first.relay.start(Tap(), ID, replace(RECORD, transfer="first"))
-        there.fleet.watch(ID, await there.record())
+        there.orphans.watch(ID, await there.record())
         await replaced(storage, second)
         if is_read_again:
-            there.fleet.watch(ID, await there.record())
+            there.orphans.watch(ID, await there.record())
         await first.die()
         await asyncio.sleep(DEAD)
         assert ending(storage) == (b"second", False, None)
-        there.fleet.watch(ID, await there.record())
+        there.orphans.watch(ID, await there.record())
         await second.die()
         await asyncio.sleep(DEAD)
         assert ending(storage) == (b"second", True, "interrupted")
@@ -300,16 +230,16 @@ async def test_a_dead_owner_s_stream_is_closed_by_who_reads_it() -> None:
         async with Member(storage, dies=True) as dying:
             for stream_id in (ID, OTHER):
                 await owned(dying, storage, b"one", stream_id=stream_id)
-        there.fleet.watch(ID, await there.record())
+        there.orphans.watch(ID, await there.record())
         await asyncio.sleep(INSTANCE.lease / 2)
         assert not ending(storage)[1]
         await asyncio.sleep(DEAD)
         assert ending(storage) == (b"one", True, "interrupted")
         assert not ending(storage, OTHER)[1]  # nobody has read it so far
-        there.fleet.watch(OTHER, await there.record(OTHER))
-        await asyncio.sleep(3 * FLEET.look)
+        there.orphans.watch(OTHER, await there.record(OTHER))
+        await asyncio.sleep(3 * ORPHANS.look)
         assert ending(storage, OTHER) == (b"one", True, "interrupted")
-        assert not there.fleet._watched
+        assert not there.orphans._watched
 
 
 @in_virtual_time
@@ -317,13 +247,13 @@ async def test_a_living_owner_s_stream_is_left_alone_and_forgotten_when_nobody_r
     storage = Expiring()
     async with Member(storage) as here, Member(storage) as there:
         await owned(here, storage, b"one")
-        there.fleet.watch(ID, await there.record())
-        here.fleet.watch(ID, await here.record())
-        assert not here.fleet._watched  # its own
-        await asyncio.sleep(FLEET.watched - 1)
-        assert there.fleet._watched
-        await asyncio.sleep(1 + FLEET.look)
-        assert not there.fleet._watched
+        there.orphans.watch(ID, await there.record())
+        here.orphans.watch(ID, await here.record())
+        assert not here.orphans._watched  # its own
+        await asyncio.sleep(ORPHANS.watched - 1)
+        assert there.orphans._watched
+        await asyncio.sleep(1 + ORPHANS.look)
+        assert not there.orphans._watched
         assert not ending(storage)[1]
 
 
@@ -332,9 +262,9 @@ async def test_who_lost_its_lease_and_took_it_up_again_is_not_dead() -> None:
     storage = Expiring()
     async with Member(storage) as here, Member(storage) as there:
         await owned(here, storage, b"one")
-        there.fleet.watch(ID, await there.record())
+        there.orphans.watch(ID, await there.record())
         for _ in range(20):
-            await asyncio.sleep(2 * FLEET.look)  # each time just before the other looks
+            await asyncio.sleep(2 * ORPHANS.look)  # each time just before the other looks
             del storage.streams[f"/v1/streams/{lease_name(here.instance.name)}"]  # storage had forgotten it
         await asyncio.sleep(DEAD)
         assert not ending(storage)[1]
@@ -347,7 +277,7 @@ async def test_who_cannot_be_asked_about_is_not_dead(status: int) -> None:
     failing = Failing(storage, when=lambda request: request.method == b"HEAD" and b"/instances/" in request.target)
     async with Member(storage) as here, Member(failing) as there:
         await owned(here, storage, b"one")
-        there.fleet.watch(ID, await there.record())
+        there.orphans.watch(ID, await there.record())
         failing.always = answer(status)
         await asyncio.sleep(5 * DEAD)
         assert failing.met > 10
@@ -364,12 +294,12 @@ async def test_an_orphan_that_storage_does_not_let_close_is_tried_again_and_told
     async with Member(failing) as there:
         async with Member(storage, dies=True) as dying:
             await owned(dying, storage, b"one")
-        there.fleet.watch(ID, await there.record())
+        there.orphans.watch(ID, await there.record())
         await asyncio.sleep(2 * DEAD)
         assert failing.met > 2
         assert sum("could not be closed" in line.getMessage() for line in caplog.records) == 1
         failing.always = None
-        await asyncio.sleep(2 * FLEET.look)
+        await asyncio.sleep(2 * ORPHANS.look)
         assert ending(storage) == (b"one", True, "interrupted")
 
 
@@ -384,7 +314,7 @@ async def test_a_record_that_nobody_can_write_under_does_not_keep_other_orphans_
         await there.storage.create(OTHER, OCTETS, (b"stream-ttl", b"999"))
         await there.relay.records.create(OTHER, replace(RECORD, transfer="\N{SNOWMAN}", owner="0" * 32))
         for stream_id in (OTHER, ID):
-            there.fleet.watch(stream_id, await there.record(stream_id))
+            there.orphans.watch(stream_id, await there.record(stream_id))
         await asyncio.sleep(2 * DEAD)
         assert ending(storage) == (b"one", True, "interrupted")
         assert sum("could not be closed" in line.getMessage() for line in caplog.records) == 1
@@ -393,9 +323,9 @@ async def test_a_record_that_nobody_can_write_under_does_not_keep_other_orphans_
 @in_virtual_time
 async def test_what_is_watched_is_bounded() -> None:
     async with Member(Expiring()) as member:
-        for number in range(FLEET.streams + 2):
-            member.fleet.watch(f"stream {number}", replace(RECORD, owner="0" * 32))
-        assert list(member.fleet._watched) == [f"stream {number}" for number in range(2, FLEET.streams + 2)]
+        for number in range(ORPHANS.streams + 2):
+            member.orphans.watch(f"stream {number}", replace(RECORD, owner="0" * 32))
+        assert list(member.orphans._watched) == [f"stream {number}" for number in range(2, ORPHANS.streams + 2)]
 
 
 @in_virtual_time

@@ -1,0 +1,84 @@
+"""Instances without processes: each over the same storage in memory, in which leases expire."""
+
+import asyncio
+
+from proxy.http.message import Handler, Request, Response
+from proxy.relay.fleet import Fleet, FleetSettings
+from proxy.relay.orphans import Orphans, OrphanSettings
+from proxy.relay.record import Record
+from tests.kit.memory_storage import MemoryStorage
+from tests.relay.kit import ID, INSTANCE, RETRY, Relay, Tap, ending
+
+__all__ = ["DEAD", "ORPHANS", "Expiring", "Member", "owned"]
+
+ORPHANS = OrphanSettings(look=2.0, watched=90.0, streams=3, at_once=2, retry=RETRY)
+DEAD = INSTANCE.lease + 4 * ORPHANS.look  # seconds after which a death has been noticed
+_FLEET = FleetSettings(retry=RETRY, first_pause=0.02, longest_pause=2.0)
+
+
+class Expiring(MemoryStorage):
+    """Streams that were created with a Stream-TTL vanish when nothing read or wrote them for as long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._until: dict[str, tuple[float, float]] = {}  # path -> when it vanishes, its TTL
+
+    async def __call__(self, request: Request) -> Response:
+        now = asyncio.get_running_loop().time()
+        for path in [path for path, (until, _) in self._until.items() if until <= now]:
+            self.streams.pop(path, None)
+            del self._until[path]
+        path = request.target.decode().partition("?")[0]
+        ttl = request.headers.get(b"stream-ttl")
+        if request.method == b"PUT" and path not in self.streams and ttl is not None:
+            self._until[path] = (now + int(ttl), int(ttl))
+        elif request.method != b"HEAD" and path in self._until:
+            self._until[path] = (now + self._until[path][1], self._until[path][1])
+        return await super().__call__(request)
+
+
+class Member:
+    """One instance: what it is made of, open for as long as the block. `dies` instead of saying farewell."""
+
+    def __init__(self, handler: Handler, *, dies: bool = False) -> None:
+        self.relay = Relay.over(handler)
+        self.instance, self.transfers, self.storage = self.relay.instance, self.relay.transfers, self.relay.storage
+        self.orphans = Orphans(self.instance, self.storage, self.relay.records, ORPHANS)
+        self.fleet = Fleet(self.instance, self.storage, self.relay.records, self.transfers, self.orphans, _FLEET)
+        self._dies = dies
+
+    async def __aenter__(self) -> "Member":
+        self.transfers.open()
+        self.instance.open(self.transfers.abort)
+        self.orphans.open()
+        return self
+
+    async def die(self) -> None:
+        """Be gone at once, as after SIGKILL: nothing is said to storage any more."""
+        await self.instance._tasks.aclose()
+        await self.transfers._tasks.aclose()
+        await self.transfers._sweeper.aclose()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.orphans.aclose()
+        if self._dies:
+            await self.die()
+        else:
+            await self.relay.aclose()
+            await self.instance.aclose()
+
+    async def record(self, stream_id: str = ID) -> Record:
+        """What it knows of a stream."""
+        record = await self.relay.records.get(stream_id)
+        assert record is not None
+        return record
+
+
+async def owned(owner: Member, storage: MemoryStorage, *parts: bytes, stream_id: str = ID) -> Tap:
+    """A stream that `owner` writes, with `parts` in it."""
+    tap = Tap()
+    await owner.relay.start(tap, stream_id)
+    tap.feed(*parts)
+    await asyncio.sleep(1)
+    assert ending(storage, stream_id) == (b"".join(parts), False, None)
+    return tap
