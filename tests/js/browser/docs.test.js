@@ -86,9 +86,17 @@ for (const [name, { begin, end, afterReload }] of Object.entries(CHATS))
       const call = await ask()
       if (isAnswering) call.send(...begin)
       if (isAnswering) await page.waitForSelector('p:text-is("one ")')
+      await page.fill('input', 'and')
+      await page.press('input', 'Enter') // a form without a submit button is sent by this all the same
       await page.click('button:text("Stop")')
       await call.closed
       await page.waitForSelector('button:text("Ask")')
     }
-    assert.equal(world.upstream.calls.length, 3) // the click that stopped did not ask again
+    assert.equal(await page.inputValue('input'), 'and') // neither Enter nor the click that stopped has asked
+    await page.fill('input', ' ')
+    await page.click('button:text("Ask")')
+    assert.equal(world.upstream.calls.length, 3)
+    ;(await ask()).response.writeHead(429).end('slow down')
+    await page.waitForSelector('[role=alert]:text("slow down")')
+    await page.waitForSelector('button:text("Ask")')
   })
