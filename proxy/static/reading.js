@@ -340,28 +340,28 @@ export async function* readToEnd(position, first, options) {
   let reading = first
   let failures = 0
   let idle = 0
-  let progress = Date.now()
+  let offline = 0 // milliseconds of waiting in a row, counted by pauses: no clock, which runs on while a machine sleeps
   while (!position.closed) {
     const before = position.bytesRead
     const began = Date.now()
     try {
       reading ??= await Reading.open(position, options)
       for await (const bytes of reading.bytes(position, retry)) {
-        failures = 0
+        failures = offline = 0
         yield bytes
       }
-      failures = 0
-      progress = Date.now()
+      failures = offline = 0
       // An answer that brings nothing is right after a long wait; at once, it must not become a busy loop.
-      idle = position.bytesRead > before || progress - began > 1_000 ? 0 : idle + 1
+      idle = position.bytesRead > before || Date.now() - began > 1_000 ? 0 : idle + 1
       if (idle > 1 && !position.closed) await pause(Math.min(1_000, 25 * 2 ** idle), signal)
     } catch (error) {
       if (signal.aborted) throw aborted(signal)
       if (!(error instanceof Transient)) throw error
-      if (position.bytesRead > before) progress = Date.now()
-      if (isOnline()) failures++ // a browser that knows itself offline waits for its network
-      if (failures >= retry.attempts || Date.now() - progress > retry.offlineTimeout) throw networkError(error)
-      await pause(failures ? backoff(failures, error, retry) : retry.maxDelay, signal)
+      const isWaiting = !isOnline() // a browser that knows itself offline waits for its network
+      if (isWaiting) offline += retry.maxDelay
+      else failures++
+      if (failures >= retry.attempts || offline > retry.offlineTimeout) throw networkError(error)
+      await pause(isWaiting ? retry.maxDelay : backoff(failures, error, retry), signal)
     } finally {
       reading = null
     }

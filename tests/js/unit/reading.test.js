@@ -147,6 +147,27 @@ test('progress renews the patience', async () => {
   assert.equal(await response.text(), 'abc')
 })
 
+for (const onLine of [true, false])
+  test(`a machine that slept for a day goes on, its browser ${onLine ? 'online' : 'offline'}`, async (context) => {
+    const navigator = Object.getOwnPropertyDescriptor(globalThis, 'navigator')
+    context.after(() =>
+      navigator ? Object.defineProperty(globalThis, 'navigator', navigator) : delete globalThis.navigator,
+    )
+    Object.defineProperty(globalThis, 'navigator', { value: { onLine }, configurable: true })
+    let slept = 0
+    const { now } = Date
+    context.mock.method(Date, 'now', () => now() + slept)
+    const stream = t.proxy.add(new FakeStream())
+    t.proxy.makeStream = () => stream
+    const text = (await t.fetch()(UPSTREAM, post())).text()
+    await t.proxy.arrived('GET', 1)
+    t.proxy.next('GET', (...args) => ((slept += 86_400_000), drop(...args)))
+    slept += 86_400_000
+    t.proxy.server.closeAllConnections()
+    stream.append('whole').close()
+    assert.equal(await text, 'whole')
+  })
+
 test('a connection without a sign of life is given up for another one', async () => {
   t.proxy.next('GET', hang)
   t.proxy.next('GET', (_, response) => {
