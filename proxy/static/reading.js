@@ -49,12 +49,19 @@ export class Transient extends Error {
 /** Text in any pieces to server-sent events `{event, data}`. */
 export class EventStreamParser {
   #rest = ''
+  #endsInCR = false
   #event = ''
   #data = null
 
-  /** The events that `text` completes. */
+  /** The events that `text` completes. A line that comes in many pieces is looked through once, at its end. */
   push(text) {
     const events = []
+    const isInside = text === '' || !(this.#endsInCR || /[\r\n]/.test(text))
+    if (isInside) {
+      this.#rest += text
+      return events
+    }
+    this.#endsInCR = text.endsWith('\r')
     const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/) // a final CR may be half of a CRLF
     this.#rest = lines.pop()
     for (const line of lines) {

@@ -286,3 +286,12 @@ test('server-sent events are the same however the text is divided', () => {
       )
     }
 })
+
+test('a long event in many pieces is looked through once, not once for each piece', (context) => {
+  const split = context.mock.method(String.prototype, 'split')
+  const parser = new EventStreamParser()
+  parser.push('data: ')
+  for (let count = 0; count < 100; count++) assert.deepEqual(parser.push('x'.repeat(1000)), [])
+  assert.deepEqual(parser.push('\n\n'), [{ event: 'message', data: 'x'.repeat(100_000) }])
+  assert.equal(split.mock.callCount(), 1)
+})
