@@ -12,6 +12,7 @@ export class FakeStream {
     this.id = randomUUID()
     this.contentType = contentType
     this.encoding = encoding
+    this.expires = Math.floor(Date.now() / 1000) + 3600
     this.appends = []
     this.closed = false
     this.outcome = null
@@ -19,7 +20,7 @@ export class FakeStream {
     this.tokens = new Map([['-1', 0]])
   }
   get url() {
-    return `/v1/proxy/${this.id}?expires=${this.expires ?? Math.floor(Date.now() / 1000) + 3600}&signature=c2ln`
+    return `/v1/proxy/${this.id}?expires=${this.expires}&signature=c2ln`
   }
   /** The token of the place before append `index`: nothing can be read out of it. */
   token(index) {
