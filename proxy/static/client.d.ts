@@ -55,7 +55,10 @@ export interface DurableFetchOptions {
    * short-lived JWT: the service secret in a page is a published secret. Called for every request to an upstream.
    */
   proxyAuthorization?: string | (() => string | null | undefined | Promise<string | null | undefined>)
-  /** Whether a call with a request id that is stored reads that stream instead of asking again (default true). */
+  /**
+   * Whether a call with a request id that is stored, or that another call of this page waits for, reads that stream
+   * instead of asking again (default true).
+   */
   autoResume?: boolean
   /** Default: localStorage where there is one, else a MemoryStorage. */
   storage?: DurableStorage

@@ -150,6 +150,16 @@ const hex = (byte) => byte.toString(16).padStart(2, '0')
 /** Relative URLs are relative to the page, as fetch takes them. */
 const absolute = (url) => new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href)
 
+const ignore = () => {}
+
+/** Rejects when `signal` fires. */
+function whenAborted(signal) {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(aborted(signal))
+    signal.addEventListener('abort', () => reject(aborted(signal)), { once: true })
+  })
+}
+
 /** What fetch would send: URL, method, headers, and the body as bytes, which a retry can send again. */
 async function describe(input, init) {
   const source = typeof input === 'object' && 'url' in input ? input : { url: String(input) }
@@ -214,7 +224,8 @@ async function refused(response) {
  * Makes a fetch whose answers are durable. See client.d.ts for every option.
  *
  * A call with `requestId` finds the stream of the same request again, after a reload too, as long as it is not
- * read to its end; the same id with another request (by method, URL and body) is a new request.
+ * read to its end, and waits for one of this page that has no answer yet; the same id with another request (by method,
+ * URL and body) is a new request.
  */
 export function createDurableFetch(options) {
   const { proxyUrl, proxyAuthorization, autoResume = true, storagePrefix = 'durable-streams:' } = options
@@ -224,14 +235,25 @@ export function createDurableFetch(options) {
   const fetch = (...args) => (options.fetch ?? globalThis.fetch)(...args)
   const keyOf = (requestId) => createStorageKey(storagePrefix, proxyUrl, requestId)
   const latest = new Map() // request id -> the newest request under it: only that one may store its credentials
+  const underway = new Map() // request id -> {print, settled} of its newest call, until that has an answer
 
   async function durableFetch(input, init = {}) {
     const { requestId, alias } = init
     const request = await describe(input, init)
     const ids = [requestId, alias].filter((id) => id !== undefined && id !== null)
     const print = ids.length ? fingerprint(request) : null
-    const resumed = autoResume && ids.length ? await attach(ids[0], request.signal, print) : null
-    return resumed ?? create(request, init, ids, print)
+    if (!autoResume || !ids.length) return create(request, init, ids, print)
+    const earlier = underway.get(ids[0])
+    const answer = resumeOrCreate(request, init, ids, print, earlier?.print === print ? earlier.settled : null)
+    const call = { print, settled: answer.then(ignore, ignore) }
+    underway.set(ids[0], call)
+    return answer.finally(() => underway.get(ids[0]) === call && underway.delete(ids[0]))
+  }
+
+  /** `earlier` settles when the same request, which was made before and has no answer yet, has one or none. */
+  async function resumeOrCreate(request, init, ids, print, earlier) {
+    if (earlier) await Promise.race([earlier, whenAborted(request.signal)])
+    return (await attach(ids[0], request.signal, print)) ?? create(request, init, ids, print)
   }
 
   async function create(request, init, ids, print) {

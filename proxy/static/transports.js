@@ -106,7 +106,7 @@ async function ensureOk(response, fallback) {
 /** A `ChatTransport` for `useChat`. See transports.d.ts for the options, docs/clients.md for an example. */
 export function createDurableChatTransport(options) {
   const { api = '/api/chat', getRequestId, abortOnStop = true } = options
-  const durableFetch = createDurableFetch({ ...options, resumeFrom: 'start' })
+  const durableFetch = createDurableFetch({ ...options, resumeFrom: 'start', autoResume: false }) // a send is a new call
   const chats = new Map() // chat id -> what happened to it in this page
   let lastChatId
 

@@ -74,6 +74,34 @@ test('the same id with another question is a new request', async () => {
   assert.equal((await t.fetch()(`${UPSTREAM}/other`, post({ requestId: 'r' }))).wasResumed, false)
 })
 
+test('the same request twice at once asks once, and both answers are whole', async () => {
+  const fetch = t.fetch()
+  const ask = () => fetch(UPSTREAM, post({ requestId: 'r' }))
+  const responses = await Promise.all([ask(), ask(), ask()])
+  assert.deepEqual(
+    responses.map((response) => response.wasResumed),
+    [false, true, true],
+  )
+  for (const response of responses) assert.equal(await response.text(), 'hello world')
+  assert.equal(t.proxy.count('POST'), 1)
+})
+
+test('the second of two at once asks when the first one got no stream, and waits no longer than its signal', async () => {
+  const fetch = t.fetch()
+  const [first, left] = [new AbortController(), new AbortController()]
+  t.proxy.next('POST', hang)
+  const given = fetch(UPSTREAM, post({ requestId: 'r', signal: first.signal }))
+  const waiting = fetch(UPSTREAM, post({ requestId: 'r', signal: left.signal }))
+  const second = fetch(UPSTREAM, post({ requestId: 'r' }))
+  await t.proxy.arrived('POST', 1)
+  left.abort()
+  await assert.rejects(waiting, { name: 'AbortError' })
+  first.abort()
+  await assert.rejects(given, { name: 'AbortError' })
+  assert.equal(await (await second).text(), 'hello world')
+  assert.equal(t.proxy.count('POST'), 2)
+})
+
 test('the same form again is the same question, though its boundary is new', async () => {
   const form = () => {
     const data = new FormData()
