@@ -32,7 +32,7 @@ export interface StreamCredentials {
 
 /** Milliseconds, and counts. */
 export interface RetryOptions {
-  /** Failures in a row, without a new byte, before reading gives up with a TypeError (default 10). */
+  /** Failures in a row, without a new byte, before reading (or a stop) gives up with a TypeError (default 10). */
   attempts?: number
   /** The same for the first request of a call, whose caller still waits (default 3). */
   attachAttempts?: number
@@ -117,7 +117,11 @@ export interface DurableFetch {
 export function createDurableFetch(options: DurableFetchOptions): DurableFetch
 
 /** A function that stops the upstream of a stream by its pre-signed URL. Calling it again is harmless. */
-export function createAbortFn(streamUrl: string, fetch?: typeof globalThis.fetch): () => Promise<void>
+export function createAbortFn(
+  streamUrl: string,
+  fetch?: typeof globalThis.fetch,
+  retry?: RetryOptions,
+): () => Promise<void>
 
 export class MemoryStorage implements DurableStorage {
   readonly length: number

@@ -129,9 +129,13 @@ export function isUrlExpired(urlOrExpires, now = Date.now()) {
 
 // ── The request ──
 
-/** A function that stops the upstream of a stream. What came before stays readable. Repeating it is harmless. */
-export function createAbortFn(streamUrl, fetch) {
+/**
+ * A function that stops the upstream of a stream. What came before stays readable. Repeating it is harmless. It is as
+ * patient as a reader: a stop that is lost with the network is paid until the model ends by itself.
+ */
+export function createAbortFn(streamUrl, fetch, retry) {
   return async () => {
+    const patience = { ...RETRY, ...retry }
     const { signal } = new AbortController()
     const attempt = async () => {
       // keepalive: a stop is often the last thing that happens in a page
@@ -140,7 +144,7 @@ export function createAbortFn(streamUrl, fetch) {
       if (response.status >= 500) throw new Transient(`the proxy answered ${response.status}`)
       if (!response.ok && response.status !== 404) throw await proxyError(response)
     }
-    await retrying(attempt, RETRY.attachAttempts, RETRY, signal)
+    await retrying(attempt, patience.attempts, patience, signal)
   }
 }
 
@@ -345,10 +349,16 @@ export function createDurableFetch(options) {
   /** The answer: a Response whose body reads the stream to its end. */
   function respond(credentials, { signal, given = [], position, open, reading = new AbortController() }) {
     const { streamUrl, streamId, ids, upstreamContentType, upstreamContentEncoding, status, note } = credentials
-    const stop = createAbortFn(streamUrl, fetch)
-    const abort = () => {
+    const stop = createAbortFn(streamUrl, (...args) => fetch(...args).catch(onLost), retry)
+    async function abort() {
       forget(credentials) // at once: a page that is reloaded now must not bring back what was stopped
-      return stop()
+      await stop()
+      forget(credentials)
+    }
+    /** It was not stopped yet: whoever comes meanwhile may read or stop it. */
+    function onLost(error) {
+      for (const id of ids) if (!position.closed && !stored(id)) saveCredentials(storage, keyOf(id), credentials)
+      throw error
     }
     if (abortOnSignal)
       signal.addEventListener('abort', () => position.closed || abort().catch(() => {}), { once: true })
@@ -384,7 +394,7 @@ export function createDurableFetch(options) {
     async abort(requestId) {
       const credentials = stored(requestId)
       if (!credentials) return false
-      await createAbortFn(credentials.streamUrl, fetch)()
+      await createAbortFn(credentials.streamUrl, fetch, retry)()
       forget(credentials)
       return true
     },

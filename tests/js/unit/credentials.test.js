@@ -355,6 +355,23 @@ test('an abort is retried when the network fails, harmless when repeated or late
   await assert.rejects(abort(), { name: 'ProxyError', code: 'SIGNATURE_EXPIRED' })
 })
 
+test('a stop outlasts an outage as a reader does, and until it has come through the stream can be found', async () => {
+  t.proxy.makeStream = () => t.proxy.add(new FakeStream().append('part'))
+  const fetch = t.fetch()
+  const response = await fetch(UPSTREAM, post({ requestId: 'r' }))
+  const stored = []
+  const look = (...args) => (stored.push(fetch.stored('r')?.streamId ?? null), drop(...args))
+  t.proxy.next('PATCH', ...Array(5).fill(look))
+  await response.abort()
+  assert.deepEqual(stored, [null, ...Array(4).fill(response.streamId)])
+  assert.equal(fetch.stored('r'), null)
+  t.proxy.next('PATCH', ...Array(10).fill(drop))
+  const other = await fetch(UPSTREAM, post({ requestId: 'r' }))
+  await assert.rejects(other.abort(), /network error/)
+  assert.equal(fetch.stored('r').streamId, other.streamId)
+  assert.equal(await fetch.abort('r'), true)
+})
+
 test('URLs tell their stream and their expiry', () => {
   const url = '/v1/proxy/0a-b?expires=1700000000&signature=x'
   assert.equal(extractStreamIdFromUrl(url), '0a-b')
