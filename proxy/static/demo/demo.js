@@ -185,9 +185,15 @@ function showStream({ streamId, streamUrl }) {
   $('fact-id').textContent = streamId
   $('fact-id').title = streamId
   $('curl').firstChild.textContent = `curl -N '${streamUrl}&offset=-1&live=sse'`
+  const focused = document.activeElement
   $('copy').disabled = false
 }
 
+  if (focused?.closest('[hidden], :disabled')) focusPrompt()
+}
+
+function focusPrompt() {
+  if (matchMedia('(hover: hover)').matches) $('prompt').focus({ preventScroll: true }) // a phone would open its keyboard
 function showProgress({ offset }, bytes, segments) {
   $('fact-offset').textContent = offset === '-1' ? 'the start' : offset
   $('fact-bytes').textContent = bytes.toLocaleString('en')
@@ -266,4 +272,4 @@ for (const id of load(DONE)) $(id)?.classList.add('done')
 setBusy(false)
 catchUp()
 $('turns').lastElementChild?.scrollIntoView({ block: 'end' })
-if (matchMedia('(hover: hover)').matches) $('prompt').focus({ preventScroll: true }) // a phone would open its keyboard
+focusPrompt()

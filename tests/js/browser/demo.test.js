@@ -83,6 +83,26 @@ it('everything can be reached and used by keyboard, and nothing is wider than a 
   assert.deepEqual(unnamed, [])
 })
 
+it('a keyboard keeps its place when the button under it goes, and a finished answer is announced', async (visit) => {
+  const { page } = await visit.open('')
+  const hasFocus = (id) => page.waitForFunction((wanted) => document.activeElement.id === wanted, id)
+  await page.focus('#suggestions button')
+  await page.keyboard.press('Enter')
+  await grown(page, 10)
+  await hasFocus('prompt')
+  assert.equal(await page.getAttribute('.answer', 'aria-busy'), 'true')
+  await page.focus('#stop')
+  await page.keyboard.press('Enter')
+  await state(page, 'aborted')
+  await hasFocus('prompt')
+  assert.equal(await page.getAttribute('.answer', 'aria-busy'), 'false')
+  assert.ok(await page.$('[aria-live=polite] .answer'))
+  await page.fill('#prompt', 'And now?')
+  await page.focus('#send')
+  await page.keyboard.press('Space')
+  await hasFocus('prompt')
+})
+
 it('New chat forgets everything', async (visit) => {
   const { page } = await visit.open('')
   await ask(page)
