@@ -88,8 +88,12 @@ function show(turn) {
   const [answer, foot] = [item.querySelector('.answer'), item.querySelector('.turn-foot')]
   answer.textContent = turn.answer ?? ''
   const footnotes = { aborted: 'Stopped. What had come stays.', failed: turn.error, complete: turn.note }
-  foot.textContent = footnotes[turn.outcome] ?? ''
-  return { answer, foot }
+  const texts = { question: turn.question, answer: turn.answer, 'turn-foot': footnotes[turn.outcome] }
+  for (const [name, text = ''] of Object.entries(texts)) {
+    const node = item.querySelector(`.${name}`)
+    if (node.textContent !== text) node.textContent = text // set anew, it would lose what is selected in it
+  }
+  return item
 }
 
 async function ask(question) {
@@ -107,7 +111,7 @@ async function ask(question) {
 
 /** Shows a turn's answer as it comes. `open` gives the response; null means that there is none any more. */
 async function follow(turn, open) {
-  const { answer } = show(turn)
+  const answer = show(turn).querySelector('.answer')
   const began = performance.now()
   network.connections = 0
   const segments = []

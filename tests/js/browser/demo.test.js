@@ -103,6 +103,20 @@ it('a keyboard keeps its place when the button under it goes, and a finished ans
   await hasFocus('prompt')
 })
 
+it('what is selected in one tab stays selected while another one asks', async (visit) => {
+  const first = (await visit.open('')).page
+  await ask(first)
+  await first.click('#stop')
+  await state(first, 'aborted')
+  const second = (await visit.open('')).page
+  await second.waitForSelector('.answer')
+  await second.evaluate(() => getSelection().selectAllChildren(document.querySelector('.answer')))
+  await first.fill('#prompt', 'And now?')
+  await first.keyboard.press('Enter')
+  await second.waitForFunction(() => document.querySelectorAll('.answer')[1]?.textContent.length > 40)
+  assert.match(await second.evaluate(() => String(getSelection())), /^A durable stream is a log/)
+})
+
 it('New chat forgets everything', async (visit) => {
   const { page } = await visit.open('')
   await ask(page)
