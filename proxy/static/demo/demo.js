@@ -84,9 +84,6 @@ function show(turn) {
     item.innerHTML = '<p class="question"></p><div class="answer"></div><p class="turn-foot"></p>'
     $('turns').append(item)
   }
-  item.querySelector('.question').textContent = turn.question
-  const [answer, foot] = [item.querySelector('.answer'), item.querySelector('.turn-foot')]
-  answer.textContent = turn.answer ?? ''
   const footnotes = { aborted: 'Stopped. What had come stays.', failed: turn.error, complete: turn.note }
   const texts = { question: turn.question, answer: turn.answer, 'turn-foot': footnotes[turn.outcome] }
   for (const [name, text = ''] of Object.entries(texts)) {
@@ -99,9 +96,10 @@ function show(turn) {
 async function ask(question) {
   const turn = { id: `turn-${Date.now()}`, question, outcome: null }
   save(TURNS, [...load(TURNS), turn])
-  await follow(turn, () =>
+  await follow(turn, (signal) =>
     durableFetch(api, {
       method: 'POST',
+      signal,
       headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify({ model: 'scripted', stream: true, messages: [{ role: 'user', content: question }] }),
       requestId: turn.id,
@@ -109,19 +107,23 @@ async function ask(question) {
   )
 }
 
-/** Shows a turn's answer as it comes. `open` gives the response; null means that there is none any more. */
+/**
+ * Shows a turn's answer as it comes. `open` takes a signal and gives the response; null means that there is none any
+ * more.
+ */
 async function follow(turn, open) {
   const answer = show(turn).querySelector('.answer')
   const began = performance.now()
   network.connections = 0
   const segments = []
-  current = { turn, response: null }
+  const opening = new AbortController()
+  current = { turn, response: null, opening }
   answer.setAttribute('aria-busy', 'true')
   setBusy(true)
   setState('streaming')
   let [text, bytes, outcome, error] = ['', 0, 'complete', undefined]
   try {
-    const response = await open()
+    const response = await open(opening.signal)
     if (!response) throw new Error('This answer is gone: it was read to its end in another tab, or it expired.')
     if (!response.ok) throw new Error(response.proxyError?.message || (await response.text()))
     current.response = response
@@ -143,7 +145,8 @@ async function follow(turn, open) {
     showProgress(response, bytes, segments)
     log('closed: complete', 'good')
   } catch (problem) {
-    outcome = problem instanceof IncompleteStreamError ? problem.outcome : 'failed'
+    const isStopped = opening.signal.aborted
+    outcome = isStopped ? 'aborted' : problem instanceof IncompleteStreamError ? problem.outcome : 'failed'
     error = outcome === 'aborted' ? undefined : problem.message
     log(`closed: ${problem.outcome ?? problem.message}`, 'bad')
     if (!['aborted', 'failed'].includes(outcome)) outcome = 'failed'
@@ -163,7 +166,9 @@ async function stop() {
   if (!current) return
   done('try-stop')
   try {
-    await (current.response ? current.response.abort() : durableFetch.abort(current.turn.id))
+    if (current.response) return await current.response.abort()
+    current.opening.abort() // a question that is still on its way; an answer that is taken up again has a stream
+    await durableFetch.abort(current.turn.id)
   } catch (error) {
     log(`abort failed: ${error.message}`, 'bad')
   }
@@ -180,24 +185,24 @@ function setState(state) {
 }
 
 function setBusy(isBusy) {
+  const focused = document.activeElement
   $('send').hidden = isBusy
   $('stop').hidden = !isBusy
   $('stop-too').disabled = !isBusy
+  if (focused?.closest('[hidden], :disabled')) focusPrompt()
+}
+
+function focusPrompt() {
+  if (matchMedia('(hover: hover)').matches) $('prompt').focus({ preventScroll: true }) // a phone would open its keyboard
 }
 
 function showStream({ streamId, streamUrl }) {
   $('fact-id').textContent = streamId
   $('fact-id').title = streamId
   $('curl').firstChild.textContent = `curl -N '${streamUrl}&offset=-1&live=sse'`
-  const focused = document.activeElement
   $('copy').disabled = false
 }
 
-  if (focused?.closest('[hidden], :disabled')) focusPrompt()
-}
-
-function focusPrompt() {
-  if (matchMedia('(hover: hover)').matches) $('prompt').focus({ preventScroll: true }) // a phone would open its keyboard
 function showProgress({ offset }, bytes, segments) {
   $('fact-offset').textContent = offset === '-1' ? 'the start' : offset
   $('fact-bytes').textContent = bytes.toLocaleString('en')
@@ -263,7 +268,7 @@ function catchUp() {
   for (const turn of load(TURNS)) {
     if (!$(turn.id)) show(turn)
     if (turn.outcome !== null || current) continue
-    if (durableFetch.stored(turn.id)) follow(turn, () => durableFetch.resume(turn.id))
+    if (durableFetch.stored(turn.id)) follow(turn, (signal) => durableFetch.resume(turn.id, { signal }))
   }
 }
 
@@ -275,5 +280,8 @@ window.addEventListener('storage', ({ key }) => {
 for (const id of load(DONE)) $(id)?.classList.add('done')
 setBusy(false)
 catchUp()
+for (const { id, outcome } of load(TURNS))
+  if (outcome === null && !durableFetch.stored(id))
+    $(id).querySelector('.turn-foot').textContent = 'The page was left before an answer came.'
 $('turns').lastElementChild?.scrollIntoView({ block: 'end' })
 focusPrompt()

@@ -117,6 +117,23 @@ it('what is selected in one tab stays selected while another one asks', async (v
   assert.match(await second.evaluate(() => String(getSelection())), /^A durable stream is a log/)
 })
 
+it('stop before the answer has begun stops, and a page that is left then says so', async (visit) => {
+  const { page } = await visit.open('')
+  let onAsked
+  await page.route('**/v1/proxy', () => onAsked()) // and never goes on
+  for (const leave of [() => page.click('#stop'), () => page.reload()]) {
+    const asked = new Promise((resolve) => (onAsked = resolve))
+    await page.fill('#prompt', 'How does it work?')
+    await page.keyboard.press('Enter')
+    await asked
+    await leave()
+    await page.waitForFunction(() => document.querySelector('li:last-child > .turn-foot').textContent)
+    assert.equal(await page.isVisible('#send'), true)
+  }
+  const notes = await page.$$eval('.turn-foot', (nodes) => nodes.map((node) => node.textContent))
+  assert.deepEqual(notes, ['Stopped. What had come stays.', 'The page was left before an answer came.'])
+})
+
 it('New chat forgets everything', async (visit) => {
   const { page } = await visit.open('')
   await ask(page)
