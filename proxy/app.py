@@ -88,7 +88,8 @@ class App:
         retry = RetryPolicy(config.append_budget_seconds, config.retry_first_seconds, config.retry_longest_seconds)
         records = Records(storage, retry, _record_settings(config))
         self._instance = Instance(storage, _instance_settings(config))
-        self.transfers = Transfers(storage, records, self._instance, _transfer_settings(config, retry))
+        has_room = self._store.has_room if self._store is not None else _cannot_tell
+        self.transfers = Transfers(storage, records, self._instance, has_room, _transfer_settings(config, retry))
         self._claims = Claims(storage, records, self._instance, _claim_settings(config))
         self._orphans = Orphans(self._instance, storage, records, _orphan_settings(config, retry))
         pauses = FleetSettings(retry, config.claim_poll_seconds, config.lease_seconds / 5)
@@ -188,6 +189,11 @@ class App:
         if self._store is not None:
             await self._store.aclose()
         self._held.close()
+
+
+def _cannot_tell() -> bool:
+    """Whether a storage elsewhere has room: it says so when it is asked."""
+    return True
 
 
 def _storage_at(place: str) -> tuple[Address, str, str]:

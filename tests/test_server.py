@@ -235,6 +235,27 @@ async def test_storage_may_be_a_store_on_a_unix_socket(tmp_path: Path, upstream:
         assert answer == (502, "STORAGE_ERROR")
 
 
+async def test_a_full_store_refuses_before_the_upstream_is_paid(tmp_path: Path, upstream: Upstream) -> None:
+    route = upstream.serve(fixed(bytes(20_000)))
+    key = {"Idempotency-Key": f"full {route.url}"}
+
+    def fill(caller: Caller) -> None:
+        whole = caller.create(route.url, headers=key)
+        assert whole.whole().outcome == "complete"
+        while (answer := caller.post(route.url)).status_code == 201:
+            caller.stream(answer).whole()
+        assert code(answer) == (502, "STORAGE_ERROR")
+        calls = route.count
+        for headers in ({}, {"Idempotency-Key": f"another {route.url}"}):
+            assert code(caller.post(route.url, headers=headers)) == (502, "STORAGE_ERROR")
+        assert caller.post(route.url, headers=key).status_code == 200
+        assert route.count == calls
+        assert whole.whole().outcome == "complete"
+
+    async with await started(tmp_path, store_max_bytes=300_000, append_budget_seconds=0.2) as server:
+        await in_thread(server, fill)
+
+
 # A process that is killed
 
 

@@ -106,6 +106,7 @@ class Create:
         return url, method, match
 
     async def _create(self, stream_id: str, order: _Order, request_print: str) -> Response:
+        self._transfers.check_room()
         body = order.body.outgoing()
         answer = await self._upstream.ask(order.url, order.match, order.method, order.headers, body)
         order.body.answered()  # storage and the caller may be slow

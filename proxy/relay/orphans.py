@@ -38,16 +38,16 @@ async def end_orphan(
     record = await records.get(stream_id)
     if owner is not None and (record is None or record.owner != owner):
         return False
-    is_recorded = record is not None and record.outcome is None  # its owner may have recorded why it ended
-    if record is not None and is_recorded:
-        await records.end(stream_id, record, Outcome.INTERRUPTED, budget=retry.budget, fence=_FENCE)
+    is_ours = False
+    if record is not None and record.outcome is None:  # else its owner has recorded why it ended
+        reply = await records.end(stream_id, record, Outcome.INTERRUPTED, budget=retry.budget, fence=_FENCE)
+        is_ours = reply is Reply.ACCEPTED
     content_type = metadata.headers.get(b"content-type") or b"application/octet-stream"
     life = record.transfer if record is not None else ""
     reply = await Producer(storage, stream_id, content_type, retry, epoch=_FENCE, life=life).close()
-    if record is not None and is_recorded and reply is Reply.CLOSED:  # its owner had finished in between
+    if record is not None and is_ours and reply is Reply.CLOSED:  # its owner had finished in between
         await records.withdraw(stream_id, record, fence=_FENCE + 1)
-        return False
-    return True
+    return reply is Reply.ACCEPTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,11 +150,15 @@ class Records:
         """Append `outcome`; sent twice it is stored once. Raises StorageError past `budget` seconds.
 
         `fence` is the epoch to write under: one who takes over from a dead owner uses a later one. A record that is
-        gone, or was taken over, is left as it is: GONE, FENCED.
+        gone, was taken over, or says already how the stream ended, is left as it is: GONE, FENCED, CLOSED.
+
+        Nothing comes after the outcome but the withdrawal of one that was not the owner's: it closes the record, which
+        even a full store lets it do.
         """
         name = record_name(stream_id)
         producer = Producer(self._storage, name, _JSON, self._retry, epoch=fence, life=record.transfer)
-        reply = await producer.append((json.dumps({"outcome": outcome.value}).encode(),), budget=budget)
+        content = json.dumps({"outcome": outcome.value}).encode()
+        reply = await producer.append((content,), close=not (fence and self._settings.is_shared), budget=budget)
         if reply is Reply.ACCEPTED:
             self._remember(stream_id, replace(record, outcome=outcome), is_final=True)
         else:

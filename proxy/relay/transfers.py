@@ -77,11 +77,20 @@ class Transfer:
 class Transfers:
     """The transfers of this process, by stream id. Each runs in a task that belongs here."""
 
-    def __init__(self, storage: Storage, records: Records, instance: Instance, settings: TransferSettings) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        records: Records,
+        instance: Instance,
+        has_room: Callable[[], bool],
+        settings: TransferSettings,
+    ) -> None:
+        """`has_room`: whether storage would take another stream now, as far as can be told without asking it."""
         self._storage = storage
         self._records = records
         self._instance = instance
         self._settings = settings
+        self._has_room = has_room
         self._lifetime: Field = (b"stream-ttl", b"%d" % settings.stream_ttl)
         self._running: dict[str, Transfer] = {}
         self._left_open = 0  # of those running
@@ -108,6 +117,11 @@ class Transfers:
         if max(len(self), len(self._running) - at_once) + self._expected >= at_once:
             raise Refusal(Code.OVERLOADED, "too many streams are running")
         self._expected += 1
+
+    def check_room(self) -> None:
+        """Raise StorageError when a stream could not be created: better before its upstream is called and paid."""
+        if not self._has_room():
+            raise StorageError("the store is full")
 
     def release(self) -> None:
         """Give a reserved place back; a started transfer counts by itself."""

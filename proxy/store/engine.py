@@ -30,6 +30,7 @@ __all__ = ["Engine"]
 logger = logging.getLogger(__name__)
 
 _REFUSED = (Verdict.FULL, Verdict.FAILED)
+_LAST_WORDS = 4096  # bytes that an append may bring with which its stream is closed, however full the store is
 _APPENDS_LEAVE = 4  # appends go on until a quarter of the room is left that creates need
 
 
@@ -198,7 +199,8 @@ class Engine:
                 if await self._decided(stream):
                     return outcome
         # Closing is always possible; and what frees room, which needs some itself, while appends leave it some.
-        if append.size and self._is_full(append.size, self._settings.min_free_bytes // _APPENDS_LEAVE):
+        allowed = _LAST_WORDS if append.close else 0
+        if append.size > allowed and self._is_full(append.size, self._settings.min_free_bytes // _APPENDS_LEAVE):
             return Outcome(Verdict.FULL)
         return await self._enqueue(self._append_to(stream, append))
 
@@ -233,6 +235,10 @@ class Engine:
         if append.close:
             stream.next_closed = True
         return write
+
+    def has_room(self) -> bool:
+        """Whether a stream could be created now."""
+        return not self._is_full(0, self._settings.min_free_bytes)
 
     def _is_full(self, size: int, reserve: int) -> bool:
         """Whether `size` bytes more would be too many, for the database or for a disk that keeps `reserve` free."""

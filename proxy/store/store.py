@@ -40,6 +40,10 @@ class Store:
         """Paths of at most `count` streams that are not closed, in order, those after `after` ("" for the first)."""
         return await self._engine.open_streams(after, count)
 
+    def has_room(self) -> bool:
+        """Whether a stream could be created now."""
+        return self._engine.has_room()
+
     async def aclose(self) -> None:
         """Store what was accepted, end live reads, close the database. Requests that come later are refused."""
         await self._engine.aclose()

@@ -77,7 +77,7 @@ class Relay:
         settings = replace(settings, **changes)  # type: ignore[arg-type]  # each by its field's name
         records = Records(storage, settings.retry, RECORDS)
         instance = Instance(storage, INSTANCE)
-        return cls(storage, records, instance, Transfers(storage, records, instance, settings))
+        return cls(storage, records, instance, Transfers(storage, records, instance, lambda: True, settings))
 
     async def start(self, body: Tap | Pipe, stream_id: str = ID, record: Record = RECORD) -> None:
         """As the create operation does: with a place held."""

@@ -153,10 +153,10 @@ async def test_an_outcome_is_withdrawn_once_and_only_of_the_stream_that_was_mean
     relay = Relay.over(MemoryStorage())
     record = replace(RECORD, transfer="second")
     await relay.records.create(ID, record)
-    for outcome, epoch in ((Outcome.TIMEOUT, 0), (Outcome.INTERRUPTED, 1)):
+    for outcome, epoch in ((Outcome.TIMEOUT, 1), (Outcome.INTERRUPTED, 2)):
         await relay.records.end(ID, record, outcome, budget=1.0, fence=epoch)
     for transfer, left in (("first", Outcome.INTERRUPTED), ("second", Outcome.TIMEOUT), ("second", Outcome.TIMEOUT)):
-        await relay.records.withdraw(ID, replace(record, transfer=transfer), fence=2)
+        await relay.records.withdraw(ID, replace(record, transfer=transfer), fence=3)
         assert outcome_of(await relay.records.get(ID, is_closed=True)) is left
 
 
