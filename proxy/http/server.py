@@ -215,8 +215,6 @@ class _ServerConnection(Connection):
         if self._phase is _Phase.HEAD and self._codec.idle:
             self._expire_in(self._limits.head_timeout)  # counts from the head's first byte
         self._advance(self._codec.receive, data)
-        if self._codec.buffered > self._limits.head.head_bytes:
-            self.pause()
 
     def eof_received(self) -> bool:
         """The client sends no more. A quick answer still reaches it; a long one has lost its reader."""
@@ -270,6 +268,8 @@ class _ServerConnection(Connection):
                 self._expect_body()
         if (failed := self._codec.failed) is not None:
             self._refused(Refusal(failed.code, failed.message))
+        if self._codec.buffered > self._limits.head.head_bytes:
+            self.pause()
 
     def _begin(self, head: RequestHead, parts: list[Buffer], *, whole: bool) -> None:
         self._phase = _Phase.REQUEST

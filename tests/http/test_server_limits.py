@@ -312,6 +312,28 @@ async def test_a_large_body_behind_a_pipelined_request_is_held_back_too() -> Non
         assert len((await peer.response()).body) == size + 2
 
 
+async def test_what_is_pipelined_is_held_back_from_answer_to_answer() -> None:
+    answered = 0
+    gate = asyncio.Event()
+
+    async def handler(_: Request) -> Response:
+        nonlocal answered
+        answered += 1
+        if answered > 200:
+            await gate.wait()
+        await asyncio.sleep(0)
+        return Response(200, Headers(), Parts())
+
+    async with serving(handler) as served:
+        peer = await served.connect()
+        sent = GET % b"" * 500_000
+        peer.send(sent)
+        await until(lambda: answered > 200)
+        held = len(sent) - peer.writer.transport.get_write_buffer_size()
+        assert held < 10 << 20  # what two kernels' buffers take, and a little
+        gate.set()
+
+
 @pytest.mark.parametrize("is_reset", [False, True])
 async def test_who_pipelines_much_and_leaves_is_noticed(is_reset: bool) -> None:
     began, cancelled = asyncio.Event(), asyncio.Event()
