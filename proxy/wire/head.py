@@ -210,11 +210,12 @@ def response_framing(response: ResponseLines, method: bytes) -> ResponseFraming:
         raise PeerError(Code.UPSTREAM_ERROR, "a bad content-length")
     length = None if declared is None else int(declared)
     keep_alive = _keeps_alive(response.fields, response.is_old) if b"connection" in values else not response.is_old
-    if method == b"HEAD" or response.status in (204, 304):
+    if method == b"HEAD" or response.status == 304:
         return ResponseFraming(0, chunked=False, keep_alive=keep_alive)
-    if response.status == 205:
-        # RFC 9110 section 15.3.6: no content. Whatever is framed after it would be the next response's bytes.
-        return ResponseFraming(0, chunked=False, keep_alive=keep_alive and length == 0)
+    if response.status in (204, 205):
+        # RFC 9110 section 15.3: no content. Whatever is framed after it would be the next response's bytes.
+        is_bare = length == 0 or (response.status == 204 and length is None and coding is None)
+        return ResponseFraming(0, chunked=False, keep_alive=keep_alive and is_bare)
     if length is None and coding is None:
         return ResponseFraming(None, chunked=False, keep_alive=False)
     return ResponseFraming(length, chunked=coding is not None, keep_alive=keep_alive)
