@@ -201,7 +201,11 @@ async def test_a_bound_on_the_size_refuses_before_the_disk_is_full(tmp_path: Pat
         assert (await client.put("/t", b"x" * 65_536)).status == 507
         stored = len((await client.get("/s")).body)
         assert stored == 65_536 * statuses.count(204)
-        assert (await client.post("/s", stream_closed="true")).status == 204
+        while (await client.post("/s", b"x")).status == 204:
+            pass
+        assert (await client.post("/s", b"x" * 4097, stream_closed="true")).status == 507
+        assert (await client.post("/s", b"last words", stream_closed="true")).status == 204
+        assert (await client.get("/s")).body.endswith(b"xlast words")
         assert (await client.delete("/s")).status == 204
 
         async def has_room() -> bool:
