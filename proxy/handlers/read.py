@@ -60,7 +60,8 @@ class Read:
         if live is None:
             return await self._read(call.stream_id, query, request_headers, live=False)
         with self._live.entered() as place:
-            self._orphans.awaited(call.stream_id)
+            if live == b"long-poll":  # whose answer may be long in coming
+                self._orphans.awaited(call.stream_id)
             response = await self._read(call.stream_id, query, request_headers, live=True)
             response.body = place.kept_by(response.body)
             return response
