@@ -90,7 +90,7 @@ class App:
         self._instance = Instance(storage, _instance_settings(config))
         has_room = self._store.has_room if self._store is not None else _cannot_tell
         self.transfers = Transfers(storage, records, self._instance, has_room, _transfer_settings(config, retry))
-        self._claims = Claims(storage, records, self._instance, _claim_settings(config))
+        self._claims = Claims(storage, records, self._instance, _claim_settings(config, retry))
         self._orphans = Orphans(self._instance, storage, records, _orphan_settings(config, retry))
         pauses = FleetSettings(retry, config.claim_poll_seconds, config.lease_seconds / 5)
         self._fleet = Fleet(self._instance, storage, records, self.transfers, self._orphans, pauses)
@@ -243,7 +243,7 @@ def _pools(config: Config, tls: ssl.SSLContext) -> _Pools:
     return _Pools(Pool("upstream", dialler, upstream), Pool("storage", dialler, storage))
 
 
-def _claim_settings(config: Config) -> ClaimSettings:
+def _claim_settings(config: Config, retry: RetryPolicy) -> ClaimSettings:
     call = config.pool_timeout_seconds + config.connect_timeout_seconds + config.upstream_timeout_seconds
     return ClaimSettings(
         # Before and after the call a claim's holder makes a handful of requests to storage.
@@ -251,6 +251,8 @@ def _claim_settings(config: Config) -> ClaimSettings:
         settle=config.claim_settle_seconds,
         call=call + config.lease_seconds / 4 + config.append_timeout_seconds,
         poll=config.claim_poll_seconds,
+        look=config.lease_seconds / 5,
+        retry=retry,
     )
 
 
@@ -258,6 +260,7 @@ def _instance_settings(config: Config) -> InstanceSettings:
     return InstanceSettings(
         lease=config.lease_seconds,
         renew=config.lease_seconds / 10,
+        look=config.lease_seconds / 5,
         mail=config.stream_ttl_seconds,
         silence=config.storage_silence_seconds,
         mail_bytes=config.max_request_bytes,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 
+import httpx
 import pytest
 
 from tests.conformance.caller import Caller, Stream
@@ -188,6 +189,24 @@ def test_what_a_killed_instance_had_finished_stays_complete(
         assert stream.whole().outcome == "complete"
         dying.kill()
         assert others[0].sees(stream).whole()[:2] == (b"whole", "complete")
+
+
+def test_a_key_whose_call_died_with_its_instance_is_free_for_another(
+    storage: str, others: tuple[Instance, Instance], upstream: Upstream
+) -> None:
+    route = upstream.serve([HANG], fixed(b"whole"))
+    key = {"Idempotency-Key": f"fleet {route.url}"}
+    with Instance(storage) as dying, ThreadPoolExecutor() as pool:
+        asked = pool.submit(dying.caller.post, route.url, headers=key)
+        route.wait_requests(1)
+        dying.kill()
+        assert isinstance(asked.exception(), httpx.TransportError)
+        answers = [
+            waiting.result() for waiting in [pool.submit(one.caller.post, route.url, headers=key) for one in others]
+        ]
+    assert sorted(answer.status_code for answer in answers) == [200, 201]
+    assert others[0].caller.stream(answers[0]).whole()[:2] == (b"whole", "complete")
+    assert route.count == 2
 
 
 def test_abort_and_delete_of_a_killed_instance_s_streams(

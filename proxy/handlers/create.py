@@ -143,8 +143,7 @@ class Create:
     async def _create_claimed(self, claim: Claim, order: _Order, request_print: str) -> Response:
         stream_id = claim.stream_id
         try:
-            await self._claims.prepare(stream_id)
-            self._claims.check(claim)
+            await self._claims.prepare(claim)
             return await self._create(stream_id, order, request_print)
         finally:
             self._claims.release(claim, self._transfers.removed(stream_id))

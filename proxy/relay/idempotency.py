@@ -2,8 +2,7 @@
 
 The stream's id follows from the key, so all instances agree on it. While the first call is under way it holds a claim
 in storage, whose create-if-absent decides between two at once; afterwards the stream and its record are the answer.
-Claims expire by themselves, so that an instance that died does not block the key, on a storage of its own not even so
-long.
+The claim of an instance that died is cleared by whoever wants the key next; a claim whose owner is not known expires.
 """
 
 import asyncio
@@ -23,6 +22,7 @@ from proxy.http.message import Buffer
 from proxy.relay.instance import Instance
 from proxy.relay.record import Record, Records
 from proxy.streams.client import Reply, Storage, StorageError
+from proxy.streams.producer import Producer, RetryPolicy
 
 __all__ = ["Claim", "ClaimSettings", "Claims", "Replay", "fingerprint", "stream_id_of"]
 
@@ -60,28 +60,33 @@ class Claim:
 
     stream_id: str
     until: float
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What a claim in storage says."""
+    """What a claim in storage says; `clearing` are those who wanted to clear it, as (owner, token)."""
 
     token: str
     fingerprint: str
     owner: str
+    clearing: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimSettings:
     """Seconds. `patience`: that a claim lasts and others wait for it; `settle`: for one whose stream exists already.
 
-    `call`: that a call may take, from its start until its stream exists. `poll`: first pause between two looks.
+    `call`: that a call may take, from its start until its stream exists. `poll`: first pause between two looks, `look`:
+    after which those who wait see whether the claim's holder is alive. `retry`: of appends.
     """
 
     patience: float
     settle: float
     call: float
     poll: float
+    look: float
+    retry: RetryPolicy
 
 
 class Claims:
@@ -92,7 +97,6 @@ class Claims:
         self._records = records
         self._instance = instance
         self._settings = settings
-        self._clearing = asyncio.Lock()
         self._tasks = Tasks("claim")
 
     async def resolve(self, stream_id: str, request: str) -> Replay | Claim:
@@ -108,7 +112,7 @@ class Claims:
                 await self._settled(stream_id)
                 if (replay := await self._replay(stream_id, request)) is not None:
                     return replay
-            claim = Claim(stream_id, clock() + self._settings.patience)
+            claim = Claim(stream_id, clock() + self._settings.patience, token)
             if await self._claim_or_withdraw(stream_id, request, token):
                 try:
                     replay = await self._replay(stream_id, request)  # the one before us may have finished in between
@@ -157,32 +161,49 @@ class Claims:
         held = await self._held(stream_id)
         if held is None:
             return False
-        if self._instance.is_former(held.owner):
-            await self._clear(stream_id)
+        if held.token == token:
+            return True
+        if await self._cleared(stream_id, held):
             return False
         _same(held.fingerprint, request)
-        return held.token == token
+        return False
 
     async def _held(self, stream_id: str) -> _Held | None:
         found = await self._storage.read_whole(_claim_name(stream_id), _MAX_CLAIM_BYTES)
         if found is None:
             return None
         try:
-            claim = json.loads(found)[0]
-            return _Held(claim["token"], claim["fingerprint"], claim["owner"])
+            claim, *later = json.loads(found)
+            clearing = tuple((one["owner"], one["token"]) for one in later if one["of"] == claim["token"])
+            return _Held(claim["token"], claim["fingerprint"], claim["owner"], clearing)
         except (ValueError, LookupError, TypeError, RecursionError):
             raise StorageError("a claim is not one of ours", is_final=True) from None
 
-    async def _clear(self, stream_id: str) -> None:
-        """Remove the claim of a former process, and never one that took its place meanwhile."""
-        async with self._clearing:
-            held = await self._held(stream_id)
-            if held is not None and self._instance.is_former(held.owner):
-                await self._storage.delete(_claim_name(stream_id))
+    async def _cleared(self, stream_id: str, held: _Held) -> bool:
+        """Remove the claim if its owner is dead, and say whether it is away.
+
+        Of several who would, the first to say so in the claim does it, by the epochs of one producer: never can anybody
+        remove a claim that came after. Who dies over it is succeeded like the owner.
+        """
+        owner = held.clearing[-1][0] if held.clearing else held.owner
+        if not owner or not await self._instance.is_gone(owner):
+            return False
+        name, token = _claim_name(stream_id), secrets.token_hex(16)
+        content = json.dumps({"of": held.token, "owner": await self._instance.owner(), "token": token}).encode()
+        retry = self._settings.retry
+        clearing = Producer(self._storage, name, _JSON, retry, epoch=len(held.clearing) + 1, life=held.token)
+        await clearing.append((content,))
+        now = await self._held(stream_id)
+        if now is None or now.token != held.token:
+            return True
+        if now.clearing[-1:] and now.clearing[-1][1] == token:
+            await self._storage.delete(name)
+            return True
+        return False
 
     async def _wait(self, stream_id: str) -> None:
-        """Return when the claim has ended, by success, failure or age."""
-        give_up = asyncio.get_running_loop().time() + self._settings.patience
+        """Return when the claim has ended, by success, failure or age, and now and then to look at its holder."""
+        give_up = asyncio.get_running_loop().time() + self._settings.look
         delay = self._settings.poll
         while asyncio.get_running_loop().time() < give_up:
             await asyncio.sleep(delay)
@@ -199,15 +220,24 @@ class Claims:
                 return
             await asyncio.sleep(self._settings.poll)
 
-    async def prepare(self, stream_id: str) -> None:
-        """Remove what an ended stream of the same key left behind, so that the new one starts empty."""
-        await self._storage.delete(stream_id)
-        await self._records.delete(stream_id)
+    async def prepare(self, claim: Claim) -> None:
+        """Remove what an ended stream of the same key left behind, so that the new one starts empty.
 
-    def check(self, claim: Claim) -> None:
-        """Raise StorageError when a call begun now could outlast the claim: somebody else might then call too."""
+        Raises StorageError, also when the claim is no longer ours, or a call begun now could outlast it: somebody else
+        might then call too.
+        """
+        if not await self._is_ours(claim):
+            raise StorageError("another call under this idempotency key has begun")
+        await self._storage.delete(claim.stream_id)
+        await self._records.delete(claim.stream_id)
         if asyncio.get_running_loop().time() + self._settings.call > claim.until:
             raise StorageError("storage was too slow for a call under this idempotency key")
+
+    async def _is_ours(self, claim: Claim) -> bool:
+        if self._instance.is_alone:
+            return True
+        held = await self._held(claim.stream_id)
+        return held is not None and held.token == claim.token and not held.clearing
 
     def release(self, claim: Claim, after: Awaitable[None] | None = None) -> None:
         """The call is over, once `after` is: its stream is the answer now, or there is none and the key is free."""
@@ -218,6 +248,8 @@ class Claims:
             await after
         if asyncio.get_running_loop().time() < claim.until:
             with suppress(StorageError):  # it expires
+                if not await self._is_ours(claim):
+                    return
                 await self._storage.delete(_claim_name(claim.stream_id))
 
     async def aclose(self) -> None:

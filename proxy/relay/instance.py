@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _JSON = b"application/json"
 _MAX_LEASE_BYTES = 64
+_MISSES = 3  # looks without a lease after which its instance counts as dead
 
 
 def lease_name(instance: str) -> str:
@@ -52,12 +53,14 @@ def _aborts(mail: bytes) -> Iterator[tuple[str, str]]:
 @dataclass(frozen=True, slots=True)
 class InstanceSettings:
     """Seconds. `lease`: after which an instance that storage has not heard from is taken for dead; `renew`: between
-    two signs of life, and before anything that failed is tried again; `mail`: that an unread mailbox lasts;
-    `silence`: that storage may take over one long-poll. `mail_bytes`: of mail that is read at once.
+    two signs of life, and before anything that failed is tried again; `look`: between two looks for a lease that is
+    missing; `mail`: that an unread mailbox lasts; `silence`: that storage may take over one long-poll. `mail_bytes`: of
+    mail that is read at once.
     """
 
     lease: int
     renew: float
+    look: float
     mail: int
     silence: float
     mail_bytes: int
@@ -94,17 +97,27 @@ class Instance:
                     await self._renew()
         return self.name if self.is_alone or self._is_held() else ""
 
-    def is_former(self, owner: str) -> bool:
-        """Whether the owner was surely an earlier process: nobody else writes to the storage of one that is alone."""
-        return self.is_alone and owner != self.name
-
     def is_other(self, owner: str) -> bool:
         """Whether the owner is another instance, which may be alive."""
         return not self.is_alone and owner not in {"", self.name}
 
     async def is_alive(self, name: str) -> bool:
         """Whether an instance has given a sign of life lately. Raises StorageError."""
+        if self.is_alone or name == self.name:
+            return name == self.name  # another one was a former process: nobody else writes to this storage
         return await self._storage.head(lease_name(name)) is not None
+
+    async def is_gone(self, name: str) -> bool:
+        """Whether an instance is dead: its lease is missing for longer than one that was cut off needs to renew it.
+
+        Takes that long when it is. Raises StorageError.
+        """
+        for look in range(_MISSES):
+            if look and not self.is_alone:
+                await asyncio.sleep(self._settings.look)
+            if await self.is_alive(name):
+                return False
+        return True
 
     def _is_held(self) -> bool:
         return asyncio.get_running_loop().time() < self._held_until

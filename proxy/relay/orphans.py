@@ -20,7 +20,6 @@ __all__ = ["OrphanSettings", "Orphans", "end_orphan"]
 logger = logging.getLogger(__name__)
 
 _FENCE = 1  # the producer epoch of whoever takes over; the owner's is 0
-_MISSES = 3  # looks in a row without a lease before its instance counts as dead: who was cut off takes it up again
 
 
 async def end_orphan(
@@ -80,7 +79,7 @@ class Orphans:
         self._records = records
         self._settings = settings
         self._watched: OrderedDict[str, _Watched] = OrderedDict()
-        self._ending: set[str] = set()  # dead instances whose streams are being ended
+        self._suspects: set[str] = set()  # owners whose lease is missing
         self._tasks = Tasks("orphans")
 
     def open(self) -> None:
@@ -115,35 +114,30 @@ class Orphans:
             self._watched.popitem(last=False)
 
     async def _look(self) -> None:
-        missed: dict[str, int] = {}  # owner -> looks in a row that did not find its lease
         while True:
             await asyncio.sleep(self._settings.look)
             now = asyncio.get_running_loop().time()
             while self._watched and next(iter(self._watched.values())).until <= now:
                 self._watched.popitem(last=False)
-            owners = {watched.owner for watched in self._watched.values()} - self._ending
-            missed = {owner: await self._misses(owner, missed.get(owner, 0)) for owner in owners}
-            for owner, misses in missed.items():
-                if misses >= _MISSES:
-                    self._ending.add(owner)
-                    self._tasks.start(f"end those of {owner}", self._end_all(owner))
-
-    async def _misses(self, owner: str, before: int) -> int:
-        try:
-            return 0 if await self._instance.is_alive(owner) else before + 1
-        except StorageError:
-            return 0  # who cannot be asked about says nothing
+            for owner in {watched.owner for watched in self._watched.values()} - self._suspects:
+                with suppress(StorageError):  # who cannot be asked about says nothing
+                    if not await self._instance.is_alive(owner):
+                        self._suspects.add(owner)
+                        self._tasks.start(f"end those of {owner}", self._end_all(owner))
 
     async def _end_all(self, owner: str) -> None:
-        """End what is watched of a dead instance; what storage refuses is tried again after a look."""
-        streams = [stream_id for stream_id, watched in self._watched.items() if watched.owner == owner]
+        """End what is watched of an instance if it is dead; what storage refuses is tried again after a look."""
         limit = anyio.CapacityLimiter(self._settings.at_once)
         try:
+            if not await self._instance.is_gone(owner):
+                return
             async with anyio.create_task_group() as group:
-                for stream_id in streams:
+                for stream_id in [found for found, watched in self._watched.items() if watched.owner == owner]:
                     group.start_soon(self._end_one, stream_id, owner, limit)
+        except StorageError:
+            return  # it may be alive after all
         finally:
-            self._ending.discard(owner)
+            self._suspects.discard(owner)
 
     async def _end_one(self, stream_id: str, owner: str, limit: anyio.CapacityLimiter) -> None:
         async with limit:

@@ -31,7 +31,7 @@ SETTINGS = TransferSettings(
     pace=Pace(linger=0.005, batch_bytes=65536),
     retry=RETRY,
 )
-INSTANCE = InstanceSettings(lease=10, renew=1.0, mail=3600, silence=90.0, mail_bytes=1 << 20)
+INSTANCE = InstanceSettings(lease=10, renew=1.0, look=2.0, mail=3600, silence=90.0, mail_bytes=1 << 20)
 RECORDS = RecordSettings(ttl_seconds=172_800, remembered=100, max_bytes=65536, refresh_seconds=43_200.0, is_shared=True)
 _LIMITS = PipeLimits(1 << 18, Budget(1 << 28))
 

@@ -237,7 +237,7 @@ async def test_a_dead_owner_s_stream_is_closed_by_who_reads_it() -> None:
         assert ending(storage) == (b"one", True, "interrupted")
         assert not ending(storage, OTHER)[1]  # nobody has read it so far
         there.orphans.watch(OTHER, await there.record(OTHER))
-        await asyncio.sleep(3 * ORPHANS.look)
+        await asyncio.sleep(4 * ORPHANS.look)
         assert ending(storage, OTHER) == (b"one", True, "interrupted")
         assert not there.orphans._watched
 
@@ -299,7 +299,7 @@ async def test_an_orphan_that_storage_does_not_let_close_is_tried_again_and_told
         assert failing.met > 2
         assert sum("could not be closed" in line.getMessage() for line in caplog.records) == 1
         failing.always = None
-        await asyncio.sleep(2 * ORPHANS.look)
+        await asyncio.sleep(4 * ORPHANS.look)
         assert ending(storage) == (b"one", True, "interrupted")
 
 
