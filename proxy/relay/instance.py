@@ -77,6 +77,7 @@ class Instance:
         self.is_alone = True
         self._held_until = 0.0
         self._renewing = asyncio.Lock()
+        self._tries = 0  # to renew the lease, those that have ended
         self._has_mailbox = asyncio.Event()
         self._is_troubled = False  # storage could not be told: reported once
 
@@ -92,8 +93,9 @@ class Instance:
     async def owner(self) -> str:
         """The name that records give as their stream's owner; empty while others could not see that it is alive."""
         if not self.is_alone and not self._is_held():
+            tries = self._tries
             async with self._renewing:
-                if not self._is_held():
+                if not self._is_held() and self._tries == tries:  # a try that failed tells all who waited for it
                     await self._renew()
         return self.name if self.is_alone or self._is_held() else ""
 
@@ -142,6 +144,8 @@ class Instance:
                 logger.warning("other instances cannot be told that this one is alive: %s", str(error) or "time-out")
             self._is_troubled = True
             return
+        finally:
+            self._tries += 1
         self._is_troubled = False
         self._held_until = began + self._settings.lease
 

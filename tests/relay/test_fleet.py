@@ -108,6 +108,27 @@ async def test_an_instance_whose_requests_are_lost_for_most_of_a_lease_is_not_ta
 
 
 @in_virtual_time
+async def test_a_storage_that_hangs_holds_up_many_no_longer_than_one() -> None:
+    storage = Expiring()
+    hangs = False
+
+    async def handler(request: Request) -> Response:
+        if hangs:
+            await asyncio.sleep(1000)
+        return await storage(request)
+
+    async with Member(handler) as member:
+        await asyncio.sleep(1)
+        hangs = True
+        await asyncio.sleep(2 * INSTANCE.lease)
+        began = asyncio.get_running_loop().time()
+        assert set(await asyncio.gather(*(member.instance.owner() for _ in range(20)))) == {""}
+        assert asyncio.get_running_loop().time() - began <= INSTANCE.lease / 4
+        assert await member.instance.owner() == ""  # it was tried again
+        hangs = False
+
+
+@in_virtual_time
 async def test_an_abort_is_told_to_the_owner_and_awaited() -> None:
     storage = Expiring()
     async with Member(storage) as here, Member(storage) as there:
