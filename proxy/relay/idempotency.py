@@ -98,6 +98,8 @@ class Claims:
         self._instance = instance
         self._settings = settings
         self._tasks = Tasks("claim")
+        self._clearings = Tasks("clearing")
+        self._clearing: dict[str, asyncio.Task[None]] = {}  # by the token of the claim that is cleared
 
     async def resolve(self, stream_id: str, request: str) -> Replay | Claim:
         """The stream of an earlier call, or the right to make it. `request` is the fingerprint.
@@ -180,26 +182,46 @@ class Claims:
             raise StorageError("a claim is not one of ours", is_final=True) from None
 
     async def _cleared(self, stream_id: str, held: _Held) -> bool:
-        """Remove the claim if its owner is dead, and say whether it is away.
+        """Whether the claim's owner is dead; then it is being removed, and away if that took no longer than a look.
 
-        Of several who would, the first to say so in the claim does it, by the epochs of one producer: never can anybody
-        remove a claim that came after. Who dies over it is succeeded like the owner.
+        Who dies over it is succeeded like the owner.
         """
         owner = held.clearing[-1][0] if held.clearing else held.owner
         if not owner or not await self._instance.is_gone(owner):
             return False
+        clearing = self._clearing.get(held.token)
+        if clearing is None:
+            clearing = self._clearing[held.token] = self._clearings.start(stream_id, self._clear(stream_id, held))
+            clearing.add_done_callback(lambda _: self._clearing.pop(held.token, None))
+        await asyncio.wait([clearing], timeout=self._settings.look)  # it goes on when the caller leaves
+        return True
+
+    async def _clear(self, stream_id: str, held: _Held) -> None:
+        """Remove a dead one's claim, however often storage fails: others wait for us as long as we live.
+
+        Of several who would, the first to say so in the claim does it, by the epochs of one producer: never can anybody
+        remove a claim that came after.
+        """
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + self._settings.patience  # it has expired by then
         name, token = _claim_name(stream_id), secrets.token_hex(16)
         content = json.dumps({"of": held.token, "owner": await self._instance.owner(), "token": token}).encode()
         retry = self._settings.retry
-        clearing = Producer(self._storage, name, _JSON, retry, epoch=len(held.clearing) + 1, life=held.token)
-        await clearing.append((content,))
-        now = await self._held(stream_id)
-        if now is None or now.token != held.token:
-            return True
-        if now.clearing[-1:] and now.clearing[-1][1] == token:
-            await self._storage.delete(name)
-            return True
-        return False
+        producer = Producer(self._storage, name, _JSON, retry, epoch=len(held.clearing) + 1, life=held.token)
+        is_said = False
+        while clock() < give_up:
+            try:
+                if not is_said:
+                    await producer.append((content,))
+                    is_said = True
+                now = await self._held(stream_id)
+                if now is not None and now.token == held.token and now.clearing and now.clearing[-1][1] == token:
+                    await self._storage.delete(name)
+                return
+            except StorageError as error:
+                if error.is_final:
+                    return
+            await asyncio.sleep(self._settings.look)
 
     async def _wait(self, stream_id: str) -> None:
         """Return when the claim has ended, by success, failure or age, and now and then to look at its holder."""
@@ -253,8 +275,9 @@ class Claims:
                 await self._storage.delete(_claim_name(claim.stream_id))
 
     async def aclose(self) -> None:
-        """Wait until every claim has been given back."""
+        """Wait until every claim has been given back. Those of the dead are left to others, who see us go."""
         await self._tasks.wait()
+        await self._clearings.aclose()
 
 
 def _claim_name(stream_id: str) -> str:

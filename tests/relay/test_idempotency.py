@@ -290,12 +290,72 @@ async def test_who_dies_while_it_clears_a_claim_is_succeeded() -> None:
             failing = Failing(storage, when=lambda request: request.method == b"DELETE")
             failing.always = answer(503)
             async with Member(failing, dies=True) as dying:
-                waiting = asyncio.ensure_future(claims_of(dying).resolve(ID, PRINT))
+                claims = claims_of(dying)
+                waiting = asyncio.ensure_future(claims.resolve(ID, PRINT))
                 await asyncio.sleep(2 * DEAD)
                 waiting.cancel()
                 await asyncio.wait([waiting])
+                await claims._clearings.aclose()
         claim = await claims_of(there).resolve(ID, PRINT)
         assert isinstance(claim, Claim)
+
+
+@pytest.mark.parametrize("happens_first", [True, False])
+@pytest.mark.parametrize("number", range(8))
+@in_virtual_time
+async def test_who_leaves_while_it_clears_a_claim_blocks_nobody(number: int, happens_first: bool) -> None:
+    storage = Expiring()
+    async with Member(storage, dies=True) as dying:
+        await claims_of(dying).resolve(ID, PRINT)
+    await asyncio.sleep(DEAD)
+    asked = 0
+
+    async def handler(request: Request) -> Response:
+        nonlocal asked
+        if request.target.endswith(b".claim"):
+            asked += 1
+            if asked == number:
+                response = await storage(request) if happens_first else None
+                leaving.cancel()
+                await asyncio.sleep(0)
+                return response or await storage(request)
+        return await storage(request)
+
+    async with Member(handler) as here, Member(storage) as there:
+        claims = claims_of(here)
+        leaving = asyncio.ensure_future(claims.resolve(ID, PRINT))
+        await asyncio.wait([leaving])
+        if not leaving.cancelled():
+            claim = leaving.result()
+            assert isinstance(claim, Claim)
+            claims.release(claim)
+        began = asyncio.get_running_loop().time()
+        assert isinstance(await claims_of(there).resolve(ID, PRINT), Claim)
+        assert asyncio.get_running_loop().time() < began + DEAD
+        await claims.aclose()
+
+
+@pytest.mark.parametrize("method", [b"DELETE", b"POST"])
+@in_virtual_time
+async def test_a_claim_is_cleared_when_storage_lets_it_be(method: bytes) -> None:
+    storage = Expiring()
+    async with Member(storage, dies=True) as dying:
+        await claims_of(dying).resolve(ID, PRINT)
+    failing = Failing(storage, when=lambda request: request.method == method and b".claim" in request.target)
+    failing.always = answer(503)
+    async with Member(failing) as here, Member(storage) as there:
+        claims = claims_of(here)
+        callers = [asyncio.ensure_future(claims.resolve(ID, PRINT)) for _ in range(3)]
+        await asyncio.sleep(2 * DEAD)
+        assert not any(caller.done() for caller in callers)
+        assert failing.met < 30
+        for caller in callers:
+            caller.cancel()
+        failing.always = None
+        await asyncio.sleep(2 * SETTLING.look + RETRY.longest_delay)
+        assert storage.named(CLAIM) is None
+        assert isinstance(await claims_of(there).resolve(ID, PRINT), Claim)
+        await claims.aclose()
 
 
 @in_virtual_time
