@@ -176,7 +176,7 @@ class Config:
     dns_cache_seconds: float = _setting(10.0, "A resolved and checked address is used again for this", unit="s")
     lease_seconds: int = _setting(
         8, "An instance that storage has not heard from for this long is dead, its streams end as interrupted",
-        unit="s", minimum=1,
+        unit="s", minimum=2,
     )  # fmt: skip
     claim_settle_seconds: float = _setting(
         2.0, "A replay waits for this long until the call that made its stream is over", unit="s"
