@@ -184,7 +184,12 @@ async def opened(
     await sink.start()
     try:
         url = None if embedded else storage_url or sink.url
-        peer = await asyncio.to_thread(start, name, upstream.port, url, options)
+        starting = asyncio.ensure_future(asyncio.to_thread(start, name, upstream.port, url, options))
+        try:
+            peer = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # a thread is not cancelled: what it starts would be left behind
+            (await starting).child.stop()
+            raise
         try:
             await asyncio.sleep(_SETTLE_SECONDS)  # start-up work of the peer that is not part of any figure
             gc.collect()
