@@ -268,14 +268,28 @@ class Claims:
     async def _release(self, claim: Claim, after: Awaitable[None] | None) -> None:
         if after is not None:
             await after
-        if asyncio.get_running_loop().time() < claim.until:
-            with suppress(StorageError):  # it expires
-                if not await self._is_ours(claim):
-                    return
+        if not await self._released(claim):
+            self._clearings.start(claim.stream_id, self._insist(claim))
+
+    async def _insist(self, claim: Claim) -> None:
+        while True:
+            await asyncio.sleep(self._settings.look)
+            if await self._released(claim):
+                return
+
+    async def _released(self, claim: Claim) -> bool:
+        """Remove the claim if it is still ours; False when storage does not let it be."""
+        if asyncio.get_running_loop().time() >= claim.until:
+            return True  # it has expired
+        try:
+            if await self._is_ours(claim):
                 await self._storage.delete(_claim_name(claim.stream_id))
+        except StorageError as error:
+            return error.is_final
+        return True
 
     async def aclose(self) -> None:
-        """Wait until every claim has been given back. Those of the dead are left to others, who see us go."""
+        """Wait until every claim is given back, or storage has refused to; what is left expires, or others clear it."""
         await self._tasks.wait()
         await self._clearings.aclose()
 

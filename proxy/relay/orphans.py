@@ -107,8 +107,10 @@ class Orphans:
         """The stream is open: if it is another instance's, and that one dies while it is, it is closed from here."""
         if not self._instance.is_other(record.owner):
             return
+        known = self._watched.get(stream_id)
+        is_reported = known is not None and known.owner == record.owner and known.is_reported
         until = asyncio.get_running_loop().time() + self._settings.watched
-        self._watched[stream_id] = _Watched(record.owner, until)
+        self._watched[stream_id] = _Watched(record.owner, until, is_reported)
         self._watched.move_to_end(stream_id)
         if len(self._watched) > self._settings.streams:
             self._watched.popitem(last=False)

@@ -209,6 +209,27 @@ async def test_a_claim_that_never_ends_is_not_waited_for_for_ever() -> None:
 
 
 @in_virtual_time
+async def test_a_claim_is_given_back_as_soon_as_storage_lets_it_be() -> None:
+    memory = MemoryStorage()  # in which nothing expires
+    failing = Failing(memory, when=lambda request: request.method == b"DELETE")
+    failing.then(answer(503), times=3)
+    _, claims = claims_over(failing)
+    claim = await claims.resolve(ID, PRINT)
+    assert isinstance(claim, Claim)
+    claims.release(claim)
+    await asyncio.sleep(4 * SETTLING.look)
+    assert memory.named(CLAIM) is None
+    failing.always = answer(503)
+    claim = await claims.resolve(ID, PRINT)
+    assert isinstance(claim, Claim)
+    claims.release(claim)
+    await asyncio.sleep(1)
+    began = asyncio.get_running_loop().time()
+    await claims.aclose()  # which waits for no storage
+    assert asyncio.get_running_loop().time() - began < 1
+
+
+@in_virtual_time
 async def test_a_claim_that_may_be_another_s_by_now_is_left_alone() -> None:
     memory = MemoryStorage()
     _, claims = claims_over(memory, patience=20.0)
