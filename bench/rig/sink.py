@@ -260,7 +260,8 @@ class _Link(asyncio.BufferedProtocol):
 
         def answer(_: object) -> None:
             timer.cancel()
-            self._catch_up(method, stored, query)
+            if not self.transport.is_closing():  # the reader may have been stopped meanwhile
+                self._catch_up(method, stored, query)
 
         waiting.add_done_callback(answer)
         stored.parked.append(lambda: _resolve(waiting))
