@@ -215,7 +215,7 @@ class Claims:
                     await producer.append((content,))
                     is_said = True
                 now = await self._held(stream_id)
-                if now is not None and now.token == held.token and now.clearing and now.clearing[-1][1] == token:
+                if now is not None and now.clearing and now.clearing[-1][1] == token:
                     await self._storage.delete(name)
                 return
             except StorageError as error:

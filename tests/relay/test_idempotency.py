@@ -379,6 +379,32 @@ async def test_a_claim_is_cleared_when_storage_lets_it_be(method: bytes) -> None
         await claims.aclose()
 
 
+@pytest.mark.parametrize("method", [b"POST", b"DELETE"])
+@in_virtual_time
+async def test_of_two_who_clear_a_claim_the_later_one_leaves_what_came_after_alone(method: bytes) -> None:
+    storage = Expiring()
+
+    def late(seconds: dict[bytes, float]) -> Handler:
+        async def handler(request: Request) -> Response:
+            if request.target.endswith(b".claim"):
+                await asyncio.sleep(seconds.get(request.method, 0))
+            return await storage(request)
+
+        return handler
+
+    async with Member(late({b"DELETE": 1})) as here, Member(late({method: 3})) as there:
+        async with Member(storage, dies=True) as dying:
+            assert isinstance(await claims_of(dying).resolve(ID, PRINT), Claim)
+        first = asyncio.ensure_future(claims_of(here).resolve(ID, PRINT))
+        await asyncio.sleep(0.1)
+        second = asyncio.ensure_future(claims_of(there).resolve(ID, PRINT))
+        assert isinstance(await first, Claim)
+        await asyncio.sleep(2 * DEAD)
+        assert storage.named(CLAIM) is not None
+        assert not second.done()
+        second.cancel()
+
+
 @in_virtual_time
 async def test_who_was_frozen_neither_calls_under_a_claim_that_is_another_s_nor_removes_it() -> None:
     storage = Expiring()

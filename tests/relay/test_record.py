@@ -60,6 +60,7 @@ FACTS = '{"contentType":"text/plain","status":200'
 @example(f'[{FACTS},"headers":[["a","b\\n"]]}}]'.encode())
 @example(f'[{FACTS},"headers":[["a"]]}}]'.encode())
 @example(f'[{FACTS},"headers":7}}]'.encode())
+@example(f'[{FACTS},"owner":"../another"}}]'.encode())
 @example(f'[{FACTS}}},{{"outcome":"fine"}}]'.encode())
 @example(f"[{FACTS}}},{{}}]".encode())
 @example(f"[{FACTS}}},7]".encode())
@@ -70,7 +71,7 @@ def test_anything_else_is_a_value_error(content: bytes) -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
 def test_any_json_in_place_of_a_fact_is_a_record_or_a_value_error(value: object) -> None:
-    for name in ("contentType", "status", "contentEncoding", "headers", "fingerprint", "transfer"):
+    for name in ("contentType", "status", "contentEncoding", "headers", "fingerprint", "transfer", "owner"):
         facts = {"contentType": "text/plain", "status": 200} | {name: value}
         try:
             record = Record.decode(json.dumps([facts]).encode())
