@@ -7,7 +7,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.conformance.caller import Caller, code
 from tests.kit.npm_storage import NpmStorage
 from tests.kit.proxy_process import ProxyProcess, run_proxy
 from tests.kit.upstream import GATE, HANG, RESET, Script, Upstream, chunked, fixed
+from tests.kit.waiting import until_blocking
 
 SECRET = "a service secret, with a comma"
 ENV = {"PROXY_JWT_SECRET": SECRET}
@@ -250,9 +250,7 @@ def test_a_full_disk_under_the_log_is_no_reason_not_to_start(args: list[str], tm
             text=True,
         ) as proxy,
     ):
-        until = time.monotonic() + 20
-        while not place.exists() and proxy.poll() is None and time.monotonic() < until:
-            time.sleep(0.02)
+        until_blocking(lambda: place.exists() or proxy.poll() is not None)
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(place), retries=3)) as client:
             assert client.get("http://localhost/health").status_code == 200
         proxy.send_signal(signal.SIGTERM)

@@ -8,7 +8,7 @@ from pathlib import Path
 from proxy.app import App
 from proxy.config import Config
 from proxy.http.message import Handler
-from tests.store.kit import Answer, Client
+from tests.kit.calls import Answer, Client
 
 __all__ = ["SECRET", "House", "code", "path_of", "running"]
 

@@ -8,9 +8,10 @@ import pytest
 
 from proxy.http.message import Handler, Request
 from tests.handlers.kit import SECRET, code, path_of, running
-from tests.http.kit import SOON, Peer, origin
 from tests.kit.handlers import Failing, Recording, Slow, answer, lost
+from tests.kit.loop_peers import Peer, origin
 from tests.kit.upstream import GATE, HANG, Part, Route, Upstream, chunked, fixed, head
+from tests.kit.waiting import SOON, until
 
 
 async def wait_cut(route: Route) -> None:
@@ -195,9 +196,11 @@ async def test_a_request_body_counts_until_its_upstream_has_read_it_or_is_lost(
         assert early.status == 201
         assert code(await house.create(quick.url, b"1")) == (503, "OVERLOADED")
         go_on.set()
-        async with asyncio.timeout(SOON):
-            while (await house.create(quick.url, b"1")).status == 503:  # noqa: ASYNC110  # nobody announces it
-                await asyncio.sleep(0.005)
+
+        async def is_let_in() -> bool:
+            return (await house.create(quick.url, b"1")).status != 503
+
+        await until(is_let_in)
         assert (await house.create(quick.url, bytes(size))).status == 201
 
 
@@ -252,8 +255,7 @@ async def test_an_error_s_body_is_cut_off_when_its_caller_leaves(tmp_path: Path,
         route = upstream.serve(error)
         calling = asyncio.ensure_future(house.create(route.url))
         await asyncio.to_thread(route.wait_requests)
-        while not house._pools.upstream._connections:  # noqa: ASYNC110  # nobody tells of it
-            await asyncio.sleep(0.01)
+        await until(lambda: len(house._pools.upstream) > 0)
         await asyncio.sleep(0.1)  # the head arrives; if it has not yet, this tests the wait for the head
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -14,8 +14,8 @@ from proxy.handlers.bounds import Counted
 from proxy.handlers.events import ClosingEvents
 from proxy.http.message import Body, BodyError, Buffer, Cut, Parts
 from proxy.streams.client import StorageError
+from tests.kit.bodies import Scripted, Tap
 from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
-from tests.relay.kit import Scripted, Tap
 
 CLOSING = b'event: control\ndata: {"streamNextOffset":"9","streamClosed":true}\n\n'
 CLOSED = b'event: control\ndata:{"streamNextOffset":"9","streamClosed":true,"upstreamOutcome":"aborted"}\n\n'

@@ -8,9 +8,9 @@ import pytest
 
 from proxy.http.message import BodyError, Cut, Field, Handler, Headers, Parts, Request, Response
 from tests.handlers.kit import SECRET, code, path_of, running
+from tests.kit.bodies import Scripted, Tap
 from tests.kit.handlers import Failing, Fault, answer, lost
 from tests.kit.upstream import GATE, Upstream, chunked, fixed, head
-from tests.relay.kit import Scripted, Tap
 
 ID = "00000000-0000-4000-8000-000000000000"
 PATH = f"/v1/proxy/{ID}"

@@ -15,7 +15,7 @@ from proxy.http.message import BodyError, Cut, Headers, Request, Response, TooLa
 from proxy.policy.cors import Cors
 from proxy.streams.client import StorageError
 from tests.http.kit import serving
-from tests.store.kit import Answer, Client
+from tests.kit.calls import Answer, Client
 
 ID = "00000000-0000-4000-8000-000000000000"
 ORIGIN = "https://app.example"

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.uploads import Uploads
 from proxy.http.message import BodyError, Cut, Parts, TooLarge
-from tests.http.kit import fed_pipe
-from tests.relay.kit import Tap
+from tests.kit.bodies import Tap, fed_pipe
 
 
 async def test_a_body_is_collected_whole_and_its_room_is_free_once_it_is_dropped() -> None:

@@ -11,22 +11,11 @@ from proxy.http.message import BodyError, Cut, Exchange, ExchangeError, Headers,
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.http.pool import Pool
 from proxy.net.dial import Address
-from tests.http.kit import (
-    HEAD,
-    OK,
-    SOON,
-    Peer,
-    Script,
-    answering,
-    dialler,
-    fed_pipe,
-    get,
-    origin,
-    pooling,
-    request_of,
-    until,
-)
+from tests.http.kit import HEAD, dialler, get, pooling
+from tests.kit.bodies import fed_pipe
 from tests.kit.certificates import Certificates
+from tests.kit.loop_peers import OK, Peer, Script, answering, origin, request_of
+from tests.kit.waiting import SOON, until
 
 HOST = (b"host", b"origin")
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.http.message import BodyError, Cut, Headers, Parts, Request, TooLarge, first_bytes, read_all
-from tests.http.kit import fed_pipe
+from tests.kit.bodies import fed_pipe
 
 buffers = st.lists(st.binary(max_size=20).map(lambda data: memoryview(data) if len(data) % 2 else data), max_size=6)
 

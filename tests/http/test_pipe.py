@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from proxy.http.message import BodyError, Cut, TooLarge, read_all
 from proxy.http.pipe import Budget, Pipe, PipeLimits
-from tests.http.kit import Silent
+from tests.kit.bodies import Silent
 
 HIGH_WATER = 500
 BUDGET = 900

@@ -11,7 +11,9 @@ from proxy.http.client import ClientConnection
 from proxy.http.message import Exchange, ExchangeError, Request, Response, read_all
 from proxy.http.pool import Pool
 from proxy.net.dial import Address, ConnectionT, Dialler, tls_context
-from tests.http.kit import OK, SOON, Peer, answering, get, origin, pooling, request_of, until
+from tests.http.kit import get, pooling
+from tests.kit.loop_peers import OK, Peer, answering, origin, request_of
+from tests.kit.waiting import SOON, until
 
 
 async def _ask(pool: Pool, address: Address, request: Request | None = None) -> bytes:

@@ -8,7 +8,9 @@ import pytest
 
 from proxy.base.errors import Code, Refusal
 from proxy.http.message import EMPTY, BodyError, Buffer, Cut, Headers, Parts, Request, Response, read_all
-from tests.http.kit import Served, echo, fed_pipe, serving, until
+from tests.http.kit import Served, echo, serving
+from tests.kit.bodies import fed_pipe
+from tests.kit.waiting import until
 
 GET = b"GET /%s HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"

@@ -7,8 +7,11 @@ import pytest
 
 from proxy.http.message import Headers, Parts, Request, Response, read_all
 from proxy.http.pipe import Budget, PipeLimits
-from tests.http.kit import LONG, SOON, Peer, Served, echo, fed_pipe, serving, until
+from tests.http.kit import Served, echo, serving
 from tests.http.test_server import EXPECTING, GET, POST
+from tests.kit.bodies import fed_pipe
+from tests.kit.loop_peers import Peer
+from tests.kit.waiting import LONG, SOON, until
 
 SHORT = 0.05
 

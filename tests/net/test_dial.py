@@ -13,8 +13,7 @@ from proxy.net.connection import Connection
 from proxy.net.dial import Address, DialError, DialFailure, Dialler, tls_context
 from proxy.policy.addresses import forbidden
 from tests.kit.certificates import Certificates
-
-SOON = 5.0
+from tests.kit.waiting import SOON, until
 
 
 class Resolved:
@@ -69,15 +68,12 @@ async def accepting(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) 
     yield int(server.sockets[0].getsockname()[1])
     server.close()
     await asyncio.sleep(0.01)  # one that was opened last may not have been accepted yet
-    async with asyncio.timeout(SOON):
-        while is_open:  # noqa: ASYNC110  # there is no event to wait for
-            await asyncio.sleep(0.005)
+    await until(lambda: not is_open)
 
 
 async def close(connection: Connection) -> None:
     connection.cut()
-    while not connection.is_lost:  # noqa: ASYNC110  # there is no event to wait for
-        await asyncio.sleep(0)
+    await until(lambda: connection.is_lost, every=0)
 
 
 async def test_a_name_is_resolved_and_connected_to() -> None:

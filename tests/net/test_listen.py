@@ -11,8 +11,7 @@ import pytest
 from proxy.net import listen
 from proxy.net.connection import Connection
 from proxy.net.listen import Listener, bind_tcp, bind_unix
-
-SOON = 5.0
+from tests.kit.waiting import SOON, until
 
 
 def test_localhost_is_both_loopback_addresses_on_one_port() -> None:
@@ -110,9 +109,7 @@ async def test_the_bound_holds_over_all_sockets_and_everybody_is_served_in_the_e
         await asyncio.gather(*(visit(bound.getsockname()[1]) for bound in sockets for _ in range(10)))
     assert counted.most == 2
     await counted.listener.aclose()
-    async with asyncio.timeout(SOON):
-        while counted.open:  # noqa: ASYNC110  # there is no event to wait for
-            await asyncio.sleep(0.002)
+    await until(lambda: not counted.open)
 
 
 async def test_a_client_that_was_accepted_but_not_served_is_let_go_when_listening_ends() -> None:
@@ -131,8 +128,7 @@ async def test_a_client_that_was_accepted_but_not_served_is_let_go_when_listenin
             await second.readexactly(1)
         for writer in (held, waiting):
             writer.close()
-        while counted.open:  # noqa: ASYNC110  # there is no event to wait for
-            await asyncio.sleep(0.002)
+        await until(lambda: not counted.open)
 
 
 # A socket that a cancelled `sock_accept` had in hand is closed by its last reference, which Python remarks on.

@@ -1,10 +1,9 @@
-"""A relay without sockets: transfers over any storage Handler, and bodies that a test feeds or cuts."""
+"""A relay without sockets: transfers over any storage Handler."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from proxy.http.message import BodyError, Buffer, Cut, Handler, Headers
+from proxy.http.message import Handler, Headers
 from proxy.http.pipe import Budget, Pipe, PipeLimits
 from proxy.relay.instance import Instance, InstanceSettings
 from proxy.relay.pump import Pace
@@ -12,9 +11,10 @@ from proxy.relay.record import Record, Records, RecordSettings
 from proxy.relay.transfers import Transfers, TransferSettings
 from proxy.streams.client import Endpoint, Storage
 from proxy.streams.producer import RetryPolicy
+from tests.kit.bodies import Tap
 from tests.kit.memory_storage import MemoryStorage, Stored
 
-__all__ = ["ID", "RECORD", "RETRY", "SETTINGS", "Relay", "Scripted", "Tap", "ending", "is_append"]
+__all__ = ["ID", "RECORD", "RETRY", "SETTINGS", "Relay", "ending", "is_append"]
 
 ID = "00000000-0000-4000-8000-000000000000"
 RECORD = Record(content_type=b"text/plain", status=200)
@@ -34,31 +34,6 @@ SETTINGS = TransferSettings(
 INSTANCE = InstanceSettings(lease=10, renew=1.0, look=2.0, mail=3600, silence=90.0, mail_bytes=1 << 20)
 RECORDS = RecordSettings(ttl_seconds=172_800, remembered=100, max_bytes=65536, refresh_seconds=43_200.0, is_shared=True)
 _LIMITS = PipeLimits(1 << 18, Budget(1 << 28))
-
-
-class Tap:
-    """An upstream's body that the test feeds. It is also its pipe's source: `is_cut` once nobody wants the rest."""
-
-    def __init__(self, limits: PipeLimits = _LIMITS) -> None:
-        self.body = Pipe(self, limits)
-        self.is_cut = False
-        self.is_paused = False
-
-    def feed(self, *parts: Buffer) -> None:
-        """Bytes arrive."""
-        self.body.feed(list(parts))
-
-    def pause(self) -> None:
-        """See Source."""
-        self.is_paused = True
-
-    def resume(self) -> None:
-        """See Source."""
-        self.is_paused = False
-
-    def body_cut(self) -> None:
-        """See Source."""
-        self.is_cut = True
 
 
 @dataclass
@@ -104,33 +79,3 @@ def is_append(request: object) -> bool:
     """Whether a request is an append to a data stream."""
     target, method = getattr(request, "target", b""), getattr(request, "method", b"")
     return method == b"POST" and not target.endswith(b".record")
-
-
-class Scripted:
-    """A body of ready-made batches that ends whole, or with a cut."""
-
-    length: int | None = None
-
-    def __init__(self, batches: Iterable[bytes], cut: Cut | None = None, *, knows_end: bool = True) -> None:
-        self._batches = list(batches)
-        self._cut = cut
-        self._knows_end = knows_end
-
-    @property
-    def ended(self) -> bool:
-        """Whether the next take returns () at once."""
-        return self._knows_end and not self._batches and self._cut is None
-
-    async def take(self) -> tuple[Buffer, ...]:
-        """The next batch."""
-        if self._batches:
-            return (self._batches.pop(0),)
-        if self._cut is not None:
-            raise BodyError(self._cut)
-        return ()
-
-    def limit(self, max_bytes: int) -> None:
-        """Scripts keep to it by themselves."""
-
-    def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """Nothing to cut off."""

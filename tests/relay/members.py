@@ -6,8 +6,9 @@ from proxy.http.message import Handler, Request, Response
 from proxy.relay.fleet import Fleet, FleetSettings
 from proxy.relay.orphans import Orphans, OrphanSettings
 from proxy.relay.record import Record
+from tests.kit.bodies import Tap
 from tests.kit.memory_storage import MemoryStorage
-from tests.relay.kit import ID, INSTANCE, RETRY, Relay, Tap, ending
+from tests.relay.kit import ID, INSTANCE, RETRY, Relay, ending
 
 __all__ = ["DEAD", "ORPHANS", "Expiring", "Member", "owned"]
 

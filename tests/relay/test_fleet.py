@@ -13,9 +13,10 @@ from proxy.relay.record import outcome_of
 from proxy.streams.client import Reply, StorageError
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
+from tests.kit.bodies import Tap
 from tests.kit.handlers import Failing, Recording, answer
 from tests.kit.virtual_time import in_virtual_time
-from tests.relay.kit import ID, INSTANCE, RECORD, RETRY, Relay, Tap, ending
+from tests.relay.kit import ID, INSTANCE, RECORD, RETRY, Relay, ending
 from tests.relay.members import DEAD, ORPHANS, Expiring, Member, owned
 
 OCTETS = b"application/octet-stream"

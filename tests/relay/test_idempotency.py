@@ -17,10 +17,10 @@ from proxy.store import open_store
 from proxy.streams.client import StorageError
 from tests.kit.handlers import Failing, Recording, answer, lost
 from tests.kit.memory_storage import MemoryStorage
+from tests.kit.store_settings import store_settings
 from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
 from tests.relay.kit import ID, RETRY, Relay
 from tests.relay.members import DEAD, Expiring, Member
-from tests.store.settings import SETTINGS
 
 CLAIM = f"{ID}.claim"
 PRINT = "a fingerprint"
@@ -242,7 +242,7 @@ async def test_a_claim_that_may_be_another_s_by_now_is_left_alone() -> None:
 
 
 async def test_the_claim_of_one_who_died_expires_and_the_next_gets_it(tmp_path: Path) -> None:
-    async with open_store(tmp_path, SETTINGS) as store:
+    async with open_store(tmp_path, store_settings()) as store:
         _, dead = claims_over(store.handler, patience=0.3, is_alone=False)
         assert isinstance(await dead.resolve(ID, PRINT), Claim)
         _, claims = claims_over(store.handler, patience=0.3, is_alone=False)

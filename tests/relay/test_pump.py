@@ -10,10 +10,11 @@ from proxy.relay.pump import Pace, Stopped, Watch, pump
 from proxy.streams.client import Reply, StorageError
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
+from tests.kit.bodies import Scripted, Tap
 from tests.kit.handlers import Failing, Recording, answer
 from tests.kit.memory_storage import MemoryStorage, Stored
 from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
-from tests.relay.kit import ID, RETRY, Relay, Scripted, Tap
+from tests.relay.kit import ID, RETRY, Relay
 
 PACE = Pace(linger=0.005, batch_bytes=100)
 OCTETS = b"application/octet-stream"

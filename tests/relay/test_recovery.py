@@ -11,11 +11,12 @@ from proxy.relay.recovery import OpenStreams, Recovery, RecoverySettings
 from proxy.store import Store, open_store
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
+from tests.kit.bodies import Tap
 from tests.kit.handlers import Failing, Fault, answer, bug, lost
 from tests.kit.memory_storage import MemoryStorage
+from tests.kit.store_settings import store_settings
 from tests.kit.virtual_time import in_virtual_time
-from tests.relay.kit import ID, RECORD, RETRY, Relay, Tap, ending
-from tests.store.settings import SETTINGS
+from tests.relay.kit import ID, RECORD, RETRY, Relay, ending
 
 OCTETS = b"application/octet-stream"
 TTL = (b"stream-ttl", b"1000")
@@ -24,7 +25,7 @@ RECOVERY = RecoverySettings(at_once=50, retry=RETRY, longest_pause=60.0)
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with open_store(tmp_path, SETTINGS) as store:
+    async with open_store(tmp_path, store_settings()) as store:
         yield store
 
 

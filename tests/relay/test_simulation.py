@@ -12,10 +12,11 @@ import pytest
 from proxy.http.message import Cut, Exchange, ExchangeError, Headers, Request, Response
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.streams.client import StorageError
+from tests.kit.bodies import Tap
 from tests.kit.memory_storage import MemoryStorage
 from tests.kit.oracle import SIZE, check, piece
 from tests.kit.virtual_time import run_in_virtual_time
-from tests.relay.kit import RECORD, Relay, Tap, ending
+from tests.relay.kit import RECORD, Relay, ending
 
 HIGH_WATER = 16 * SIZE
 STREAMS = 6

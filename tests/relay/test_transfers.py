@@ -11,10 +11,11 @@ from proxy.http.message import EMPTY, Cut, Request, Response
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.streams.client import StorageError
 from proxy.streams.names import Outcome
+from tests.kit.bodies import Tap
 from tests.kit.handlers import Failing, Fault, Recording, Slow, answer, bug, lost
 from tests.kit.memory_storage import MemoryStorage
 from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
-from tests.relay.kit import ID, RECORD, Relay, Tap, ending, is_append
+from tests.relay.kit import ID, RECORD, Relay, ending, is_append
 
 OTHER = ID.replace("8", "9")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.kit import Client, Clock, opened
+from tests.kit.calls import Client
+from tests.store.kit import Clock, opened
 
 
 @pytest.fixture

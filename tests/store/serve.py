@@ -4,7 +4,6 @@ For the conformance suite and for tests that kill it.
 """
 
 import asyncio
-import dataclasses
 import socket
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from proxy.http.pipe import Budget, PipeLimits
 from proxy.http.server import HttpServer, ServerLimits
 from proxy.store import open_store
 from proxy.wire.events import HeadLimits
-from tests.store.settings import SETTINGS
+from tests.kit.store_settings import store_settings
 
 LIMITS = ServerLimits(
     head=HeadLimits(head_bytes=32 << 10, fields=100, target_bytes=8 << 10),
@@ -42,7 +41,7 @@ LONG_POLL_SECONDS = 1.0
 
 
 async def serve(directory: Path) -> None:
-    settings = dataclasses.replace(SETTINGS, long_poll_seconds=LONG_POLL_SECONDS)
+    settings = store_settings(long_poll_seconds=LONG_POLL_SECONDS)
     async with open_store(directory, settings) as store:
         server = HttpServer(store.handler, refuse, LIMITS)
         listening = socket.create_server(("127.0.0.1", 0), backlog=1024)

@@ -7,7 +7,10 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.store.kit import Client, Clock, opened, small, until
+from tests.kit.calls import Client
+from tests.kit.store_settings import store_settings
+from tests.kit.waiting import until
+from tests.store.kit import Clock, opened
 
 
 async def test_reads_and_writes_restart_a_ttl(client: Client, clock: Clock) -> None:
@@ -80,7 +83,7 @@ async def test_a_clock_that_goes_back_brings_nothing_back(client: Client, clock:
 
 
 async def test_the_sweep_removes_what_expired_and_shrinks_the_file(tmp_path: Path, clock: Clock) -> None:
-    settings = small(sweep_seconds=0.01, vacuum_bytes=0, sweep_rows=64, checkpoint_bytes=1 << 16)
+    settings = store_settings(sweep_seconds=0.01, vacuum_bytes=0, sweep_rows=64, checkpoint_bytes=1 << 16)
     async with opened(tmp_path, settings, clock) as (store, client):
         for number in range(40):
             life = {"stream_ttl": "10"} if number % 2 else {}

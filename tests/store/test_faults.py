@@ -14,7 +14,10 @@ from proxy.http.message import BodyError, read_all
 from proxy.store import Store
 from proxy.store.writer import Batch
 from proxy.store.writing import Value, Write
-from tests.store.kit import Client, Clock, opened, small, until
+from tests.kit.calls import Client
+from tests.kit.store_settings import store_settings
+from tests.kit.waiting import until
+from tests.store.kit import Clock, opened
 
 
 def grow_to(store: Store, pages: int) -> None:
@@ -164,7 +167,7 @@ async def test_a_refusal_that_rests_on_a_write_that_failed_is_not_given(
 
 
 async def test_reads_wait_for_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(tmp_path, small(streams=1, tail_bytes=0)) as (store, client):
+    async with opened(tmp_path, store_settings(streams=1, tail_bytes=0)) as (store, client):
         await client.put("/s", b"here")
         await client.put("/t", b"there")
         disk = Broken(store, monkeypatch)
@@ -184,7 +187,7 @@ async def test_a_database_that_cannot_be_read_is_told(tmp_path: Path, monkeypatc
     def fail(*_: object) -> None:
         raise apsw.CorruptError("database disk image is malformed")
 
-    async with opened(tmp_path, small(tail_bytes=0)) as (_, client):
+    async with opened(tmp_path, store_settings(tail_bytes=0)) as (_, client):
         await client.put("/s", b"x")
         monkeypatch.setattr("proxy.store.reading.Reader.pieces", fail)
         monkeypatch.setattr("proxy.store.reading.Reader.load", fail)
@@ -193,7 +196,7 @@ async def test_a_database_that_cannot_be_read_is_told(tmp_path: Path, monkeypatc
 
 
 async def test_a_bound_on_the_size_refuses_before_the_disk_is_full(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(max_bytes=1 << 20)) as (_, client):
+    async with opened(tmp_path, store_settings(max_bytes=1 << 20)) as (_, client):
         await client.put("/s")
         statuses = [(await client.post("/s", b"x" * 65_536)).status for _ in range(20)]
         assert statuses[0] == 204
@@ -218,7 +221,7 @@ async def test_creates_are_refused_while_the_disk_is_nearly_full(tmp_path: Path)
     async with opened(tmp_path) as (_, client):
         await client.put("/s")
     free = shutil.disk_usage(tmp_path).free
-    async with opened(tmp_path, small(min_free_bytes=2 * free)) as (_, client):
+    async with opened(tmp_path, store_settings(min_free_bytes=2 * free)) as (_, client):
         assert (await client.put("/t")).status == 507
         assert (await client.put("/s")).status == 200
         assert (await client.put("/s", content_type="text/plain")).status == 409
@@ -231,12 +234,12 @@ async def test_appends_leave_room_for_what_frees_some(tmp_path: Path, monkeypatc
         await client.put("/s", b"x")
         await client.put("/t", b"x")
     free = shutil.disk_usage(tmp_path).free
-    async with opened(tmp_path, small(min_free_bytes=8 * free)) as (store, client):
+    async with opened(tmp_path, store_settings(min_free_bytes=8 * free)) as (store, client):
         assert (await client.post("/s", b"y")).status == 507
         assert (await client.post("/s", stream_closed="true")).status == 204
         assert (await client.get("/s")).body == b"x"
         assert (await client.delete("/s")).status == 204
-        monkeypatch.setattr(store._engine, "_settings", small(min_free_bytes=1))
+        monkeypatch.setattr(store._engine, "_settings", store_settings(min_free_bytes=1))
 
         async def has_room() -> bool:
             return (await client.post("/t", b"y")).status == 204
@@ -245,7 +248,7 @@ async def test_appends_leave_room_for_what_frees_some(tmp_path: Path, monkeypatc
 
 
 async def test_appends_that_come_together_keep_to_the_bound_on_the_size_together(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(max_bytes=1 << 20)) as (store, client):
+    async with opened(tmp_path, store_settings(max_bytes=1 << 20)) as (store, client):
         paths = [f"/{number}" for number in range(40)]
         await asyncio.gather(*map(client.put, paths))
         answers = await asyncio.gather(*(client.post(path, b"x" * 65_536) for path in paths))
@@ -334,7 +337,7 @@ async def test_a_sweep_that_was_not_committed_is_done_again(tmp_path: Path, monk
 
 @pytest.mark.parametrize("missing", ["position < 300", "position BETWEEN 300 AND 600", "position >= 900"])
 async def test_a_read_that_finds_a_part_missing_gives_nothing(tmp_path: Path, missing: str) -> None:
-    async with opened(tmp_path, small(tail_bytes=0, step_bytes=500)) as (_, client):
+    async with opened(tmp_path, store_settings(tail_bytes=0, step_bytes=500)) as (_, client):
         await client.put("/s")
         for _ in range(10):
             await client.post("/s", b"x" * 100)
@@ -367,7 +370,7 @@ async def test_a_stop_that_comes_while_writes_wait_ends(tmp_path: Path, monkeypa
 
 
 async def test_a_producer_that_made_room_and_comes_back_in_one_batch_is_known_afterwards(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(producers=2)) as (_, client):
+    async with opened(tmp_path, store_settings(producers=2)) as (_, client):
         await client.put("/s")
         for name in ("a", "b"):
             assert (await client.produce("/s", b"0", 0, producer_id=name)).status == 200
@@ -375,7 +378,7 @@ async def test_a_producer_that_made_room_and_comes_back_in_one_batch_is_known_af
             client.produce("/s", b"1", 0, producer_id="c"), client.produce("/s", b"2", 0, epoch=1, producer_id="a")
         )
         assert [answer.status for answer in answers] == [200, 200]
-    async with opened(tmp_path, small(producers=2)) as (_, client):
+    async with opened(tmp_path, store_settings(producers=2)) as (_, client):
         assert (await client.produce("/s", b"2", 0, epoch=1, producer_id="a")).status == 204
         assert (await client.produce("/s", b"1", 0, producer_id="c")).status == 204
         assert (await client.get("/s")).body == b"0012"
@@ -412,7 +415,7 @@ async def test_a_caller_who_goes_before_the_answer_changes_nothing_for_the_next(
 
 def test_nobody_waits_for_a_store_that_was_never_closed(tmp_path: Path) -> None:
     async def leave() -> None:
-        store = Store(tmp_path, small())
+        store = Store(tmp_path, store_settings())
         assert (await Client(store.handler).put("/s", b"x")).status == 201
 
     asyncio.run(leave())

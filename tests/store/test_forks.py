@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.store.kit import Client, Clock, opened, small
+from tests.kit.calls import Client
+from tests.kit.store_settings import store_settings
+from tests.store.kit import Clock, opened
 
 TEXT = {"content_type": "text/plain"}
 JSON = {"content_type": "application/json"}
@@ -46,7 +48,7 @@ async def test_a_fork_before_its_sources_own_fork_shares_only_the_first(client: 
 
 
 async def test_a_sub_offset_counts_from_the_append_at_the_offset_however_it_was_cut(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(piece_bytes=3)) as (_, client):
+    async with opened(tmp_path, store_settings(piece_bytes=3)) as (_, client):
         first = await client.put("/a", b"0123456789", **TEXT)
         await client.post("/a", b"abcdef", **TEXT)
         assert await fork(client, "/f", "/a", START, 8) == 201
@@ -57,7 +59,7 @@ async def test_a_sub_offset_counts_from_the_append_at_the_offset_however_it_was_
 
 
 async def test_json_branches_off_between_values_only(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(piece_bytes=8)) as (_, client):
+    async with opened(tmp_path, store_settings(piece_bytes=8)) as (_, client):
         first = await client.put("/a", json.dumps([[1], "two", {"three": 3}, 4]).encode(), **JSON)
         await client.post("/a", b"5", **JSON)
         assert await fork(client, "/f", "/a", START, 3) == 201
@@ -145,7 +147,7 @@ def test_any_tree_of_forks_reads_as_if_each_were_a_copy(tmp_path_factory: pytest
 
     async def grow(data: st.DataObject, directory: Path) -> None:
         expected = {"/0": b""}
-        numbers = small(piece_bytes=4, step_bytes=8, tail_bytes=16 if not reopen else 200)
+        numbers = store_settings(piece_bytes=4, step_bytes=8, tail_bytes=16 if not reopen else 200)
         async with opened(directory, numbers) as (_, client):
             await client.put("/0", **TEXT)
             for number in range(1, data.draw(st.integers(1, 12))):

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from proxy.http.message import BodyError, Cut
-from tests.store.kit import Client, Clock, opened, small
+from tests.kit.calls import Client
+from tests.kit.store_settings import store_settings
+from tests.store.kit import Clock, opened
 
 TEXT = {"content_type": "text/plain"}
 JSON = {"content_type": "application/json"}
@@ -44,7 +46,7 @@ async def test_a_close_without_data_is_told_to_who_waits(client: Client) -> None
 
 
 async def test_every_event_names_the_place_to_go_on_from(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(event_bytes=10, piece_bytes=7)) as (_, client):
+    async with opened(tmp_path, store_settings(event_bytes=10, piece_bytes=7)) as (_, client):
         body = "naïve — ünïcödé ✓ 🚀 text of some length\n".encode() * 4
         await client.put("/s", body[:50], **TEXT)
         for start in range(50, len(body), 9):
@@ -95,7 +97,7 @@ async def test_binary_travels_as_base64_and_json_as_arrays(client: Client) -> No
 
 
 async def test_silence_is_filled_with_comments_and_the_response_ends_in_time(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(keep_alive_seconds=0.01, sse_seconds=0.05)) as (_, client):
+    async with opened(tmp_path, store_settings(keep_alive_seconds=0.01, sse_seconds=0.05)) as (_, client):
         await client.put("/s")
         events = await client.events("/s?offset=-1&live=sse")
         await events.control()
@@ -179,7 +181,7 @@ async def test_a_long_poll_waits_for_data(client: Client) -> None:
 
 
 async def test_a_long_poll_is_not_ended_by_what_changes_nothing(tmp_path: Path, clock: Clock) -> None:
-    async with opened(tmp_path, small(long_poll_seconds=5.0), clock) as (_, client):
+    async with opened(tmp_path, store_settings(long_poll_seconds=5.0), clock) as (_, client):
         created = await client.put("/s", stream_ttl="100")
         polling = asyncio.create_task(client.get(f"/s?offset={created.offset}&live=long-poll"))
         await asyncio.sleep(0)
@@ -194,7 +196,7 @@ async def test_a_long_poll_is_not_ended_by_what_changes_nothing(tmp_path: Path, 
 
 
 async def test_a_long_poll_that_nothing_answers_ends_in_time(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(long_poll_seconds=0.01)) as (_, client):
+    async with opened(tmp_path, store_settings(long_poll_seconds=0.01)) as (_, client):
         await client.put("/s", b"x")
         answer = await client.get("/s?offset=now&live=long-poll")
         assert (answer.status, answer["stream-up-to-date"], answer["stream-closed"]) == (204, "true", None)

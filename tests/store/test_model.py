@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from proxy.store import Store
-from tests.store.kit import Client, Clock, small
+from tests.kit.calls import Client
+from tests.kit.store_settings import store_settings
+from tests.store.kit import Clock
 from tests.store.model import Model, Sent
 
 EVERY_PATH = ("/a", "/b", "/c", "/d")
@@ -20,7 +22,9 @@ TTLS = st.sampled_from([None, 1000])
 # A kept expiry may be an eighth of the TTL late after a crash. No sum of these comes near that.
 WAITS = st.sampled_from([1, 300, 5000])
 PRODUCERS = st.none() | st.tuples(st.sampled_from(["p", "q"]), st.integers(0, 2), st.integers(0, 3))
-SETTINGS = small(piece_bytes=8, step_bytes=16, tail_bytes=300, streams=2, sweep_rows=4, checkpoint_bytes=1 << 14)
+SETTINGS = store_settings(
+    piece_bytes=8, step_bytes=16, tail_bytes=300, streams=2, sweep_rows=4, checkpoint_bytes=1 << 14
+)
 
 
 class StoreMachine(RuleBasedStateMachine):

@@ -7,7 +7,8 @@ from pathlib import Path
 import apsw
 
 from proxy.store.state import Stream
-from tests.store.kit import opened, small
+from tests.kit.store_settings import store_settings
+from tests.store.kit import opened
 
 MANY = 100_000
 
@@ -28,7 +29,7 @@ async def test_a_start_loads_no_stream_however_many_there_are(tmp_path: Path) ->
         )
     connection.close()
     before = in_memory()
-    async with opened(tmp_path, small(streams=100)) as (store, client):
+    async with opened(tmp_path, store_settings(streams=100)) as (store, client):
         assert in_memory() == before
         assert (await client.get("/first")).body == b"x"
         for number in range(2, 1000):
@@ -40,7 +41,7 @@ async def test_a_start_loads_no_stream_however_many_there_are(tmp_path: Path) ->
 
 
 async def test_a_stream_that_left_memory_goes_on_where_it_was(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(streams=2, tails_bytes=1000)) as (_, client):
+    async with opened(tmp_path, store_settings(streams=2, tails_bytes=1000)) as (_, client):
         for seq in range(5):
             for number in range(10):
                 path = f"/{number}"
@@ -62,7 +63,7 @@ async def test_nothing_is_kept_in_memory_of_streams_that_were_deleted(tmp_path: 
 
 
 async def test_a_reader_keeps_its_stream_in_memory(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(streams=1)) as (_, client):
+    async with opened(tmp_path, store_settings(streams=1)) as (_, client):
         await client.put("/s", content_type="text/plain")
         events = await client.events("/s?offset=-1&live=sse")
         await events.control()
@@ -73,7 +74,7 @@ async def test_a_reader_keeps_its_stream_in_memory(tmp_path: Path) -> None:
 
 
 async def test_a_long_stream_is_read_in_small_steps(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(step_bytes=64 << 10, piece_bytes=16 << 10)) as (_, client):
+    async with opened(tmp_path, store_settings(step_bytes=64 << 10, piece_bytes=16 << 10)) as (_, client):
         await client.put("/s")
         block = bytes(range(256)) * 4096
         for _ in range(8):
@@ -89,7 +90,7 @@ async def test_a_long_stream_is_read_in_small_steps(tmp_path: Path) -> None:
 
 
 async def test_a_read_that_stopped_half_way_does_not_let_the_log_grow(tmp_path: Path) -> None:
-    settings = small(step_bytes=100, piece_bytes=100, tail_bytes=0, checkpoint_bytes=1 << 16)
+    settings = store_settings(step_bytes=100, piece_bytes=100, tail_bytes=0, checkpoint_bytes=1 << 16)
     async with opened(tmp_path, settings) as (_, client):
         await client.put("/s", b"x" * 10_000)
         await client.put("/t")

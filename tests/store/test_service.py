@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from proxy.http.message import BodyError, Buffer, Cut, Headers, Parts, Request
-from tests.store.kit import Client, Clock, opened, small
+from tests.kit.calls import Client
+from tests.kit.store_settings import store_settings
+from tests.store.kit import Clock, opened
 
 TEXT = {"content_type": "text/plain"}
 
@@ -145,17 +147,17 @@ async def test_a_producer_is_told_the_number_that_is_missing(client: Client) -> 
 
 
 async def test_only_so_many_producers_of_a_stream_are_remembered_the_latest_ones(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(producers=2)) as (_, client):
+    async with opened(tmp_path, store_settings(producers=2)) as (_, client):
         await client.put("/s")
         for name, seq in (("a", 0), ("b", 0), ("a", 1), ("c", 0)):  # c takes the place of b
             assert (await client.produce("/s", b"x", seq, producer_id=name)).status == 200
-    async with opened(tmp_path, small(producers=2)) as (_, client):
+    async with opened(tmp_path, store_settings(producers=2)) as (_, client):
         assert (await client.produce("/s", b"x", 1, producer_id="a")).status == 204
         assert (await client.produce("/s", b"x", 1, producer_id="b"))["producer-expected-seq"] == "0"
 
 
 async def test_an_append_that_is_too_long_is_refused_whole(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(append_bytes=10)) as (_, client):
+    async with opened(tmp_path, store_settings(append_bytes=10)) as (_, client):
         await client.put("/s")
         assert (await client.post("/s", b"x" * 11)).status == 413
         assert (await client.post("/s", Arriving([b"x" * 6, b"x" * 5]))).status == 413
@@ -164,7 +166,7 @@ async def test_an_append_that_is_too_long_is_refused_whole(tmp_path: Path) -> No
 
 
 async def test_more_bytes_than_may_wait_at_once_are_refused_for_now(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(held_bytes=10)) as (_, client):
+    async with opened(tmp_path, store_settings(held_bytes=10)) as (_, client):
         await client.put("/s")
         slow = Arriving([b"x" * 6])
         slow.hold()
@@ -178,7 +180,7 @@ async def test_more_bytes_than_may_wait_at_once_are_refused_for_now(tmp_path: Pa
 
 
 async def test_a_body_that_breaks_off_stores_nothing_and_owes_nothing(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(held_bytes=10)) as (_, client):
+    async with opened(tmp_path, store_settings(held_bytes=10)) as (_, client):
         await client.put("/s")
         with pytest.raises(BodyError):
             await client.post("/s", Arriving([b"x" * 6], Cut.RESET))
@@ -250,7 +252,7 @@ async def test_only_what_cannot_change_is_left_to_caches(client: Client, tmp_pat
 
 
 async def test_a_long_stream_is_read_in_responses_that_end_where_a_piece_does(tmp_path: Path) -> None:
-    settings = small(piece_bytes=10, response_bytes=25, step_bytes=10, tail_bytes=0)
+    settings = store_settings(piece_bytes=10, response_bytes=25, step_bytes=10, tail_bytes=0)
     body = bytes(range(100))
     async with opened(tmp_path, settings) as (_, client):
         await client.put("/s", body)
@@ -268,7 +270,10 @@ async def test_a_long_stream_is_read_in_responses_that_end_where_a_piece_does(tm
 
 
 async def test_a_long_json_stream_is_read_in_whole_arrays(tmp_path: Path) -> None:
-    async with opened(tmp_path, small(piece_bytes=10, response_bytes=25, step_bytes=10, tail_bytes=0)) as (_, client):
+    async with opened(tmp_path, store_settings(piece_bytes=10, response_bytes=25, step_bytes=10, tail_bytes=0)) as (
+        _,
+        client,
+    ):
         await client.put("/s", json.dumps(list(range(1000, 1040))).encode(), content_type="application/json")
         values: list[int] = []
         offset = "-1"
@@ -301,7 +306,7 @@ async def test_an_offset_past_the_end_reads_nothing(client: Client) -> None:
 
 
 async def test_what_is_being_read_breaks_off_when_the_stream_is_removed(tmp_path: Path) -> None:
-    settings = small(piece_bytes=1000, step_bytes=1000, tail_bytes=0)
+    settings = store_settings(piece_bytes=1000, step_bytes=1000, tail_bytes=0)
     async with opened(tmp_path, settings) as (_, client):
         await client.put("/s", b"x" * 100_000)
         response = await client.send("GET", "/s")

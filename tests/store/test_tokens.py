@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.store import with_tokens
-from tests.store.kit import Client
+from tests.kit.calls import Client
 
 READ = ("GET", "HEAD")
 WRITE = ("PUT", "POST", "DELETE")

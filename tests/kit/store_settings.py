@@ -1,10 +1,12 @@
-"""The store's numbers as tests use them; `small` ones make every bound reachable."""
+"""The embedded store's settings as tests use them: `store_settings(streams=1)` makes a bound reachable."""
+
+from dataclasses import replace
 
 from proxy.store.settings import StoreSettings
 
-__all__ = ["SETTINGS"]
+__all__ = ["store_settings"]
 
-SETTINGS = StoreSettings(
+_SETTINGS = StoreSettings(
     max_bytes=0,
     min_free_bytes=1 << 20,
     append_bytes=16 << 20,
@@ -28,3 +30,8 @@ SETTINGS = StoreSettings(
     sse_seconds=60.0,
     cursor_seconds=20,
 )
+
+
+def store_settings(**changes: float) -> StoreSettings:
+    """Settings that no test meets by accident, with some changed."""
+    return replace(_SETTINGS, **changes)  # type: ignore[arg-type]  # every field is a number
