@@ -60,8 +60,8 @@ def server_limits(config: Config) -> ServerLimits:
         idle_timeout=config.idle_timeout_seconds,
         body_timeout=config.body_timeout_seconds,
         write_timeout=config.reader_timeout_seconds,
-        half_close_grace=config.half_close_seconds,
-        linger_timeout=config.lingering_seconds,
+        half_close_grace=config.half_close_grace_seconds,
+        linger_timeout=config.close_grace_seconds,
         linger_bytes=config.max_request_bytes,
         sweep=config.sweep_seconds,
     )
@@ -110,7 +110,7 @@ class App:
         if config.durable_streams_token:
             fields.append((b"authorization", b"Bearer " + config.durable_streams_token.encode()))
         root = root if root.endswith("/") else root + "/"
-        return Endpoint(handler, root.encode("ascii"), Headers(fields), config.append_timeout_seconds)
+        return Endpoint(handler, root.encode("ascii"), Headers(fields), config.storage_timeout_seconds)
 
     def _embedded(self) -> Handler:
         directory = self._config.data_path()
@@ -148,7 +148,7 @@ class App:
         reading = ReadSettings(
             config.max_readers,
             config.keep_alive_seconds,
-            config.append_timeout_seconds,
+            config.storage_timeout_seconds,
             config.storage_silence_seconds,
             config.shared_cache,
         )
@@ -159,7 +159,7 @@ class App:
                 b"GET": Read(keyring, storage, records, self._orphans, reading),
                 b"HEAD": Head(keyring, storage, records),
                 b"PATCH": Abort(keyring, self._fleet, wait=wait),
-                b"DELETE": Delete(keyring, storage, records, self._fleet, wait=config.append_timeout_seconds),
+                b"DELETE": Delete(keyring, storage, records, self._fleet, wait=config.storage_timeout_seconds),
             },
             health=Health(self.transfers),
             static=StaticFiles(),
@@ -176,7 +176,7 @@ class App:
 
     async def end_transfers(self) -> None:
         """End every running stream as interrupted: flushed, recorded and closed."""
-        await self.transfers.aclose(self._config.flush_seconds)
+        await self.transfers.aclose(self._config.flush_timeout_seconds)
 
     async def aclose(self) -> None:
         """Close everything; call it when no request is in progress any more."""
@@ -247,9 +247,9 @@ def _claim_settings(config: Config, retry: RetryPolicy) -> ClaimSettings:
     call = config.pool_timeout_seconds + config.connect_timeout_seconds + config.upstream_timeout_seconds
     return ClaimSettings(
         # Before and after the call a claim's holder makes a handful of requests to storage.
-        patience=call + 8 * config.append_timeout_seconds,
+        patience=call + 8 * config.storage_timeout_seconds,
         settle=config.claim_settle_seconds,
-        call=call + config.lease_seconds / 4 + config.append_timeout_seconds,
+        call=call + config.lease_seconds / 4 + config.storage_timeout_seconds,
         poll=config.claim_poll_seconds,
         look=config.lease_seconds / 5,
         retry=retry,
@@ -298,6 +298,6 @@ def _transfer_settings(config: Config, retry: RetryPolicy) -> TransferSettings:
         close_budget=config.close_budget_seconds,
         longest_pause=config.close_retry_seconds,
         sweep=config.sweep_seconds,
-        pace=Pace(config.linger_seconds, config.batch_bytes),
+        pace=Pace(config.append_interval_seconds, config.batch_bytes),
         retry=retry,
     )

@@ -87,7 +87,7 @@ def _serve(arguments: list[str]) -> int:
     async def serve() -> None:
         server = ProxyServer(config)
         signals = _Signals()
-        if not config.jwt_secret and not config.jwt_secret_file:
+        if not config.secret and not config.secret_file:
             _say(f"Service secret in {server.secret_source}")
         if not config.allowlist:
             _say("No upstream is allowed yet: give --allow 'https://api.openai.com/**'")

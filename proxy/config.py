@@ -82,11 +82,11 @@ class Config:
         (), "Pattern of allowed upstream URLs (repeatable); none given: every upstream is refused",
         unit="pattern", flag="--allow",
     )  # fmt: skip
-    jwt_secret: tuple[str, ...] = _setting(
+    secret: tuple[str, ...] = _setting(
         (), "Service secret: callers show it, or a JWT signed with it; made and kept in the data directory when absent",
         flag=None,
     )  # fmt: skip
-    jwt_secret_file: str = _setting("", "File of secrets, one a line: the first signs, all verify", unit="path")
+    secret_file: str = _setting("", "File of secrets, one a line: the first signs, all verify", unit="path")
     cors_origin: tuple[str, ...] = _setting((), "Allowed browser origin (repeatable); none given: any", unit="origin")
     pass_header: tuple[str, ...] = _setting(
         (
@@ -131,7 +131,9 @@ class Config:
     max_reader_bytes: int = _setting(
         64 * _KIB, "Bytes buffered for a slow reader before its storage read is paused", unit="bytes", minimum=1024
     )
-    batch_bytes: int = _setting(64 * _KIB, "After an append of this size no linger", unit="bytes")
+    batch_bytes: int = _setting(
+        64 * _KIB, "An append of at least this size is followed at once by the next one", unit="bytes"
+    )
 
     # Numbers at once
     max_transfers: int = _setting(10_000, "Streams pumped at once; more get 503", unit="streams", minimum=1)
@@ -164,7 +166,7 @@ class Config:
         600.0, "An upstream's body without a byte ends as timeout", unit="s", minimum=0.01
     )
     max_transfer_seconds: float = _setting(3600.0, "A longer transfer ends as timeout", unit="s", minimum=0.01)
-    append_timeout_seconds: float = _setting(10.0, "One request to storage", unit="s", minimum=0.01)
+    storage_timeout_seconds: float = _setting(10.0, "One request to storage", unit="s", minimum=0.01)
     append_budget_seconds: float = _setting(60.0, "All attempts at one append", unit="s")
     close_budget_seconds: float = _setting(600.0, "All attempts at recording an outcome and closing", unit="s")
     close_retry_seconds: float = _setting(
@@ -189,15 +191,15 @@ class Config:
         90.0, "A live read is broken off when storage is silent for longer", unit="s", minimum=0.01
     )
     keep_alive_seconds: float = _setting(15.0, "A silent SSE read gets a comment this often", unit="s", minimum=0.01)
-    linger_seconds: float = _setting(0.005, "Shortest time between two appends of one stream", unit="s")
+    append_interval_seconds: float = _setting(0.005, "Shortest time between two appends of one stream", unit="s")
     retry_first_seconds: float = _setting(0.05, "Bound of the pause before the first retry of an append", unit="s")
     retry_longest_seconds: float = _setting(5.0, "Bound of every later pause, which doubles up to it", unit="s")
-    half_close_seconds: float = _setting(
+    half_close_grace_seconds: float = _setting(
         0.5, "A client that half-closed gets its answer for this long, then counts as gone", unit="s"
     )
-    lingering_seconds: float = _setting(2.0, "After a refusal what still comes is ignored for this long", unit="s")
-    flush_seconds: float = _setting(10.0, "At shutdown the last appends get this long", unit="s")
-    farewell_seconds: float = _setting(2.0, "After that, readers get this long to be told", unit="s")
+    close_grace_seconds: float = _setting(2.0, "After a refusal what still comes is ignored for this long", unit="s")
+    flush_timeout_seconds: float = _setting(10.0, "At shutdown the last appends get this long", unit="s")
+    reader_grace_seconds: float = _setting(2.0, "After that, readers get this long to be told", unit="s")
     sweep_seconds: float = _setting(0.25, "How often deadlines are looked over", unit="s", minimum=0.001)
 
     # The embedded store
@@ -222,7 +224,7 @@ class Config:
             ("--allow", Allowlist, self.allowlist),
             ("--cors-origin", lambda origins: Cors(origins, max_age=0), self.cors_origin),
             ("--pass-header", PassedHeaders, self.pass_header),
-            ("PROXY_JWT_SECRET", Keyring, self.jwt_secret or ("none",)),
+            ("PROXY_SECRET", Keyring, self.secret or ("none",)),
         ):
             try:
                 check(values)
@@ -297,10 +299,10 @@ class Config:
 
     def secrets(self) -> tuple[tuple[str, ...], str]:
         """The service secrets and where they came from; makes one in the data directory when none is configured."""
-        if self.jwt_secret_file:
-            return _read_secrets(Path(self.jwt_secret_file)), self.jwt_secret_file
-        if self.jwt_secret:
-            return self.jwt_secret, "the environment"
+        if self.secret_file:
+            return _read_secrets(Path(self.secret_file)), self.secret_file
+        if self.secret:
+            return self.secret, "the environment"
         path = self.data_path() / "secret"
         _make_secret(path)
         return _read_secrets(path), str(path)
@@ -342,7 +344,7 @@ def _spelled(setting: Setting) -> str:
 
 def _parse(setting: Setting, text: str) -> object:
     """A value from the environment, by the kind of its default. Raises ConfigError."""
-    if setting.name == "jwt_secret":
+    if setting.name == "secret":
         return (text,)  # a secret may hold a comma; several come from a file
     if setting.kind is tuple:
         return tuple(item for item in (part.strip() for part in text.split(",")) if item)
@@ -383,10 +385,10 @@ def _read_secrets(path: Path) -> tuple[str, ...]:
         lines: Iterable[str] = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"--jwt-secret-file {path} cannot be read: {reason}") from None
+        raise ConfigError(f"--secret-file {path} cannot be read: {reason}") from None
     secrets = tuple(line.strip() for line in lines if line.strip())
     if not secrets:
-        raise ConfigError(f"--jwt-secret-file {path} holds no secret")
+        raise ConfigError(f"--secret-file {path} holds no secret")
     return secrets
 
 

@@ -192,7 +192,7 @@ async def run(options: argparse.Namespace, say: Callable[[str], None], stopped: 
             proxy = await create_proxy_server(
                 port=options.port,
                 allowlist=[f"{origin}/model"],
-                jwt_secret=secret,
+                secret=secret,
                 cors_origin=[origin, f"http://127.0.0.1:{port}"],
                 data_dir=options.data_dir or temporary,
             )

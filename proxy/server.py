@@ -41,7 +41,7 @@ class ProxyServer:
         self.url = f"unix:{config.uds}" if config.uds else f"http://{_bracketed(config.host)}:{self.port}"
         self._app.open()
         self._http.serve(sockets)
-        self._farewell_seconds = config.farewell_seconds
+        self._reader_grace_seconds = config.reader_grace_seconds
         self._tasks = Tasks("server")
         self._stopping: asyncio.Task[None] | None = None
 
@@ -71,7 +71,7 @@ class ProxyServer:
         await self._app.end_transfers()
         await self._http.stop_accepting()
         self._http.drain()
-        with anyio.move_on_after(self._farewell_seconds):
+        with anyio.move_on_after(self._reader_grace_seconds):
             await self._http.wait_requests()
         await self._http.aclose()
         await self._app.aclose()

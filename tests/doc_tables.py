@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "configuration.md", ROOT / "docs" / "design.md")
 
 IMPORTANT = (
-    "port", "host", "allowlist", "jwt_secret", "jwt_secret_file", "durable_streams_url", "data_dir", "public_url",
+    "port", "host", "allowlist", "secret", "secret_file", "durable_streams_url", "data_dir", "public_url",
     "cors_origin", "stream_ttl_seconds", "url_expiration_seconds", "max_response_bytes", "max_request_bytes",
     "max_transfers", "upstream_timeout_seconds", "inactivity_timeout_seconds", "max_transfer_seconds",
     "drain_timeout_seconds",

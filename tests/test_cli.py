@@ -21,7 +21,7 @@ from tests.kit.upstream import GATE, HANG, RESET, Script, Upstream, chunked, fix
 from tests.kit.waiting import until_blocking
 
 SECRET = "a service secret, with a comma"
-ENV = {"PROXY_JWT_SECRET": SECRET}
+ENV = {"PROXY_SECRET": SECRET}
 ALLOW = ["--allow", "http://localhost:*/**"]
 
 
@@ -58,10 +58,10 @@ def test_help_names_the_settings_and_no_flag_for_the_secret() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for flag in (
         "--port", "--host", "--durable-streams-url", "--allow", "--stream-ttl-seconds", "--url-expiration-seconds",
-        "--max-response-bytes", "--public-url", "--data-dir", "--cors-origin", "--jwt-secret-file", "PROXY_JWT_SECRET",
+        "--max-response-bytes", "--public-url", "--data-dir", "--cors-origin", "--secret-file", "PROXY_SECRET",
     ):  # fmt: skip
         assert flag in done.stdout
-    assert not re.search(r"--jwt-secret(?!-file)", done.stdout)
+    assert not re.search(r"--secret(?!-file)", done.stdout)
 
 
 def test_version_is_one_line() -> None:
@@ -119,7 +119,7 @@ def test_a_setting_comes_from_the_flag_before_the_environment(storage: NpmStorag
         (["--upstream-timeout-seconds", "inf"], "upstream-timeout-seconds"),
         (["--cors-origin", "nonsense"], "cors-origin"),
         (["--pass-header", "bad header"], "pass-header"),
-        (["--jwt-secret-file", "/nonexistent/secret"], "/nonexistent/secret"),
+        (["--secret-file", "/nonexistent/secret"], "/nonexistent/secret"),
         (["--ca-file", "/nonexistent/ca.pem"], "/nonexistent/ca.pem"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_port_in_use_stops_the_start_with_one_line(args: list[str]) -> None:
 
 
 def test_a_secret_on_the_command_line_is_refused_and_not_repeated(args: list[str]) -> None:
-    for spelled in (["--jwt-secret", "hunter2-canary"], ["--jwt-secret=hunter2-canary"]):
+    for spelled in (["--secret", "hunter2-canary"], ["--secret=hunter2-canary"]):
         done = run_proxy(["--port", "0", *args, *spelled], env=ENV)
         assert done.returncode == 2
         assert "hunter2-canary" not in done.stdout + done.stderr
@@ -200,7 +200,7 @@ def test_the_first_secret_of_a_file_signs_and_all_verify(args: list[str], tmp_pa
     urls = []
     for lines in ("old\n", "new\nold\n", "new\n"):
         file.write_text(lines)
-        with ProxyProcess([*args, "--jwt-secret-file", str(file)]) as proxy:
+        with ProxyProcess([*args, "--secret-file", str(file)]) as proxy:
             for secret in ("old", "new"):
                 assert _status(proxy, secret) == (400 if f"{secret}\n" in lines else 401)
             caller = Caller(proxy.url, lines.partition("\n")[0])

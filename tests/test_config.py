@@ -14,7 +14,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "allowlist": ("https://a.example/**, https://b.example", ("https://a.example/**", "https://b.example")),
     "cors_origin": ("https://a.example,https://b.example", ("https://a.example", "https://b.example")),
     "pass_header": ("x-one, x-two-*", ("x-one", "x-two-*")),
-    "jwt_secret": ("a, b", ("a, b",)),
+    "secret": ("a, b", ("a, b",)),
     "stream_ttl_seconds": ("90000", 90_000),
     "max_transfer_seconds": ("3601.5", 3601.5),
     "inactivity_timeout_seconds": ("599", 599.0),
@@ -57,9 +57,9 @@ def test_names_are_unique_and_every_setting_is_explained() -> None:
 
 def test_credentials_have_no_flag_and_stand_in_no_repr() -> None:
     credentials = {setting.name for setting in SETTINGS if setting.flag is None}
-    assert credentials == {"jwt_secret", "durable_streams_token", "store_read_token", "store_write_token"}
+    assert credentials == {"secret", "durable_streams_token", "store_read_token", "store_write_token"}
     values: dict[str, object] = dict.fromkeys(credentials, "CANARY")
-    values["jwt_secret"] = ("CANARY", "CANARY 2")
+    values["secret"] = ("CANARY", "CANARY 2")
     assert "CANARY" not in repr(Config(**values))  # type: ignore[arg-type]  # each by its field's name
 
 
@@ -86,7 +86,7 @@ def test_a_number_that_is_none_or_out_of_bounds_is_one_line_that_names_it(settin
         ({"allowlist": ("ftp://x/",)}, "--allow"),
         ({"cors_origin": ("nonsense",)}, "--cors-origin"),
         ({"pass_header": ("set-cookie",)}, "--pass-header"),
-        ({"jwt_secret": ("",)}, "PROXY_JWT_SECRET"),
+        ({"secret": ("",)}, "PROXY_SECRET"),
         ({"durable_streams_url": "localhost:4437"}, "--durable-streams-url"),
         ({"durable_streams_url": "http://"}, "--durable-streams-url"),
         ({"durable_streams_url": "http://user:pass@host/"}, "--durable-streams-url"),
@@ -142,14 +142,14 @@ def test_without_a_secret_one_is_made_once_for_its_owner_alone(tmp_path: Path) -
 
 def test_a_secret_given_needs_no_data_directory(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    assert Config(jwt_secret=("s",), data_dir=str(data)).secrets() == (("s",), "the environment")
+    assert Config(secret=("s",), data_dir=str(data)).secrets() == (("s",), "the environment")
     assert not data.exists()
 
 
 def test_a_file_holds_one_secret_a_line_and_comes_before_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "secrets"
     path.write_text("\n one \n\ntwo, with comma\n")
-    config = Config(jwt_secret_file=str(path), jwt_secret=("other",))
+    config = Config(secret_file=str(path), secret=("other",))
     assert config.secrets() == (("one", "two, with comma"), str(path))
 
 
@@ -158,8 +158,8 @@ def test_a_file_without_a_secret_stops_the_start(tmp_path: Path, content: bytes 
     path = tmp_path / "secrets"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match="--jwt-secret-file") as caught:
-        Config(jwt_secret_file=str(path)).secrets()
+    with pytest.raises(ConfigError, match="--secret-file") as caught:
+        Config(secret_file=str(path)).secrets()
     assert "\n" not in str(caught.value)
 
 

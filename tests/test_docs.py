@@ -147,7 +147,7 @@ def proxy(model: Model, data: Path) -> Iterator[ProxyProcess]:
     """The proxy as the session starts it, on free ports and with a data directory of its own."""
     line = next(line for line in COMMANDS if "localhost:8000" in line)
     env, args = arguments(line.replace("8000", str(model.port)))
-    assert env["PROXY_JWT_SECRET"] == exported()["SECRET"]
+    assert env["PROXY_SECRET"] == exported()["PROXY_SECRET"]
     with ProxyProcess(args, env=env | {"PROXY_DATA_DIR": str(data)}) as proxy:
         yield proxy
         assert "Traceback" not in proxy.output
@@ -194,8 +194,8 @@ def test_the_session_runs_as_it_stands_and_shows_what_it_says(environment: dict[
 
 
 def test_every_variable_of_the_session_is_set_in_it() -> None:
-    used = set(re.findall(r"\$\{?([A-Z]+)", "".join(block for block, _ in SESSION)))
-    assigned = set(re.findall(r"^([A-Z]+)=", "".join(block for block, _ in SESSION), re.MULTILINE))
+    used = set(re.findall(r"\$\{?([A-Z_]+)", "".join(block for block, _ in SESSION)))
+    assigned = set(re.findall(r"^([A-Z_]+)=", "".join(block for block, _ in SESSION), re.MULTILINE))
     assert used <= assigned | set(exported())
 
 
@@ -254,7 +254,7 @@ def test_the_module_that_the_proxy_serves_prints_the_answer(
     backend = (
         "const network = globalThis.fetch\n"
         "globalThis.fetch = (url, init) =>\n"
-        "  url === '/api/proxy-token' ? Promise.resolve(new Response(process.env.SECRET)) : network(url, init)\n"
+        "  url === '/api/proxy-token' ? Promise.resolve(new Response(process.env.PROXY_SECRET)) : network(url, init)\n"
     )
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / "page.js").write_text(backend + code)

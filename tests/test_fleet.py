@@ -51,7 +51,7 @@ class Instance(ProxyProcess):
             "--drain-timeout-seconds",
             "0",
         ]
-        super().__init__(args, env={"PROXY_JWT_SECRET": SECRET})
+        super().__init__(args, env={"PROXY_SECRET": SECRET})
         self.caller = Caller(self.url, SECRET)
 
     def sees(self, stream: Stream) -> Stream:

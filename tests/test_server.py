@@ -29,7 +29,7 @@ def upstream() -> Iterator[Upstream]:
 
 
 async def started(directory: Path, **settings: object) -> ProxyServer:
-    values = {"port": 0, "allowlist": [ALLOW], "jwt_secret": SECRET, "data_dir": str(directory)}
+    values = {"port": 0, "allowlist": [ALLOW], "secret": SECRET, "data_dir": str(directory)}
     return await create_proxy_server(**{**values, **settings})
 
 
@@ -188,9 +188,9 @@ async def test_settings_are_those_of_config_and_lists_and_strings_are_taken(tmp_
         await started(tmp_path, allowlist=["https://"])
     for allowlist in (ALLOW, [ALLOW], (ALLOW,)):
         for secret in (SECRET, [SECRET], (SECRET, "older")):
-            async with await started(tmp_path, allowlist=allowlist, jwt_secret=secret, host="127.0.0.1") as server:
+            async with await started(tmp_path, allowlist=allowlist, secret=secret, host="127.0.0.1") as server:
                 assert server._app._config.allowlist == (ALLOW,)
-                assert server._app._config.jwt_secret[0] == SECRET
+                assert server._app._config.secret[0] == SECRET
 
 
 async def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ async def test_a_full_store_refuses_before_the_upstream_is_paid(tmp_path: Path, 
 
 
 def process(directory: Path) -> ProxyProcess:
-    return ProxyProcess(["--allow", ALLOW, "--data-dir", str(directory)], env={"PROXY_JWT_SECRET": SECRET})
+    return ProxyProcess(["--allow", ALLOW, "--data-dir", str(directory)], env={"PROXY_SECRET": SECRET})
 
 
 def test_a_killed_proxy_loses_nothing_acknowledged_and_its_streams_are_interrupted(

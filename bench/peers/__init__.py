@@ -115,4 +115,4 @@ def start_store(name: str, core: int = PROXY_CORE) -> Store:
 def _environment(secret: str) -> dict[str, str]:
     """The secret, and nothing that the user's own settings would change."""
     ours = {name: "" for name in os.environ if name.startswith(("PROXY_", "DURABLE_STREAMS_"))}
-    return {**ours, "PROXY_JWT_SECRET": secret, "BENCH_SECRET": secret, "PYTHONPATH": str(_ROOT)}
+    return {**ours, "PROXY_SECRET": secret, "BENCH_SECRET": secret, "PYTHONPATH": str(_ROOT)}

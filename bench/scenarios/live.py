@@ -23,7 +23,7 @@ _EVENT_CPU = Metric("event_cpu", "CPU an event", "µs")
 _EVENTS = Metric("events", "events an append", "", "")
 _DEADLINE_SECONDS = 90.0
 _SETTLE_SECONDS = 0.2
-_GROWTH_RATE = 1500  # with ten streams, events further apart than the linger, so that none are batched
+_GROWTH_RATE = 1500  # with ten streams, events further apart than --append-interval-seconds, so that none are batched
 
 
 def _ages(latencies: list[int]) -> Figures:

@@ -53,7 +53,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start(*args: str) -> ProxyProcess:
         common = ["--allow", "http://localhost:*/**", "--data-dir", str(tmp_path / "data"), *args]
-        started.append(ProxyProcess(common, env={"PROXY_JWT_SECRET": SECRET}))
+        started.append(ProxyProcess(common, env={"PROXY_SECRET": SECRET}))
         return started[-1]
 
     yield start
@@ -66,7 +66,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
     """A proxy with the embedded store."""
     args = ["--allow", "http://localhost:*/**", "--data-dir", str(tmp_path_factory.mktemp("data"))]
-    with ProxyProcess(args, env={"PROXY_JWT_SECRET": SECRET}) as proxy:
+    with ProxyProcess(args, env={"PROXY_SECRET": SECRET}) as proxy:
         yield proxy
         assert "Traceback" not in proxy.output
 

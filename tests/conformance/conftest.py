@@ -30,7 +30,7 @@ def caller() -> Iterator[Caller]:
             "--error-body-timeout-seconds",
             "1",
         ]
-        with ProxyProcess(args, env={"PROXY_JWT_SECRET": secret}) as proxy:
+        with ProxyProcess(args, env={"PROXY_SECRET": secret}) as proxy:
             caller = Caller(proxy.url, secret)
             yield caller
             caller.http.close()

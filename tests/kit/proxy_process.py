@@ -40,7 +40,7 @@ def run_proxy(
 
 
 class ProxyProcess:
-    """`with ProxyProcess(["--allow", …], env={"PROXY_JWT_SECRET": …}) as proxy:` and `proxy.url` answers.
+    """`with ProxyProcess(["--allow", …], env={"PROXY_SECRET": …}) as proxy:` and `proxy.url` answers.
 
     The port is free (`--port 0`) unless `args` name one. `output` is stdout and stderr as they came. It never outlives
     the process that started it.

@@ -35,8 +35,8 @@ class World(NamedTuple):
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    env = {"PROXY_JWT_SECRET": SECRET}
-    common = ["--allow", "http://localhost:*/**", "--append-timeout-seconds", "0.3", "--durable-streams-url"]
+    env = {"PROXY_SECRET": SECRET}
+    common = ["--allow", "http://localhost:*/**", "--storage-timeout-seconds", "0.3", "--durable-streams-url"]
     with (
         Upstream() as upstream,
         NpmStorage() as storage,

@@ -45,7 +45,7 @@ def storage() -> Iterator[NpmStorage]:
 
 def running(storage_url: str, *args: str) -> ProxyProcess:
     """A proxy on this storage."""
-    return ProxyProcess([*ALLOW, "--durable-streams-url", storage_url, *args], env={"PROXY_JWT_SECRET": SECRET})
+    return ProxyProcess([*ALLOW, "--durable-streams-url", storage_url, *args], env={"PROXY_SECRET": SECRET})
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def relayed(storage: NpmStorage) -> Iterator[tuple[Caller, Relay]]:
     """A caller of a proxy whose storage is behind a relay."""
     with (
         Relay(storage.url) as relay,
-        running(relay.url, "--append-timeout-seconds", "2", "--append-budget-seconds", "3") as proxy,
+        running(relay.url, "--storage-timeout-seconds", "2", "--append-budget-seconds", "3") as proxy,
     ):
         caller = Caller(proxy.url, SECRET)
         yield caller, relay

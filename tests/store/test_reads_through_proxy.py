@@ -109,7 +109,7 @@ def test_every_case_of_the_public_suite_that_reads_holds_through_the_proxy(tmp_p
     secret = secrets.token_urlsafe(24)
     with StoreProcess(tmp_path / "store") as store:
         args = ["--durable-streams-url", f"http://127.0.0.1:{store.port}", "--allow", "http://localhost:*/**"]
-        with ProxyProcess(args, env={"PROXY_JWT_SECRET": secret}) as proxy:
+        with ProxyProcess(args, env={"PROXY_SECRET": secret}) as proxy:
             (tmp_path / "plan.json").write_text(json.dumps(plan(proxy, store, Keyring([secret]))))
             environment = {"PLAN": str(tmp_path / "plan.json"), "SERVICE_SECRET": secret}
             cases = run_public_suite("proxied-conformance.test.js", environment, tmp_path, groups=READING)

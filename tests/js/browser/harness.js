@@ -178,7 +178,7 @@ export async function start(...args) {
   const dataDir = mkdtempSync(join(tmpdir(), 'durable-'))
   const child = spawn(python, ['-m', 'proxy', ...args, '--data-dir', dataDir], {
     cwd: ROOT,
-    env: { ...process.env, PROXY_JWT_SECRET: SECRET },
+    env: { ...process.env, PROXY_SECRET: SECRET },
   })
   let output = ''
   const url = await new Promise((resolve, reject) => {
