@@ -163,10 +163,10 @@ def _canonical_ipv6(text: str) -> str:
         address = IPv6Address(text)
     except ValueError:
         raise UrlError("the host is not an IPv6 address") from None
+    if address.ipv4_mapped is not None:  # before the text is compared: Python 3.13 spells these in another way
+        raise UrlError("the IPv6 address is an IPv4 address in disguise")
     if address.scope_id is not None or address.compressed != text:
         raise UrlError("the IPv6 address is not in its canonical form")
-    if address.ipv4_mapped is not None:
-        raise UrlError("the IPv6 address is an IPv4 address in disguise")
     return text
 
 

@@ -142,6 +142,12 @@ def test_userinfo_is_called_by_its_name(text: bytes) -> None:
         parse_url(text)
 
 
+@pytest.mark.parametrize("host", [b"::ffff:102:304", b"::ffff:1.2.3.4", b"0:0:0:0:0:ffff:102:304", b"::FFFF:1.2.3.4"])
+def test_an_ipv4_address_within_ipv6_is_refused_as_such_however_it_is_spelled(host: bytes) -> None:
+    with pytest.raises(UrlError, match="in disguise"):
+        canonical_host(b"[%b]" % host)
+
+
 def test_a_name_may_have_labels_of_63_and_253_bytes_in_all() -> None:
     longest = b".".join([b"a" * 63, b"b" * 63, b"c" * 63, b"d" * 61])
     assert parse_url(b"https://" + longest).host == longest.decode()
