@@ -8,7 +8,8 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import cast
 
@@ -23,6 +24,9 @@ from proxy.wire.events import Buffer
 __all__ = ["Connection"]
 
 _PEER_LEFT = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR are always told
+
+# In these versions the writelines of asyncio's own socket transport never calls pause_writing (CVE-2024-12254).
+_WRITELINES_NEVER_PAUSES = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
 
 
 class Connection(asyncio.Protocol):
@@ -41,6 +45,15 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport (asyncio calls this once)."""
         self.transport = cast(asyncio.Transport, transport)
+        self._writelines: Callable[[Iterable[Buffer]], None] = self.transport.writelines
+        if _WRITELINES_NEVER_PAUSES and type(transport).__module__.startswith("asyncio."):
+            self._writelines = self._writelines_then_look
+
+    def _writelines_then_look(self, buffers: Iterable[Buffer]) -> None:
+        """Write, then have the transport compare its buffer with its marks: setting the marks does that."""
+        self.transport.writelines(buffers)
+        low, high = self.transport.get_write_buffer_limits()
+        self.transport.set_write_buffer_limits(high, low)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came from the peer, never none."""
@@ -75,7 +88,7 @@ class Connection(asyncio.Protocol):
     def write(self, buffers: Iterable[Buffer]) -> None:
         """Queue buffers for sending, by reference: they leave as one vectored write. Dropped once it is closing."""
         if not self.is_closing:
-            self.transport.writelines(buffers)
+            self._writelines(buffers)
 
     async def drained(self) -> None:
         """Return when more may be written, at once if nothing is in the way. Raises ConnectionResetError."""
