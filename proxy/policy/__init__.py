@@ -1,3 +1,3 @@
-"""Pure decisions: who may call (auth), what may be called (allowlist, addresses), which header fields cross
-(forwarding) and what browsers may see (cors). No I/O, no clock: whoever asks says what time it is.
+"""Pure decisions: who may call (auth), what may be called (allowlist, addresses), which header fields are forwarded
+(forwarding) and what browsers may read (cors). No I/O and no clock: the caller passes the time.
 """

@@ -1,12 +1,14 @@
 """What browsers may do with our responses (Fetch standard, CORS protocol; protocol: CORS).
 
-Owns the header fields that stand on every response and the answer to a preflight. No credentials mode: the proxy
-takes no cookies, so every origin can be let in by default.
+Owns the header fields of every response that concern browsers, and the answer to a preflight. Credentials mode is not
+supported: the proxy uses no cookies, so a foreign origin cannot act with a user's rights, and any origin may be allowed
+by default.
 """
 
 import re
 from collections.abc import Sequence
 
+from proxy.wire.grammar import is_token
 from proxy.wire.headers import Field, Headers
 
 __all__ = ["Cors"]
@@ -22,7 +24,7 @@ _EXPOSED = (
     b"Stream-Next-Offset", b"Stream-Cursor", b"Stream-Up-To-Date", b"Stream-Closed", b"Stream-TTL",
     b"Stream-Expires-At", b"Stream-SSE-Data-Encoding",
 )  # fmt: skip
-# Readable without being exposed (CORS-safelisted), or not for scripts at all.
+# Readable without being exposed (CORS-safelisted), or of no use to scripts.
 _NOT_EXPOSED = frozenset(
     {
         b"cache-control", b"content-language", b"content-length", b"content-type", b"expires", b"last-modified",
@@ -40,18 +42,18 @@ _EXPOSE: Field = (b"access-control-expose-headers", b", ".join(_EXPOSED))
 
 _ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([1-9][0-9]{0,4}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 
 
 class Cors:
-    """The origins let in: none given or `*` means any. A browser may remember a preflight for `max_age` seconds.
-
-    Raises ValueError for an origin that no browser would send.
-    """
+    """CORS for a list of allowed origins."""
 
     __slots__ = ("_by_origin", "_otherwise", "_preflight")
 
     def __init__(self, origins: Sequence[str], *, max_age: int) -> None:
+        """`origins`: as browsers send them; an empty list or `*` allows any. Raises ValueError for a malformed one.
+
+        `max_age`: seconds for which a browser may cache a preflight.
+        """
         self._preflight: tuple[Field, ...] = (
             (b"access-control-allow-methods", _METHODS),
             (b"access-control-max-age", b"%d" % max_age),
@@ -66,13 +68,14 @@ class Cors:
             self._by_origin[origin] = (allowed, (b"vary", b"Origin"), _EXPOSE, *_HARDENING)
 
     def response_headers(self, origin: bytes | None) -> tuple[Field, ...]:
-        """The fields for every response, errors too; `origin` is the request's Origin. Made once, shared by all."""
+        """The fields that go on every response, errors included. `origin` is the request's Origin field."""
         return self._by_origin.get(origin, self._otherwise) if origin is not None else self._otherwise
 
     def exposed(self, response: Headers) -> tuple[Field, ...]:
-        """One more Access-Control-Expose-Headers for what `response` holds beyond the fixed list, else nothing.
+        """A second Access-Control-Expose-Headers for the fields of `response` outside the fixed list; else nothing.
 
-        Exposing knows no prefixes, so an `X-RateLimit-…` is named when it is there. Browsers join the two fields.
+        Expose-Headers has no prefixes, so an `X-RateLimit-…` field is listed when a response has it. Browsers combine
+        the two fields.
         """
         extra = {
             name: None for name, _ in response if name not in _ALWAYS_SEEN and not name.startswith(b"access-control-")
@@ -80,19 +83,19 @@ class Cors:
         return ((b"access-control-expose-headers", b", ".join(extra)),) if extra else ()
 
     def preflight(self, headers: Headers) -> Headers:
-        """All fields of the 204 that answers an OPTIONS request with these headers."""
+        """All fields of the 204 response to an OPTIONS request that has these `headers`."""
         names = dict.fromkeys(_REQUEST_HEADERS)
         for value in headers.get_all(b"access-control-request-headers"):
             for token in value.lower().split(b","):
                 name = token.strip(b" \t")
-                if _TOKEN.fullmatch(name):
+                if is_token(name):
                     names[name] = None
         allowed = (b"access-control-allow-headers", b", ".join(names))
         return Headers.trusted([*self.response_headers(headers.get(b"origin")), *self._preflight, allowed])
 
 
 def _canonical_origin(text: str) -> bytes:
-    """An origin as browsers serialise it (RFC 6454 section 6.2): lower case, without the default port."""
+    """`text` as browsers serialise origins (RFC 6454 section 6.2): lower case, without the default port."""
     match = _ORIGIN.fullmatch(text)
     if match is None:
         raise ValueError(f"CORS origin {text!r} is not scheme://host[:port]")
