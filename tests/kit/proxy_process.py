@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.kit.event_loops import python_path
+
 __all__ = ["ProxyProcess", "run_proxy"]
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -20,7 +22,7 @@ _RUNNING = re.compile(r"Proxy running at (\S+)")
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Ours without any setting of the proxy that the developer's shell may hold, and `extra`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROXY_", "DURABLE_STREAMS_"))}
-    return kept | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(_ROOT)} | dict(extra)
+    return kept | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": python_path(_ROOT)} | dict(extra)
 
 
 def run_proxy(

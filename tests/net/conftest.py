@@ -1,5 +1,5 @@
 """Both event loops."""
 
-from tests.kit.both_loops import no_task_is_left, pytest_asyncio_loop_factories
+from tests.kit.event_loops import no_task_is_left, pytest_asyncio_loop_factories
 
 __all__ = ["no_task_is_left", "pytest_asyncio_loop_factories"]
