@@ -6,8 +6,8 @@ from enum import Enum
 
 __all__ = [
     "ABANDONED_SECONDS", "ERROR_BODY_BYTES", "ERROR_BODY_SECONDS", "EVENT_BYTES", "LEAST_SECONDS", "LOST_ATTEMPTS",
-    "MAX_CONNECTIONS", "MAX_IDLE_CONNECTIONS", "MEMORY_ENTRIES", "SILENCE_SECONDS", "TAIL_BYTES", "Backoff", "Live",
-    "OnClose", "Retry", "Timeouts",
+    "MAX_CONNECTIONS", "MAX_IDLE_CONNECTIONS", "MEMORY_ENTRIES", "SILENCE_SECONDS", "TAIL_BYTES", "TRANSIENT_STATUSES",
+    "Backoff", "Live", "OnClose", "Retry", "Timeouts",
 ]  # fmt: skip
 
 ABANDONED_SECONDS = 30 * 86400.0  # a file that nobody touched for so long; streams live for a day by default
@@ -21,6 +21,17 @@ MAX_IDLE_CONNECTIONS = 100  # the same
 MEMORY_ENTRIES = 10_000  # credentials in `MemoryStorage`, about 1 KiB each; the oldest go first
 SILENCE_SECONDS = 90.0  # a live read with no byte, not even a keep-alive, is dead: servers speak up every 30 to 60 s
 TAIL_BYTES = 32  # of what was delivered, kept to see `data: [DONE]` at the end
+
+# Statuses that can be another one a moment later, so the same request is sent again. Most of them come from something
+# between the client and the proxy: a load balancer, a CDN or a gateway. Repeating costs nothing: a read changes
+# nothing, and a create carries an `Idempotency-Key`, so the proxy calls the upstream once.
+# `proxy/static` holds the same list; a test compares the two.
+TRANSIENT_STATUSES = frozenset({
+    408, 425, 429,  # request timed out on the way; too early; too many requests
+    500, 502, 503, 504,  # a failing, restarting or overloaded hop
+    520, 521, 522, 523, 524, 525, 526, 527, 530,  # Cloudflare: no usable answer from the server behind it
+    529, 598, 599,  # overloaded, read time-out, connect time-out: not registered, but sent by gateways
+})  # fmt: skip
 
 
 class Live(Enum):

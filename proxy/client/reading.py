@@ -17,7 +17,7 @@ from proxy.client.access import Access
 from proxy.client.errors import Fault, IncompleteStream, NetworkError, ProxyError
 from proxy.client.events import Event, EventDecoder, EventTooLarge
 from proxy.client.messages import Fields, Send, proxy_error
-from proxy.client.options import EVENT_BYTES, Backoff, Live, Retry, Timeouts
+from proxy.client.options import EVENT_BYTES, TRANSIENT_STATUSES, Backoff, Live, Retry, Timeouts
 from proxy.streams.names import Outcome
 
 __all__ = ["START", "Position", "Reading"]
@@ -32,8 +32,6 @@ class Position:
 
 
 START = Position("-1", 0)
-
-_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +132,7 @@ class Reading:
         if status == 400 and self._live is Live.SSE and not self._catch_up:
             self._live = Live.LONG_POLL
             return
-        if status not in _TRANSIENT:
+        if status not in TRANSIENT_STATUSES:
             raise error
         self._failed(error, now, error.retry_after)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.client.access import Access, Place
 from proxy.client.errors import Fault, IncompleteStream, NetworkError, ProxyError
 from proxy.client.messages import Fields
-from proxy.client.options import Live, Retry, Timeouts
+from proxy.client.options import TRANSIENT_STATUSES, Live, Retry, Timeouts
 from proxy.client.reading import START, Position, Reading
 from proxy.streams.names import Outcome
 
@@ -359,7 +359,7 @@ def test_retry_after_is_honoured_up_to_the_maximum() -> None:
         assert least <= loop.delay <= 5.0
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", sorted(TRANSIENT_STATUSES))
 def test_an_answer_that_may_be_different_later_is_asked_for_again_then_raised_with_its_code(status: int) -> None:
     loop = reading(retry=Retry(reads=3, first_delay=0.0))
     body = b'{"error": {"code": "STORAGE_ERROR", "message": "m"}}'
