@@ -15,7 +15,7 @@ from proxy.handlers.ops import Health
 from proxy.handlers.read import Head, Read, ReadSettings
 from proxy.handlers.router import Router
 from proxy.handlers.static import StaticFiles
-from proxy.http.message import Handler, Headers
+from proxy.http.message import Handler
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.http.pool import Pool, PoolLimits
 from proxy.http.server import ServerLimits
@@ -41,6 +41,7 @@ from proxy.store.sqlite import ForeignDatabase, UnsafeSqlite
 from proxy.streams.client import Endpoint, Storage
 from proxy.streams.producer import RetryPolicy
 from proxy.wire.events import HeadLimits
+from proxy.wire.headers import Headers
 
 __all__ = ["App", "server_limits"]
 
@@ -291,7 +292,6 @@ def _record_settings(config: Config) -> RecordSettings:
 def _transfer_settings(config: Config, retry: RetryPolicy) -> TransferSettings:
     return TransferSettings(
         at_once=config.max_transfers,
-        max_bytes=config.max_response_bytes,
         stream_ttl=config.stream_ttl_seconds,
         inactivity=config.inactivity_timeout_seconds,
         longest=config.max_transfer_seconds,

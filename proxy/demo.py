@@ -19,11 +19,14 @@ from proxy.base.errors import Code, Refusal
 from proxy.config import Config, ConfigError
 from proxy.handlers.router import error_response
 from proxy.handlers.static import StaticFiles
-from proxy.http.message import Body, BodyError, Buffer, Cut, Headers, Parts, Request, Response, TooLarge, read_all
+from proxy.http.body import Body, BodyError, BytesBody, Cut, TooLarge, read_all
+from proxy.http.message import Request, Response
 from proxy.http.server import HttpServer
 from proxy.net.listen import bind_tcp
 from proxy.policy.auth import mint
 from proxy.server import create_proxy_server
+from proxy.wire.events import Buffer
+from proxy.wire.headers import Headers
 
 __all__ = ["Application", "ScriptedAnswer", "add_arguments", "run"]
 
@@ -90,12 +93,17 @@ class ScriptedAnswer:
         self.ended = event is None
         return () if event is None else (event,)
 
-    def limit(self, max_bytes: int) -> None:
-        """A script knows its length."""
+    def take_nowait(self) -> tuple[Buffer, ...]:
+        """Nothing: every word has its pace."""
+        return ()
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
         """Say no more."""
         self._cut = cut
+
+    def close(self) -> None:
+        """Say no more."""
+        self.abort()
 
 
 def _events(text: str) -> Iterator[bytes]:
@@ -150,7 +158,7 @@ class Application:
         if request.method not in (b"GET", b"HEAD"):
             raise Refusal(Code.METHOD_NOT_ALLOWED, "only GET, and POST for the model")
         if path == b"/":
-            return Response(200, self._page_headers, Parts([self._page]))
+            return Response(200, self._page_headers, BytesBody([self._page]))
         if path == b"/api/session":
             return self._session()
         return await self._static(request)
@@ -158,7 +166,7 @@ class Application:
     def _session(self) -> Response:
         token = mint(self._secret, time.time(), _TOKEN_SECONDS)
         session = {"proxyUrl": f"{self._proxy}/v1/proxy", "api": self._model, "token": token}
-        return Response(200, Headers([_JSON, _PRIVATE]), Parts([json.dumps(session).encode()]))
+        return Response(200, Headers([_JSON, _PRIVATE]), BytesBody([json.dumps(session).encode()]))
 
     @staticmethod
     async def _answer(request: Request) -> Response:

@@ -9,7 +9,8 @@ import apsw
 from proxy.app import server_limits
 from proxy.base.errors import Refusal
 from proxy.config import Config, ConfigError
-from proxy.http.message import Headers, Parts, Response
+from proxy.http.body import BytesBody
+from proxy.http.message import Response
 from proxy.http.server import HttpServer
 from proxy.net.listen import bind_tcp, bind_unix, close_listening
 from proxy.store import (
@@ -20,6 +21,7 @@ from proxy.store import (
     lock_data_directory,
     with_tokens,
 )
+from proxy.wire.headers import Headers
 
 __all__ = ["StoreServer"]
 
@@ -80,4 +82,4 @@ def _is_loopback(host: str) -> bool:
 
 
 def _refuse(refusal: Refusal, _origin: bytes | None) -> Response:
-    return Response(refusal.code.status, _TEXT, Parts((refusal.message.encode() + b"\n",)))
+    return Response(refusal.code.status, _TEXT, BytesBody((refusal.message.encode() + b"\n",)))

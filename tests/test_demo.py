@@ -7,8 +7,10 @@ import pytest
 
 from proxy.base.errors import Refusal
 from proxy.demo import Application, ScriptedAnswer
-from proxy.http.message import BodyError, Headers, Parts, Request, Response, read_all
+from proxy.http.body import BodyError, BytesBody, read_all
+from proxy.http.message import Request, Response
 from proxy.policy.auth import Keyring
+from proxy.wire.headers import Headers
 
 _SECRET = "the secret of the demo"
 
@@ -19,7 +21,7 @@ def _application() -> Application:
 
 async def _ask(method: str, target: str, *, host: str = "localhost:4441", body: bytes = b"") -> Response:
     headers = Headers([(b"host", host.encode())])
-    return await _application()(Request(method.encode(), target.encode(), headers, Parts([body])))
+    return await _application()(Request(method.encode(), target.encode(), headers, BytesBody([body])))
 
 
 async def test_the_page_may_talk_to_its_own_origin_and_the_proxy_and_nobody_else() -> None:

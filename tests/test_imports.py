@@ -19,7 +19,7 @@ ROOMS: dict[str, set[str]] = {
     "streams": {"base", "wire", "http"},
     "relay": {"base", "wire", "net", "http", "policy", "streams"},
     "handlers": {"base", "wire", "http", "policy", "streams", "relay"},
-    "store": {"base", "wire", "http.message", "streams.names"},
+    "store": {"base", "wire", "http.body", "http.message", "streams.names"},
     "client": {"streams.names"},
     "static": set(),
 }

@@ -4,9 +4,11 @@ import time
 
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
-from proxy.http.message import EMPTY, Cut, Headers, Response
+from proxy.http.body import EMPTY
+from proxy.http.message import Response
 from proxy.policy.auth import Keyring
 from proxy.relay.fleet import Fleet
+from proxy.wire.headers import Headers
 
 __all__ = ["Abort"]
 
@@ -25,5 +27,5 @@ class Abort:
         self._keyring.check_signature(call.stream_id, call.values(b"expires"), call.values(b"signature"), time.time())
         if call.single(b"action") != b"abort":
             raise Refusal(Code.INVALID_REQUEST, "the parameter action must be abort")
-        await self._fleet.end(call.stream_id, Cut.ABORTED, wait=self._wait)
+        await self._fleet.end(call.stream_id, discard=False, wait=self._wait)
         return Response(204, Headers(), EMPTY)

@@ -1,59 +1,12 @@
-"""What a read costs is bounded: bodies that lose patience with their source, and places for readers."""
+"""Live readers are bounded: places for their bodies."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from proxy.base.errors import Code, Refusal
-from proxy.http.message import Body, BodyError, Buffer, Cut
+from proxy.http.body import Body, ReleasingBody
 
-__all__ = ["Counted", "Impatient"]
-
-
-class _Around:
-    """A body that passes another one on."""
-
-    def __init__(self, body: Body) -> None:
-        self._body = body
-
-    @property
-    def length(self) -> int | None:
-        """As of the body within."""
-        return self._body.length
-
-    @property
-    def ended(self) -> bool:
-        """As of the body within."""
-        return self._body.ended
-
-    async def take(self) -> tuple[Buffer, ...]:
-        """As of the body within."""
-        return await self._body.take()
-
-    def limit(self, max_bytes: int) -> None:
-        """As of the body within."""
-        self._body.limit(max_bytes)
-
-    def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """As of the body within."""
-        self._body.abort(cut)
-
-
-class Impatient(_Around):
-    """A body whose source gets `patience` seconds for each part; then it is cut."""
-
-    def __init__(self, body: Body, patience: float) -> None:
-        super().__init__(body)
-        self._patience = patience
-
-    async def take(self) -> tuple[Buffer, ...]:
-        """The next part. Raises BodyError when none came in time."""
-        try:
-            async with asyncio.timeout(self._patience):
-                return await super().take()
-        except TimeoutError:
-            self.abort(Cut.GONE)
-            raise BodyError(Cut.IDLE) from None
+__all__ = ["Counted"]
 
 
 class Counted:
@@ -92,17 +45,5 @@ class _Place:
             self._counted = None
 
     def kept_by(self, body: Body) -> Body:
-        return _Placed(body, self)
-
-
-class _Placed(_Around):
-    """A body that holds a place until it is aborted, as the server does with every body when it is done."""
-
-    def __init__(self, body: Body, place: _Place) -> None:
-        super().__init__(body)
-        self._place = place
-
-    def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """As of the body within; the place is free again."""
-        self._place.leave()
-        super().abort(cut)
+        """`body`, which leaves the place when it is closed, as the server does with every body when it is done."""
+        return ReleasingBody(body, self.leave)

@@ -8,7 +8,8 @@ from uuid import uuid4
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
 from proxy.handlers.uploads import Upload, Uploads
-from proxy.http.message import EMPTY, Cut, Field, Headers, Response
+from proxy.http.body import EMPTY
+from proxy.http.message import Response
 from proxy.policy.allowlist import Allowlist, Match
 from proxy.policy.auth import Keyring
 from proxy.policy.forwarding import PassedHeaders, content_encoding, content_type, passed_headers, upstream_headers
@@ -16,6 +17,7 @@ from proxy.relay.idempotency import Claim, Claims, Replay, fingerprint, stream_i
 from proxy.relay.record import Record
 from proxy.relay.transfers import Transfers
 from proxy.relay.upstream import Upstream, about, error_answer
+from proxy.wire.headers import Field, Headers
 from proxy.wire.url import Url, UrlError, parse_url
 
 __all__ = ["Create", "CreateSettings"]
@@ -124,7 +126,7 @@ class Create:
         try:
             await self._transfers.start(stream_id, answer.body, record)
         except BaseException:
-            answer.body.abort(Cut.GONE)
+            answer.body.close()
             raise
         return Response(201, Headers.trusted([self._location(stream_id), *about(answer, passed), _NO_STORE]), EMPTY)
 

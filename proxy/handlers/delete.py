@@ -3,11 +3,13 @@
 import time
 
 from proxy.handlers.call import Call
-from proxy.http.message import EMPTY, Cut, Headers, Response
+from proxy.http.body import EMPTY
+from proxy.http.message import Response
 from proxy.policy.auth import Keyring
 from proxy.relay.fleet import Fleet
 from proxy.relay.record import Records
 from proxy.streams.client import Storage, StorageError
+from proxy.wire.headers import Headers
 
 __all__ = ["Delete"]
 
@@ -30,7 +32,7 @@ class Delete:
             authorization=call.request.headers.get_all(b"authorization"),
             now=time.time(),
         )
-        if not await self._fleet.end(call.stream_id, Cut.GONE, wait=self._wait):
+        if not await self._fleet.end(call.stream_id, discard=True, wait=self._wait):
             raise StorageError("the last append is still on its way")  # it could bring the stream back
         await self._storage.delete(call.stream_id)
         await self._records.delete(call.stream_id)

@@ -10,8 +10,9 @@ import re
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
-from proxy.http.message import Body, BodyError, Buffer, Cut
+from proxy.http.body import Body, BodyError, Cut
 from proxy.streams.client import StorageError
+from proxy.wire.events import Buffer
 
 __all__ = ["ClosingEvents"]
 
@@ -114,7 +115,7 @@ class ClosingEvents:
             if parts is None:
                 self._silent += self._keep_alive
                 if self._silent >= self._silence:
-                    self._body.abort(Cut.GONE)
+                    self._body.close()
                     raise BodyError(Cut.IDLE)
                 if self._is_passing or self._held:
                     continue  # a comment has no place inside an event
@@ -185,10 +186,15 @@ class ClosingEvents:
             raise BodyError(Cut.RESET) from None  # the reader comes again, and is then told
         return b"%bdata:%b\n\n" % (_CONTROL, json.dumps(control, separators=(",", ":")).encode())
 
-    def limit(self, max_bytes: int) -> None:
-        """A live read has no limit but the stream's own."""
+    def take_nowait(self) -> tuple[Buffer, ...]:
+        """Nothing: what waits may have to be rewritten, by `take`."""
+        return ()
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """Storage's body is cut off: the reader has gone."""
-        self._alarm.stop()
+        """Stop storage's body."""
         self._body.abort(cut)
+
+    def close(self) -> None:
+        """Close storage's body: the reader has gone."""
+        self._alarm.stop()
+        self._body.close()

@@ -1,8 +1,10 @@
 """GET /health: whether this instance takes new streams."""
 
 from proxy.handlers.call import Call
-from proxy.http.message import Headers, Parts, Response
+from proxy.http.body import BytesBody
+from proxy.http.message import Response
 from proxy.relay.transfers import Transfers
+from proxy.wire.headers import Headers
 
 __all__ = ["Health"]
 
@@ -18,5 +20,5 @@ class Health:
     async def __call__(self, call: Call) -> Response:
         """200 `ok`, or 503 `draining`: a load balancer then sends nothing new."""
         if self._transfers.is_draining:
-            return Response(503, _HEADERS, Parts((b'{"status":"draining"}',)))
-        return Response(200, _HEADERS, Parts((b'{"status":"ok"}',)))
+            return Response(503, _HEADERS, BytesBody((b'{"status":"draining"}',)))
+        return Response(200, _HEADERS, BytesBody((b'{"status":"ok"}',)))

@@ -5,14 +5,16 @@ import time
 from dataclasses import dataclass
 
 from proxy.base.errors import Code, Refusal
-from proxy.handlers.bounds import Counted, Impatient
+from proxy.handlers.bounds import Counted
 from proxy.handlers.call import Call
 from proxy.handlers.events import ClosingEvents
-from proxy.http.message import EMPTY, Body, Cut, Field, Headers, Response
+from proxy.http.body import EMPTY, Body, TimeoutBody
+from proxy.http.message import Response
 from proxy.policy.auth import Keyring
 from proxy.relay.orphans import Orphans
 from proxy.relay.record import Record, Records, outcome_of
 from proxy.streams.client import Storage, discard, unexpected
+from proxy.wire.headers import Field, Headers
 
 __all__ = ["Head", "Read", "ReadSettings"]
 
@@ -74,7 +76,7 @@ class Read:
                 raise Refusal(Code.INVALID_REQUEST, "a live read needs the parameter offset")
             return await self._answer(stream_id, response)
         except BaseException:
-            response.body.abort(Cut.GONE)
+            response.body.close()
             raise
 
     async def _answer(self, stream_id: str, response: Response) -> Response:
@@ -99,7 +101,7 @@ class Read:
 
             body = ClosingEvents(body, outcome, self._settings.keep_alive, self._settings.silence)
         elif not body.ended:
-            body = Impatient(body, self._settings.patience)
+            body = TimeoutBody(body, self._settings.patience)
         return Response(status, Headers.trusted(fields), body)
 
 

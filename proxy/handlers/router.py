@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Operation, parse_call
-from proxy.http.message import EMPTY, BodyError, Field, Handler, Headers, Parts, Request, Response, TooLarge
+from proxy.http.body import EMPTY, BodyError, BytesBody, TooLarge
+from proxy.http.message import Handler, Request, Response
 from proxy.policy.cors import Cors
 from proxy.streams.client import StorageError
+from proxy.wire.headers import Field, Headers
 
 __all__ = ["Router", "Routes", "error_response"]
 
@@ -40,7 +42,7 @@ def error_response(refusal: Refusal) -> Response:
         fields.append((b"www-authenticate", b"Bearer"))
     if isinstance(refusal, NotAllowed):
         fields.append((b"allow", refusal.allow))
-    return Response(refusal.code.status, Headers.trusted(fields), Parts((body,)))
+    return Response(refusal.code.status, Headers.trusted(fields), BytesBody((body,)))
 
 
 class Router:

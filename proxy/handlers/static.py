@@ -11,8 +11,10 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from proxy.base.errors import Code, Refusal
-from proxy.http.message import EMPTY, Headers, Parts, Request, Response
+from proxy.http.body import EMPTY, BytesBody
+from proxy.http.message import Request, Response
 from proxy.version import __version__
+from proxy.wire.headers import Headers
 
 __all__ = ["StaticFiles"]
 
@@ -58,7 +60,7 @@ class StaticFiles:
             raise Refusal(Code.NOT_FOUND, "there is no such file")
         if _matches(request.headers.get_all(b"if-none-match"), file.etag):
             return Response(304, file.headers.without([b"content-type"]), EMPTY)
-        return Response(200, file.headers, Parts([file.content]))
+        return Response(200, file.headers, BytesBody([file.content]))
 
 
 def _walk(folder: Traversable, above: str = "") -> Iterator[tuple[str, bytes]]:

@@ -4,25 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from proxy.base.errors import Code, Refusal
-from proxy.http.message import Body, Buffer, Cut, Parts, TooLarge
+from proxy.http.body import Body, BytesBody, ReleasingBody, TooLarge
+from proxy.wire.events import Buffer
 
 __all__ = ["Upload", "Uploads"]
-
-
-class _Outgoing(Parts):
-    """An upload on its way. Who sends it aborts it with `Cut.GONE` when nothing of it is waiting any more."""
-
-    __slots__ = ("_upload",)
-
-    def __init__(self, upload: "Upload") -> None:
-        super().__init__((upload.content,))
-        self._upload = upload
-
-    def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """See Body."""
-        super().abort(cut)
-        if cut is Cut.GONE:
-            self._upload.left()
 
 
 class Upload:
@@ -53,9 +38,9 @@ class Upload:
         self._uploads.reserve(size, more)
         self._reserved += more
 
-    def outgoing(self) -> Parts:
-        """The bytes, for a sender."""
-        return _Outgoing(self)
+    def outgoing(self) -> Body:
+        """The bytes, for a sender that closes the body when nothing of it is waiting any more."""
+        return ReleasingBody(BytesBody((self.content,)), self.left)
 
     def answered(self) -> None:
         """The upstream has answered, which it may do before it has read all: dropped once they have left the sender."""

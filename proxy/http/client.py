@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Protocol
 
-from proxy.http.message import EMPTY, Body, BodyError, Cut, Exchange, ExchangeError, Parts, Request, Response
+from proxy.http.body import EMPTY, Body, BodyError, BytesBody, Cut
+from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.http.pipe import Pipe, PipeLimits
 from proxy.net.connection import Connection
 from proxy.wire.events import Buffer, HeadLimits, PeerError, ResponseHead
@@ -44,9 +45,10 @@ class ClientConnection(Connection):
         self._codec = ClientCodec(head)
         self._limits = body
         self._answer: asyncio.Future[Response] | None = None
+        self._max_bytes: int | None = None  # of the response's body
         self._pipe: Pipe | None = None
         self._sending: Body | None = None  # what of the request has not been written yet
-        self._outgoing: Parts | None = None  # the request's body while pieces of it are here
+        self._outgoing: Body | None = None  # the request's body while pieces of it are here
         self._pieces: Iterator[Buffer] = iter(())
         self.deadline = _NEVER
         self.idle_since = 0.0
@@ -55,23 +57,25 @@ class ClientConnection(Connection):
         """Send `request` and return the response once its head is here, even if the request was not sent to its end.
 
         Raises ExchangeError, and BodyError when the request's own body was cut; then, and when cancelled, the
-        connection is closed. A body of `Parts` goes on being sent while the response is read; it is aborted by
-        `Cut.GONE` when nothing of it is waiting here any more.
+        connection is closed. A body that is here to its end goes on being sent while the response is read; it is
+        closed when nothing of it is waiting here any more.
         """
         if not self.is_free:
-            raise ExchangeError(Exchange.RESET, sent=False)
+            raise ExchangeError(Fault.RESET, sent=False)
         answer: asyncio.Future[Response] = self._loop.create_future()
         self._answer = answer
+        self._max_bytes = request.max_response_bytes
         if request.timeout is not None:
             self.deadline = self._loop.time() + request.timeout
         body = request.body
         try:
             head = self._codec.send_head(request.method, request.target, request.headers, body.length)
-            if isinstance(body, Parts):
-                self._send_parts(head, body)
+            parts = body.take_nowait()
+            if body.ended and body.length is not None:
+                self._send_parts(head, parts, body)
             else:
                 self.write([head])
-                await self._send(body, answer)
+                await self._send(body, parts, answer)
             return await answer
         except BaseException:
             if self._answer is answer:
@@ -79,15 +83,14 @@ class ClientConnection(Connection):
                 self.deadline = _NEVER
                 self.cut()
             elif answer.done() and not answer.cancelled() and answer.exception() is None:
-                answer.result().body.abort(Cut.GONE)  # cancelled just when the response came
+                answer.result().body.close()  # cancelled just when the response came
             raise
 
-    def _send_parts(self, head: bytes, body: Parts) -> None:
+    def _send_parts(self, head: bytes, parts: tuple[Buffer, ...], body: Body) -> None:
         """A little goes out at once, much of it piece by piece as the origin takes it."""
-        parts = body.taken()
         if (body.length or 0) <= self._piece:
             self.write([head, *parts])
-            body.abort(Cut.GONE)
+            body.close()
             return
         self._outgoing = body
         self._pieces = chain((head,), _pieces(parts, self._piece))
@@ -105,20 +108,21 @@ class ClientConnection(Connection):
         self._pieces = iter(())
         if self._outgoing is not None:
             body, self._outgoing = self._outgoing, None
-            body.abort(Cut.GONE)
+            body.close()
 
     def resume_writing(self) -> None:
         """The origin takes more of the request."""
         super().resume_writing()
         self._send_pieces()
 
-    async def _send(self, body: Body, answer: "asyncio.Future[Response]") -> None:
+    async def _send(self, body: Body, parts: tuple[Buffer, ...], answer: "asyncio.Future[Response]") -> None:
         self._sending = body
         is_chunked = body.length is None
         try:
-            while parts := await body.take():
+            while parts or (parts := await body.take()):
                 self.write(encode_chunk(parts) if is_chunked else parts)
                 await self.drained()
+                parts = ()
         except (BodyError, ConnectionError):
             if not answer.done():
                 raise
@@ -137,7 +141,7 @@ class ClientConnection(Connection):
         try:
             head, parts, ended = self._codec.receive(data)
         except PeerError:
-            self._broken(Exchange.PROTOCOL, Cut.FRAMING)
+            self._broken(Fault.PROTOCOL, Cut.FRAMING)
             return
         if head is not None:
             self._answered(head, parts, whole=ended)
@@ -146,7 +150,7 @@ class ClientConnection(Connection):
         if ended:
             self._ended()
         elif self._codec.failed is not None:  # what came before the fault is good
-            self._broken(Exchange.PROTOCOL, Cut.FRAMING)
+            self._broken(Fault.PROTOCOL, Cut.FRAMING)
 
     def _ended(self) -> None:
         """The response is here to its end."""
@@ -158,10 +162,10 @@ class ClientConnection(Connection):
     def _answered(self, head: ResponseHead, parts: list[Buffer], *, whole: bool) -> None:
         self._is_spent = 300 <= head.status < 400 and not self._keeps_redirected
         body: Body
-        if whole:
-            body = Parts(parts) if parts else EMPTY
+        if whole and (not parts or self._max_bytes is None or sum(map(len, parts)) <= self._max_bytes):
+            body = BytesBody(parts) if parts else EMPTY
         else:
-            body = self._pipe = Pipe(self, self._limits, head.length)
+            body = self._pipe = Pipe(self, self._limits, head.length, self._max_bytes)
             if parts:
                 self._pipe.feed(parts)
         self._settled().set_result(Response(head.status, head.headers, body))
@@ -177,7 +181,7 @@ class ClientConnection(Connection):
         self.deadline = _NEVER
         assert answer is not None  # noqa: S101  # the caller has looked
         if self._sending is not None:
-            self._sending.abort(Cut.GONE)  # the rest of the request will not be sent
+            self._sending.close()  # the rest of the request will not be sent
             self.resume_writing()
         return answer
 
@@ -194,22 +198,22 @@ class ClientConnection(Connection):
         """The peer sends no more: the end of a close-delimited body, or a loss."""
         try:
             if not self.is_end_said():
-                self._broken(Exchange.RESET, Cut.RESET)
+                self._broken(Fault.RESET, Cut.RESET)
             elif self._codec.receive_eof():
                 self._ended()
         except PeerError:
-            self._broken(Exchange.RESET, Cut.RESET)
+            self._broken(Fault.RESET, Cut.RESET)
         return False
 
     def lost(self) -> None:
         """The socket is gone."""
-        self._broken(Exchange.RESET, Cut.RESET)
+        self._broken(Fault.RESET, Cut.RESET)
         self._let_go()
         self._owner.gone(self)
 
-    def _broken(self, exchange: Exchange, cut: Cut) -> None:
+    def _broken(self, fault: Fault, cut: Cut) -> None:
         if self._is_awaited:
-            self._settled().set_exception(ExchangeError(exchange, sent=True))
+            self._settled().set_exception(ExchangeError(fault, sent=True))
         if self._pipe is not None:
             pipe, self._pipe = self._pipe, None
             pipe.fail(cut)
@@ -226,7 +230,7 @@ class ClientConnection(Connection):
     def overdue(self) -> None:
         """The response's head did not come in time."""
         self.deadline = _NEVER
-        self._broken(Exchange.TIMEOUT, Cut.IDLE)
+        self._broken(Fault.TIMEOUT, Cut.IDLE)
 
     @property
     def is_free(self) -> bool:

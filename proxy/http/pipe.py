@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.http.message import BodyError, Buffer, Cut, first_bytes
+from proxy.http.body import BodyError, Cut
+from proxy.wire.events import Buffer, first_bytes
 
 __all__ = ["Budget", "Pipe", "PipeLimits", "Source"]
 
@@ -21,7 +22,7 @@ class Source(Protocol):
         """Go on."""
 
     def body_cut(self) -> None:
-        """Nobody wants the rest: close the connection, or drop what still comes."""
+        """The consumer takes no more: close the connection, or drop what still comes."""
 
 
 class Budget:
@@ -71,8 +72,9 @@ class Pipe:
     """A `Body` between one source and one taker.
 
     A source that was paused goes on when the taker comes again and finds nothing: until then the taker may still hold
-    what it took. So the budget counts what the last `take` gave until the next one begins; a taker that does not come
-    again, though the body ended whole, says so by `Cut.GONE`.
+    what it took. So the budget counts what the last `take` returned until the next one begins, or until `close`.
+
+    `max_bytes` of the body pass, exactly; one more cuts it with `Cut.LIMIT`, as soon as it is fed.
     """
 
     __slots__ = (
@@ -91,14 +93,16 @@ class Pipe:
 
     length: int | None
 
-    def __init__(self, source: Source, limits: PipeLimits, length: int | None = None) -> None:
+    def __init__(
+        self, source: Source, limits: PipeLimits, length: int | None = None, max_bytes: int | None = None
+    ) -> None:
         self._source: Source | None = source
         self._limits = limits
         self.length = length
         self._parts: list[Buffer] = []
         self._size = 0  # what waits, overhead included: as the budget counts it
         self._lent = 0  # the same of what the taker took last, and may still hold
-        self._left: int | None = None  # bytes that may still be fed, None: no limit
+        self._left = max_bytes  # bytes that may still be fed, None: no limit
         self._cut: Cut | None = None
         self._ended = False
         self._paused = False
@@ -132,16 +136,20 @@ class Pipe:
         self._finish(cut)
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """End the body now and cut the source off; what arrived can still be taken."""
+        """Stop the source; what arrived can still be taken."""
         source = self._source
         if not self._ended and source is not None:
             self._finish(cut)
             source.body_cut()
-        if cut is Cut.GONE:
-            if self._parts:
-                self._cut = cut  # a taker that comes after all must not see a whole body
-            self._drop(0)
-            self._returned()
+
+    def close(self) -> None:
+        """Stop the source, drop what arrived and return what the taker held."""
+        self.abort()
+        if self._parts:
+            self._cut = Cut.ABORTED  # a taker that comes after all must not see a whole body
+            size, self._parts, self._size = self._size, [], 0
+            self._limits.budget.give(self, size)
+        self._returned()
 
     def _finish(self, cut: Cut | None) -> None:
         if not self._ended:
@@ -152,26 +160,11 @@ class Pipe:
                 source.resume()  # it may have more to say than this body
             self._wake()
 
-    def _drop(self, keep: int) -> None:
-        """Forget all but the first `keep` bytes that wait."""
-        self._parts = list(first_bytes(self._parts, keep))
-        old, self._size = self._size, _weight(self._parts)
-        self._limits.budget.give(self, old - self._size)
-
     def _returned(self) -> None:
         """The taker holds nothing any more."""
         if self._lent:
             lent, self._lent = self._lent, 0
             self._limits.budget.give(self, lent)
-
-    def limit(self, max_bytes: int) -> None:
-        """Let exactly `max_bytes` pass, counted from the body's first byte not yet taken."""
-        self._left = max_bytes - sum(map(len, self._parts))
-        if self._left < 0:
-            self._drop(max_bytes)
-            if self._ended:
-                self._cut = Cut.LIMIT
-            self.abort(Cut.LIMIT)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -213,10 +206,16 @@ class Pipe:
                 await self._waiter
             finally:
                 self._waiter = None
+        return self._lend()
+
+    def take_nowait(self) -> tuple[Buffer, ...]:
+        """Every buffer that waits, () when there is none. Raises BodyError when the body was cut."""
+        self._returned()
+        if not self._parts and self._cut is not None:
+            raise BodyError(self._cut)
+        return self._lend()
+
+    def _lend(self) -> tuple[Buffer, ...]:
         parts = tuple(self._parts)
         self._lent, self._parts, self._size = self._size, [], 0
         return parts
-
-
-def _weight(parts: list[Buffer]) -> int:
-    return sum(map(len, parts)) + _BUFFER_OVERHEAD * len(parts)

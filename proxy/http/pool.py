@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from proxy.base.tasks import Tasks
 from proxy.http.client import ClientConnection
-from proxy.http.message import Exchange, ExchangeError, Handler, Request, Response
+from proxy.http.message import ExchangeError, Fault, Handler, Request, Response
 from proxy.http.pipe import PipeLimits
 from proxy.net.dial import Address, DialError, DialFailure, Dialler
 from proxy.wire.events import HeadLimits
@@ -15,11 +15,11 @@ from proxy.wire.events import HeadLimits
 __all__ = ["Pool", "PoolLimits"]
 
 _FAILURES = {
-    DialFailure.DNS: Exchange.DNS,
-    DialFailure.FORBIDDEN: Exchange.FORBIDDEN,
-    DialFailure.CONNECT: Exchange.CONNECT,
-    DialFailure.TLS: Exchange.TLS,
-    DialFailure.TIMEOUT: Exchange.CONNECT,
+    DialFailure.DNS: Fault.DNS,
+    DialFailure.FORBIDDEN: Fault.FORBIDDEN,
+    DialFailure.CONNECT: Fault.CONNECT,
+    DialFailure.TLS: Fault.TLS,
+    DialFailure.TIMEOUT: Fault.CONNECT,
 }
 
 
@@ -125,7 +125,7 @@ class Pool:
         lent: ClientConnection | None = None
         while True:
             if self._is_closed:
-                raise ExchangeError(Exchange.CONNECT, sent=False)
+                raise ExchangeError(Fault.CONNECT, sent=False)
             if lent is not None:
                 if lent.is_free and (not self._limits.is_careful or lent.is_quiet()):
                     return lent
@@ -296,4 +296,4 @@ class Pool:
 
 def _give_up(waiter: "asyncio.Future[ClientConnection | None]") -> None:
     if not waiter.done():
-        waiter.set_exception(ExchangeError(Exchange.BUSY, sent=False))
+        waiter.set_exception(ExchangeError(Fault.BUSY, sent=False))

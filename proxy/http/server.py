@@ -16,11 +16,12 @@ import anyio
 
 from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
-from proxy.http.message import EMPTY, Body, BodyError, Buffer, Cut, Handler, Parts, Request, Response
+from proxy.http.body import EMPTY, Body, BodyError, BytesBody, Cut
+from proxy.http.message import Handler, Request, Response
 from proxy.http.pipe import Pipe, PipeLimits
 from proxy.net.connection import Connection
 from proxy.net.listen import Listener
-from proxy.wire.events import HeadLimits, PeerError, Received, RequestHead
+from proxy.wire.events import Buffer, HeadLimits, PeerError, Received, RequestHead
 from proxy.wire.h1 import CONTINUE, LAST_CHUNK, ServerCodec, encode_chunk
 
 __all__ = ["HttpServer", "ServerLimits"]
@@ -243,7 +244,7 @@ class _ServerConnection(Connection):
         self.deadline = _NEVER
         if self._task is not None:
             self._task.cancel()
-        self._body.abort(Cut.GONE)  # a task that was cancelled before it began does not do it
+        self._body.close()  # a task that was cancelled before it began does not do it
         self._server.forget(self)
 
     # Requests
@@ -275,7 +276,7 @@ class _ServerConnection(Connection):
         self._phase = _Phase.REQUEST
         self.deadline = _NEVER
         if whole:
-            self._body = Parts(parts) if parts else EMPTY
+            self._body = BytesBody(parts) if parts else EMPTY
         else:
             kind = _ContinueBody if head.expect_continue else Pipe
             self._body = self._pipe = kind(self, self._limits.body, head.length)
@@ -304,11 +305,11 @@ class _ServerConnection(Connection):
         try:
             response = await self._respond(request)
             if head.method in _IGNORES_BODY:
-                self._body.abort(Cut.GONE)  # a long read must not hold on to what it will not look at
+                self._body.close()  # a long read must not hold on to what it will not look at
             is_whole = await self._send(head, response)
         finally:
             self._task = None
-            self._body.abort(Cut.GONE)
+            self._body.close()
         self._answered(is_whole=is_whole)
 
     async def _respond(self, request: Request) -> Response:
@@ -323,7 +324,7 @@ class _ServerConnection(Connection):
         else:
             if self._refusal is None:
                 return response
-            response.body.abort(Cut.GONE)
+            response.body.close()
             refusal = self._refusal
         return self._server.refuse(self._refusal or refusal, request.headers.get(b"origin"))
 
@@ -387,8 +388,8 @@ class _ServerConnection(Connection):
         try:
             if (head is not None and head.method == b"HEAD") or response.status in _BODILESS:
                 self.write([encoded])
-            elif isinstance(body, Parts):
-                self.write([encoded, *body.taken()])
+            elif isinstance(body, BytesBody):
+                self.write([encoded, *body.take_nowait()])
             else:
                 await self._send_body(encoded, body, chunked=chunked)
             if self.is_closing or self.is_write_paused:
@@ -402,7 +403,7 @@ class _ServerConnection(Connection):
                 logger.error("a response's body failed", exc_info=error)
             return False
         finally:
-            body.abort(Cut.GONE)
+            body.close()
         return True
 
     async def _send_body(self, head: bytes, body: Body, *, chunked: bool) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import anyio
 
-from proxy.http.message import Cut
 from proxy.relay.instance import Instance, abort_message, mailbox_name
 from proxy.relay.orphans import Orphans, end_orphan
 from proxy.relay.record import Record, Records
@@ -39,25 +38,25 @@ class Fleet:
         self._orphans = orphans
         self._settings = settings
 
-    async def end(self, stream_id: str, cut: Cut, *, wait: float) -> bool:
+    async def end(self, stream_id: str, *, discard: bool, wait: float) -> bool:
         """End the transfer into this stream, wherever it runs; False when it has not ended within `wait` seconds.
 
-        With `Cut.GONE` one that runs elsewhere and does not end is fenced: nothing more is stored. Raises StorageError,
+        With `discard` one that runs elsewhere and does not end is fenced: nothing more is stored. Raises StorageError,
         also when its owner could not be told within that time.
         """
         if self._instance.is_alone or self._transfers.get(stream_id) is not None:
-            return await self._transfers.end(stream_id, cut, wait=wait)
+            return await self._transfers.end(stream_id, discard=discard, wait=wait)
         try:
             record = await self._records.get(stream_id)
         except StorageError as error:
-            if cut is Cut.GONE and error.is_final:
+            if discard and error.is_final:
                 return True  # nobody can tell whose it is: who writes it finds it gone
             raise
         if record is None or not self._instance.is_other(record.owner):
             return True
         if await self._end_elsewhere(stream_id, record, wait):
             return True
-        if cut is Cut.GONE:
+        if discard:
             await end_orphan(self._storage, self._records, self._settings.retry, stream_id)
             return True
         self._orphans.watch(stream_id, record)

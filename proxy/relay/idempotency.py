@@ -18,11 +18,11 @@ from datetime import UTC, datetime, timedelta
 
 from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
-from proxy.http.message import Buffer
 from proxy.relay.instance import Instance
 from proxy.relay.record import Record, Records
 from proxy.streams.client import Reply, Storage, StorageError
 from proxy.streams.producer import Producer, RetryPolicy
+from proxy.wire.events import Buffer
 
 __all__ = ["Claim", "ClaimSettings", "Claims", "Replay", "fingerprint", "stream_id_of"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import anyio
 
 from proxy.base.tasks import Tasks
-from proxy.http.message import BodyError, Cut, TooLarge, read_all
+from proxy.http.body import BodyError, TooLarge, read_all
 from proxy.streams.client import Storage, StorageError, discard, unexpected
 
 __all__ = ["Instance", "InstanceSettings", "abort_message", "lease_name", "mailbox_name"]
@@ -183,7 +183,7 @@ class Instance:
             with anyio.fail_after(self._settings.silence):
                 content = await read_all(response.body, self._settings.mail_bytes)
         except (BodyError, TooLarge, TimeoutError):
-            response.body.abort(Cut.GONE)
+            response.body.close()
             raise StorageError("the mail could not be read") from None
         for stream_id, transfer in _aborts(content):
             abort(stream_id, transfer)

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from proxy.http.message import Body, BodyError, Cut
+from proxy.http.body import Body, BodyError, Cut
 from proxy.streams.client import Reply
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
@@ -16,7 +16,6 @@ _OUTCOMES = {
     Cut.LIMIT: Outcome.TRUNCATED,
     Cut.IDLE: Outcome.TIMEOUT,
     Cut.ABORTED: Outcome.ABORTED,
-    Cut.GONE: Outcome.ABORTED,
     Cut.SHUTDOWN: Outcome.INTERRUPTED,
 }
 
@@ -49,7 +48,7 @@ class Watch:
 async def pump(body: Body, producer: Producer, pace: Pace, watch: Watch) -> Outcome:
     """Append everything that `body` yields, in order; a body that ends whole closes the stream with its last append.
 
-    Afterwards the body is aborted: nobody else takes from it. COMPLETE means closed. Any other outcome leaves the
+    Afterwards the body is closed: nobody else takes from it. COMPLETE means closed. Any other outcome leaves the
     stream open, every byte before the cut stored. Raises Stopped, and StorageError when storage refused for longer
     than the retry budget.
     """
@@ -72,7 +71,7 @@ async def pump(body: Body, producer: Producer, pace: Pace, watch: Watch) -> Outc
         return _OUTCOMES[error.cut]
     finally:
         watch.waiting_since = None
-        body.abort(Cut.GONE)  # nothing more is taken, and what was taken is not held any more
+        body.close()  # nothing more is taken, and what was taken is not held any more
     _accepted(await producer.close())
     return Outcome.COMPLETE
 

@@ -10,10 +10,10 @@ import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from proxy.http.message import Field, Headers
 from proxy.streams.client import Reply, Storage, StorageError
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer, RetryPolicy
+from proxy.wire.headers import Field, Headers
 
 __all__ = ["Record", "RecordSettings", "Records", "outcome_of", "record_name"]
 

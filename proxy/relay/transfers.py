@@ -10,7 +10,7 @@ import anyio
 
 from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
-from proxy.http.message import Body, Cut, Field
+from proxy.http.body import Body, Cut
 from proxy.relay.instance import Instance
 from proxy.relay.orphans import end_orphan
 from proxy.relay.pump import Pace, Stopped, Watch, pump
@@ -18,6 +18,7 @@ from proxy.relay.record import Record, Records
 from proxy.streams.client import Reply, Storage, StorageError
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer, RetryPolicy
+from proxy.wire.headers import Field
 
 __all__ = ["Transfer", "TransferSettings", "Transfers"]
 
@@ -30,13 +31,12 @@ _YOUNG_SECONDS = 1.0  # a stream of an idempotency key is surely still its maker
 
 @dataclass(frozen=True, slots=True)
 class TransferSettings:
-    """Bounds of transfers: how many at once, bytes of one body, and times in seconds.
+    """Bounds of transfers: how many at once, and times in seconds.
 
     An end that storage does not take within `close_budget` is tried again after growing pauses, up to `longest_pause`.
     """
 
     at_once: int
-    max_bytes: int
     stream_ttl: int
     inactivity: float
     longest: float
@@ -65,13 +65,13 @@ class Transfer:
         self.dismissed = asyncio.Event()  # its end is not worth more than one try
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """End the body; what arrived is still stored, then the stream is closed. The first cut wins.
-
-        `Cut.GONE` says that the stream is gone or about to be: what arrived is dropped.
-        """
+        """End the body; what arrived is still stored, then the stream is closed. The first cut wins."""
         self.body.abort(cut)
-        if cut is Cut.GONE:
-            self.dismissed.set()
+
+    def discard(self) -> None:
+        """End the body of a stream that is gone, or about to be: what arrived is dropped."""
+        self.body.close()
+        self.dismissed.set()
 
 
 class Transfers:
@@ -141,10 +141,9 @@ class Transfers:
         if self._is_closed:
             raise Refusal(Code.DRAINING, "the proxy is shutting down")
         owner = await self._instance.owner()
-        await self.end(stream_id, Cut.GONE, wait=self._settings.retry.budget)  # of a stream that has expired
+        await self.end(stream_id, discard=True, wait=self._settings.retry.budget)  # of a stream that has expired
         if stream_id in self._running:
             raise StorageError("a former transfer into this stream has not ended yet", is_final=True)
-        body.limit(self._settings.max_bytes)
         transfer = self._running[stream_id] = Transfer(stream_id, body, replace(record, owner=owner))
         self._tasks.start(stream_id, self._run(transfer))
         self._expected -= 1  # the place that the caller holds stands for both of us
@@ -152,7 +151,7 @@ class Transfers:
             await transfer.established.wait()
         except asyncio.CancelledError:
             transfer.is_unwanted = True
-            transfer.abort(Cut.GONE)
+            transfer.discard()
             raise
         finally:
             self._expected += 1
@@ -171,12 +170,18 @@ class Transfers:
         if transfer is not None and transfer.record.transfer == life:
             transfer.abort()
 
-    async def end(self, stream_id: str, cut: Cut, *, wait: float) -> bool:
-        """Abort the transfer into this stream if it runs here; False when it has not ended within `wait` seconds."""
+    async def end(self, stream_id: str, *, discard: bool, wait: float) -> bool:
+        """Abort or discard the transfer into this stream if it runs here.
+
+        False when it has not ended within `wait` seconds.
+        """
         transfer = self._running.get(stream_id)
         if transfer is None:
             return True
-        transfer.abort(cut)
+        if discard:
+            transfer.discard()
+        else:
+            transfer.abort()
         with anyio.move_on_after(wait):
             await transfer.ended.wait()
         return transfer.ended.is_set()
@@ -189,7 +194,7 @@ class Transfers:
                 transfer.established.set()
                 await self._pump(transfer)
             if transfer.is_unwanted or transfer.failure is not None:
-                transfer.body.abort(Cut.GONE)  # first: storage may be slow, and the upstream costs money
+                transfer.body.close()  # first: storage may be slow, and the upstream costs money
                 await self._remove(transfer)
         except Exception:
             logger.exception("stream %s: its transfer failed", transfer.stream_id)
@@ -198,7 +203,7 @@ class Transfers:
         finally:
             if not transfer.established.is_set() and transfer.failure is None:
                 transfer.failure = StorageError("the transfer ended before its stream was made")
-            transfer.body.abort(Cut.GONE)
+            transfer.body.close()
             self._running.pop(transfer.stream_id, None)
             self._left_open -= transfer.is_left_open
             transfer.established.set()
@@ -240,7 +245,7 @@ class Transfers:
         try:
             outcome = await pump(transfer.body, producer, settings.pace, transfer.watch)
         except Stopped as stopped:
-            transfer.body.abort(Cut.GONE)
+            transfer.body.close()
             if stopped.reply is not Reply.GAP:
                 logger.info("stream %s: %s", transfer.stream_id, stopped)
                 self._records.forget(transfer.stream_id)  # whoever closed or deleted it knows the outcome
@@ -250,11 +255,11 @@ class Transfers:
             outcome = Outcome.STORAGE_ERROR
         except StorageError as error:
             logger.warning("stream %s: %s", transfer.stream_id, error)
-            transfer.body.abort(Cut.GONE)
+            transfer.body.close()
             outcome = Outcome.STORAGE_ERROR
         except Exception:  # whatever it is, the stream is closed with an outcome
             logger.exception("stream %s: the pump failed", transfer.stream_id)
-            transfer.body.abort(Cut.GONE)
+            transfer.body.close()
             outcome = Outcome.INTERRUPTED
         if outcome is Outcome.COMPLETE:
             self._records.completed(transfer.stream_id, transfer.record)

@@ -8,34 +8,25 @@ from dataclasses import dataclass
 import anyio
 
 from proxy.base.errors import Code, Refusal
-from proxy.http.message import (
-    BodyError,
-    Buffer,
-    Cut,
-    Exchange,
-    ExchangeError,
-    Field,
-    Headers,
-    Parts,
-    Request,
-    Response,
-    first_bytes,
-)
+from proxy.http.body import Body, BodyError, BytesBody
+from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.http.pool import Pool
 from proxy.net.dial import Address
 from proxy.policy.allowlist import Match
 from proxy.policy.forwarding import PassedHeaders, content_encoding, content_type, passed_headers
+from proxy.wire.events import Buffer, first_bytes
+from proxy.wire.headers import Field, Headers
 from proxy.wire.url import Url
 
 __all__ = ["Upstream", "UpstreamSettings", "about", "error_answer"]
 
 _MESSAGES = {
-    Exchange.BUSY: "no connection to the upstream became free in time",
-    Exchange.DNS: "the upstream's host name could not be resolved",
-    Exchange.CONNECT: "the connection to the upstream could not be opened",
-    Exchange.TLS: "the TLS handshake with the upstream failed",
-    Exchange.RESET: "the upstream closed the connection without an answer",
-    Exchange.PROTOCOL: "the upstream's answer was not valid HTTP",
+    Fault.BUSY: "no connection to the upstream became free in time",
+    Fault.DNS: "the upstream's host name could not be resolved",
+    Fault.CONNECT: "the connection to the upstream could not be opened",
+    Fault.TLS: "the TLS handshake with the upstream failed",
+    Fault.RESET: "the upstream closed the connection without an answer",
+    Fault.PROTOCOL: "the upstream's answer was not valid HTTP",
 }
 
 
@@ -56,26 +47,27 @@ class Upstream:
         self._pool = pool
         self._settings = settings
 
-    async def ask(self, url: Url, match: Match, method: bytes, headers: Headers, body: Parts) -> Response:
+    async def ask(self, url: Url, match: Match, method: bytes, headers: Headers, body: Body) -> Response:
         """The upstream's answer: 2xx with its body to come, or an error status. Raises Refusal for all else.
 
         When cancelled, the connection is closed.
         """
         address = Address(url.host, url.port, tls=url.scheme == "https", guarded=not match.literal_host)
-        request = Request(method, url.target, headers, body, self._settings.head_timeout)
+        settings = self._settings
+        request = Request(method, url.target, headers, body, settings.head_timeout, settings.max_response_bytes)
         try:
             response = await self._pool.at(address)(request)
         except ExchangeError as error:
-            raise _refusal(error.exchange) from None
+            raise _refusal(error.fault) from None
         if 300 <= response.status < 400:
-            response.body.abort(Cut.GONE)
+            response.body.close()
             raise Refusal(Code.REDIRECT_NOT_ALLOWED, "the upstream answered with a redirect, which is never followed")
-        if response.status < 300 and _announced(response) > self._settings.max_response_bytes:
-            response.body.abort(Cut.GONE)
+        if response.status < 300 and _announced(response) > settings.max_response_bytes:
+            response.body.close()
             raise Refusal(Code.RESPONSE_TOO_LARGE, "the upstream announced a body larger than the proxy stores")
         return response
 
-    async def error_body(self, response: Response) -> Parts:
+    async def error_body(self, response: Response) -> BytesBody:
         """As much of an error's body as comes in time and fits."""
         settings = self._settings
         collected: list[Buffer] = []
@@ -88,8 +80,8 @@ class Upstream:
         except BodyError:
             pass  # what came is passed on
         finally:
-            response.body.abort(Cut.GONE)
-        return Parts(first_bytes(collected, settings.max_error_bytes))
+            response.body.close()
+        return BytesBody(first_bytes(collected, settings.max_error_bytes))
 
 
 def _announced(response: Response) -> int:
@@ -98,10 +90,10 @@ def _announced(response: Response) -> int:
     return int(length) if length.isdigit() else 0
 
 
-def _refusal(exchange: Exchange) -> Refusal:
-    if exchange is Exchange.TIMEOUT:
+def _refusal(exchange: Fault) -> Refusal:
+    if exchange is Fault.TIMEOUT:
         return Refusal(Code.UPSTREAM_TIMEOUT, "the upstream did not answer in time")
-    if exchange is Exchange.FORBIDDEN:
+    if exchange is Fault.FORBIDDEN:
         return Refusal(Code.UPSTREAM_NOT_ALLOWED, "the upstream's host resolves to an address that is not allowed")
     return Refusal(Code.UPSTREAM_ERROR, _MESSAGES[exchange])
 
@@ -117,7 +109,7 @@ def about(response: Response, passed: PassedHeaders) -> list[Field]:
     return fields + passed_headers(response.headers, passed)
 
 
-def error_answer(response: Response, body: Parts, passed: PassedHeaders) -> Response:
+def error_answer(response: Response, body: BytesBody, passed: PassedHeaders) -> Response:
     """The 502 that hands an upstream's error on."""
     fields = [(b"content-type", content_type(response.headers)), *about(response, passed)]
     return Response(502, Headers.trusted(fields), body)

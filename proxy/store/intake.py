@@ -3,8 +3,9 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from proxy.http.message import Body, Buffer, Cut
+from proxy.http.body import Body
 from proxy.store.json_mode import flatten, split_values
+from proxy.wire.events import Buffer
 
 __all__ = ["Intake", "Overloaded", "TooLong"]
 
@@ -51,7 +52,7 @@ class Intake:
                     raise Overloaded
         except BaseException:
             self.give(size)
-            body.abort(Cut.GONE)
+            body.close()
             raise
         if len(parts) == 1 and isinstance(parts[0], bytes):
             return parts[0]

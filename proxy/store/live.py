@@ -7,11 +7,10 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from proxy.http.message import Buffer, Cut
+from proxy.http.body import Cut, PulledBody
 from proxy.store.cursors import next_cursor
 from proxy.store.engine import Engine
 from proxy.store.offsets import format_offset
-from proxy.store.pulled import PulledBody
 from proxy.store.reading import Unreadable
 from proxy.store.sse import (
     KEEP_ALIVE,
@@ -23,6 +22,7 @@ from proxy.store.sse import (
     whole_characters,
 )
 from proxy.store.state import Stream, Watch
+from proxy.wire.events import Buffer
 
 __all__ = ["LiveBody", "LiveLimits"]
 

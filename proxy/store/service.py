@@ -6,7 +6,8 @@ The path of a request is the stream's name as it stands: data, never a file name
 import asyncio
 import logging
 
-from proxy.http.message import EMPTY, Field, Headers, Parts, Request, Response
+from proxy.http.body import EMPTY, BytesBody
+from proxy.http.message import Request, Response
 from proxy.store.cursors import next_cursor
 from proxy.store.engine import Engine
 from proxy.store.intake import Intake, Overloaded, TooLong
@@ -20,6 +21,7 @@ from proxy.store.settings import StoreSettings
 from proxy.store.snapshot import SnapshotBody
 from proxy.store.sse import Encoding, encoding_of
 from proxy.store.state import Append, Stream, Watch
+from proxy.wire.headers import Field, Headers
 
 __all__ = ["BASE_FIELDS", "Service"]
 
@@ -257,14 +259,14 @@ class Service:
                 about.append(_CLOSED)
         headers = BASE_FIELDS.plus(*about)
         if position >= end:
-            return Response(200, headers, Parts([b"[]"]) if stream.is_json else EMPTY)
+            return Response(200, headers, BytesBody([b"[]"]) if stream.is_json else EMPTY)
         pieces = await self._engine.read(stream, position, end, self._settings.step_bytes)
         if not pieces:
             return _failed(Outcome(Verdict.MISSING))
         if pieces[-1][0] + len(pieces[-1][1]) < end:
             return Response(200, headers, SnapshotBody(self._engine, stream, pieces, end, self._settings.step_bytes))
         parts = [data for _, data in pieces]
-        return Response(200, headers, Parts(as_array(parts) if stream.is_json else parts))
+        return Response(200, headers, BytesBody(as_array(parts) if stream.is_json else parts))
 
 
 def _appended(append: Append, outcome: Outcome) -> Response:
@@ -293,7 +295,7 @@ def _at_tail(status: int, stream: Stream, body: bytes, *fields: Field) -> Respon
         about.append(_content_type(stream))
     if stream.closed:
         about.append(_CLOSED)
-    return Response(status, BASE_FIELDS.plus(*about), Parts([body]))
+    return Response(status, BASE_FIELDS.plus(*about), BytesBody([body]))
 
 
 def _failed(outcome: Outcome, *fields: Field) -> Response:
@@ -304,7 +306,7 @@ def _failed(outcome: Outcome, *fields: Field) -> Response:
 
 def _refused(status: int, message: str, *fields: Field) -> Response:
     about = ((b"content-type", b"text/plain; charset=utf-8"), _NO_STORE, *fields)
-    return Response(status, BASE_FIELDS.plus(*about), Parts([message.encode() + b"\n"]))
+    return Response(status, BASE_FIELDS.plus(*about), BytesBody([message.encode() + b"\n"]))
 
 
 def _content_type(stream: Stream) -> Field:

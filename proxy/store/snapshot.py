@@ -2,11 +2,11 @@
 
 import logging
 
-from proxy.http.message import Buffer, Cut
+from proxy.http.body import Cut, PulledBody
 from proxy.store.engine import Engine
-from proxy.store.pulled import PulledBody
 from proxy.store.reading import Piece, Unreadable
 from proxy.store.state import Stream
+from proxy.wire.events import Buffer
 
 __all__ = ["SnapshotBody"]
 

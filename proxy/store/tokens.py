@@ -3,7 +3,8 @@
 import hmac
 from collections.abc import Collection
 
-from proxy.http.message import Handler, Parts, Request, Response
+from proxy.http.body import BytesBody
+from proxy.http.message import Handler, Request, Response
 from proxy.store.service import BASE_FIELDS
 
 __all__ = ["with_tokens"]
@@ -28,7 +29,7 @@ def with_tokens(handler: Handler, *, read: Collection[bytes], write: Collection[
         if is_open or _is_one_of(_token(request), accepted):
             return await handler(request)
         about = ((b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain"), (b"cache-control", b"no-store"))
-        return Response(401, BASE_FIELDS.plus(*about), Parts([b"a bearer token is needed\n"]))
+        return Response(401, BASE_FIELDS.plus(*about), BytesBody([b"a bearer token is needed\n"]))
 
     return guarded
 

@@ -8,21 +8,10 @@ import asyncio
 from dataclasses import dataclass
 from enum import Enum
 
-from proxy.http.message import (
-    EMPTY,
-    BodyError,
-    Buffer,
-    Cut,
-    ExchangeError,
-    Field,
-    Handler,
-    Headers,
-    Parts,
-    Request,
-    Response,
-    TooLarge,
-    read_all,
-)
+from proxy.http.body import EMPTY, BodyError, BytesBody, TooLarge, read_all
+from proxy.http.message import ExchangeError, Handler, Request, Response
+from proxy.wire.events import Buffer
+from proxy.wire.headers import Field, Headers
 
 __all__ = ["Endpoint", "Reply", "Storage", "StorageError", "discard"]
 
@@ -63,7 +52,7 @@ class Endpoint:
 def discard(response: Response) -> None:
     """Drop a response whose body nobody wants. One that has arrived whole costs its connection nothing."""
     if not response.body.ended:
-        response.body.abort(Cut.GONE)
+        response.body.close()
 
 
 class Storage:
@@ -102,7 +91,7 @@ class Storage:
     async def append(self, target: bytes, headers: Headers, parts: tuple[Buffer, ...]) -> Reply:
         """Send one append attempt, its buffers by reference. StorageError: its fate is unknown, or it was refused."""
         endpoint = self._endpoint
-        request = Request(b"POST", target, headers, Parts(parts), endpoint.timeout)
+        request = Request(b"POST", target, headers, BytesBody(parts), endpoint.timeout)
         try:
             response = await endpoint.handler(request)
         except ExchangeError as error:
@@ -143,7 +132,7 @@ class Storage:
             except TooLarge:
                 raise StorageError("a stream is larger than it should be", is_final=True) from None
             except (BodyError, TimeoutError):
-                response.body.abort(Cut.GONE)
+                response.body.close()
                 raise StorageError("a read broke off") from None
             following = response.headers.get(b"stream-next-offset")
             if following is None or following == offset or b"stream-up-to-date" in response.headers:
@@ -177,7 +166,7 @@ class Storage:
         """An exchange that is repeated at once when its connection was lost (PUT, HEAD, GET, DELETE), and whether."""
         endpoint = self._endpoint
         for attempt in range(_QUICK_RETRIES + 1):
-            body = Parts((data,)) if data else EMPTY
+            body = BytesBody((data,)) if data else EMPTY
             try:
                 return await endpoint.handler(
                     Request(method, target, headers, body, timeout or endpoint.timeout)

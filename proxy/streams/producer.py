@@ -9,8 +9,9 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from proxy.http.message import Buffer, Headers
 from proxy.streams.client import Reply, Storage, StorageError
+from proxy.wire.events import Buffer
+from proxy.wire.headers import Headers
 
 __all__ = ["Producer", "RetryPolicy"]
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.bounds import Counted
 from proxy.handlers.events import ClosingEvents
-from proxy.http.message import Body, BodyError, Buffer, Cut, Parts
+from proxy.http.body import Body, BodyError, BytesBody, Cut
 from proxy.streams.client import StorageError
+from proxy.wire.events import Buffer
 from tests.kit.bodies import Scripted, Tap
 from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
 
@@ -235,7 +236,7 @@ def test_a_reader_who_has_gone_leaves_no_timer() -> None:
         tap.feed(b"event: data\ndata: x\n\n")
         assert await events.take()
         if aborts:
-            events.abort(Cut.GONE)
+            events.close()
         else:
             tap.body.end()
             assert await events.take() == ()
@@ -287,7 +288,7 @@ async def test_a_cancelled_take_loses_nothing_and_an_abort_reaches_storage() -> 
         await taking
     tap.feed(b": kept\n\n")
     assert await events.take() == (b": kept\n\n",)
-    events.abort(Cut.GONE)
+    events.close()
     assert tap.is_cut
 
 
@@ -308,14 +309,14 @@ def test_a_place_is_left_once_however_it_is_left() -> None:
     with pytest.raises(KeyError), counted.entered():
         raise KeyError
     with counted.entered() as place:
-        body = place.kept_by(Parts([b"x"]))
+        body = place.kept_by(BytesBody([b"x"]))
     with pytest.raises(Refusal) as caught, counted.entered():
         pass
     assert caught.value.code is Code.OVERLOADED
     assert (body.length, body.ended) == (1, False)
     body.abort()
-    body.abort(Cut.GONE)
+    body.close()
     with counted.entered() as place:
-        place.kept_by(Parts())
+        place.kept_by(BytesBody())
     with pytest.raises(Refusal), counted.entered():
         pass

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.http.message import BodyError, Cut, Field, Handler, Headers, Parts, Request, Response
+from proxy.http.body import BodyError, BytesBody, Cut
+from proxy.http.message import Handler, Request, Response
+from proxy.wire.headers import Field, Headers
 from tests.handlers.kit import SECRET, code, path_of, running
 from tests.kit.bodies import Scripted, Tap
-from tests.kit.handlers import Failing, Fault, answer, lost
+from tests.kit.handlers import Failing, Failure, answer, lost
 from tests.kit.upstream import GATE, Upstream, chunked, fixed, head
 
 ID = "00000000-0000-4000-8000-000000000000"
@@ -57,7 +59,7 @@ async def test_a_live_read_ends_with_the_outcome(tmp_path: Path, upstream: Upstr
         path = path_of(await house.create(upstream.serve(chunked(b"one", GATE)).url))
         response = await house.client.send("GET", f"{path}?live=sse&offset=-1", authorization=BEARER)
         assert response.headers.get(b"stream-sse-data-encoding") == b"base64"
-        await house.transfers.end(path.rpartition("/")[2], Cut.ABORTED, wait=5)
+        await house.transfers.end(path.rpartition("/")[2], discard=False, wait=5)
         text = b""
         while parts := await response.body.take():
             text += b"".join(parts)
@@ -116,7 +118,7 @@ async def test_shared_caching_is_a_setting(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("query", ["", "?live=long-poll&offset=-1", "?live=sse"])
 async def test_what_storage_answers_else_is_an_error_of_ours(
-    tmp_path: Path, fault: Fault, expected: tuple[int, str], query: str
+    tmp_path: Path, fault: Failure, expected: tuple[int, str], query: str
 ) -> None:
     async with running(tmp_path, lambda _: fault, max_readers=1) as house:
         for _ in range(3):  # the reader's place comes back
@@ -190,10 +192,10 @@ async def test_a_reader_who_goes_cancels_the_storage_request_and_leaves_its_plac
         taking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await taking
-        response.body.abort(Cut.GONE)  # as the server does with every body it is done with
+        response.body.close()  # as the server does with every body it is done with
         assert taps[0].is_cut
         second = await house.client.send("GET", PATH + query, authorization=BEARER)
-        second.body.abort(Cut.GONE)
+        second.body.close()
 
 
 async def test_a_reader_who_goes_while_the_record_is_looked_up_cancels_too(tmp_path: Path) -> None:
@@ -249,7 +251,7 @@ async def test_a_stream_whose_record_is_lost_can_be_read_and_is_not_called_compl
 
 
 async def test_head_says_what_storage_and_the_record_know_and_has_no_body(tmp_path: Path) -> None:
-    _, storage = scripted(Response(200, Headers(LEAKY), Parts([b"none of it"])))
+    _, storage = scripted(Response(200, Headers(LEAKY), BytesBody([b"none of it"])))
     async with running(tmp_path, lambda _: storage) as house:
         found = await house.client.call("HEAD", PATH, authorization=BEARER)
         assert (found.status, found.body) == (200, b"")

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
 from proxy.handlers.router import Router, error_response
-from proxy.http.message import BodyError, Cut, Headers, Request, Response, TooLarge, read_all
+from proxy.http.body import BodyError, Cut, TooLarge, read_all
+from proxy.http.message import Request, Response
 from proxy.policy.cors import Cors
 from proxy.streams.client import StorageError
+from proxy.wire.headers import Headers
 from tests.http.kit import serving
 from tests.kit.calls import Answer, Client
 

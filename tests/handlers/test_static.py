@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.static import StaticFiles
-from proxy.http.message import Headers, Request, Response, read_all
+from proxy.http.body import read_all
+from proxy.http.message import Request, Response
 from proxy.version import __version__
+from proxy.wire.headers import Headers
 
 _FOLDER = Path(__file__).resolve().parent.parent.parent / "proxy" / "static"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.uploads import Uploads
-from proxy.http.message import BodyError, Cut, Parts, TooLarge
+from proxy.http.body import BodyError, BytesBody, Cut, TooLarge
 from tests.kit.bodies import Tap, fed_pipe
 
 
@@ -17,40 +17,40 @@ async def test_a_body_is_collected_whole_and_its_room_is_free_once_it_is_dropped
     async with uploads.collected(fed_pipe(b"one", b"two")) as first:
         assert bytes(first.content) == b"onetwo"
         with pytest.raises(Refusal) as refused:
-            async with uploads.collected(Parts([b"x"])):
+            async with uploads.collected(BytesBody([b"x"])):
                 pass
         assert refused.value.code is Code.OVERLOADED
-        async with uploads.collected(Parts()) as nothing:
+        async with uploads.collected(BytesBody()) as nothing:
             assert bytes(nothing.content) == b""
         first.drop()
         assert bytes(first.content) == b""
-        async with uploads.collected(Parts([b"second"])) as second:
+        async with uploads.collected(BytesBody([b"second"])) as second:
             assert bytes(second.content) == b"second"
     assert uploads._free == 6
 
 
 async def test_what_is_sent_keeps_its_room_beyond_the_block_until_its_sender_lets_go() -> None:
     uploads = Uploads(each=6, total=6)
-    async with uploads.collected(Parts([b"upload"])) as upload:
+    async with uploads.collected(BytesBody([b"upload"])) as upload:
         body = upload.outgoing()
-        assert body.taken() == (b"upload",)
+        assert body.take_nowait() == (b"upload",)
         upload.answered()
     assert uploads._free == 0
     body.abort(Cut.IDLE)
     assert uploads._free == 0
     for _ in range(2):
-        body.abort(Cut.GONE)
+        body.close()
         assert uploads._free == 6
-    async with uploads.collected(Parts([b"upload"])) as upload:
+    async with uploads.collected(BytesBody([b"upload"])) as upload:
         body = upload.outgoing()
-        body.abort(Cut.GONE)
+        body.close()
         assert uploads._free == 0  # it counts until there is an answer
         upload.answered()
         assert uploads._free == 6
-    async with uploads.collected(Parts([b"upload"])) as upload:
+    async with uploads.collected(BytesBody([b"upload"])) as upload:
         body = upload.outgoing()  # and no answer
     assert uploads._free == 6
-    body.abort(Cut.GONE)
+    body.close()
     assert uploads._free == 6
 
 
@@ -85,7 +85,7 @@ async def test_what_is_not_announced_is_counted_as_it_comes() -> None:
     collecting = asyncio.ensure_future(collect())
     await asyncio.sleep(0)
     tap.feed(b"1234")
-    async with uploads.collected(Parts([b"123456"])):
+    async with uploads.collected(BytesBody([b"123456"])):
         await asyncio.sleep(0)
         assert uploads._free == 0
         tap.feed(b"5")
@@ -96,7 +96,7 @@ async def test_what_is_not_announced_is_counted_as_it_comes() -> None:
 
 async def test_a_body_too_large_by_itself_is_no_overload() -> None:
     uploads = Uploads(each=6, total=100)
-    for body in (fed_pipe(length=7, is_open=True), fed_pipe(b"1234", b"567"), Parts([b"1234567"])):
+    for body in (fed_pipe(length=7, is_open=True), fed_pipe(b"1234", b"567"), BytesBody([b"1234567"])):
         with pytest.raises(TooLarge):
             async with uploads.collected(body):
                 pass

@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from proxy.base.errors import Refusal
-from proxy.http.message import Handler, Headers, Parts, Request, Response, read_all
+from proxy.http.body import BytesBody, read_all
+from proxy.http.message import Handler, Request, Response
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.http.pool import Pool, PoolLimits
 from proxy.http.server import HttpServer, ServerLimits
 from proxy.net.dial import Dialler, tls_context
 from proxy.wire.events import HeadLimits
+from proxy.wire.headers import Headers
 from tests.kit.loop_peers import Answer, Peer
 from tests.kit.waiting import LONG, SOON, until
 
@@ -39,12 +41,12 @@ def server_limits(**changed: object) -> ServerLimits:
 
 
 def refuse(refusal: Refusal, _origin: bytes | None) -> Response:
-    return Response(refusal.code.status, Headers(), Parts([refusal.code.value.encode()]))
+    return Response(refusal.code.status, Headers(), BytesBody([refusal.code.value.encode()]))
 
 
 async def echo(request: Request) -> Response:
     """The request's target and body, whole."""
-    return Response(200, Headers(), Parts([request.target, b" ", await read_all(request.body, 1 << 20)]))
+    return Response(200, Headers(), BytesBody([request.target, b" ", await read_all(request.body, 1 << 20)]))
 
 
 def listening() -> socket.socket:

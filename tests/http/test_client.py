@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from proxy.http.body import BodyError, BytesBody, Cut, read_all
 from proxy.http.client import ClientConnection
-from proxy.http.message import BodyError, Cut, Exchange, ExchangeError, Headers, Parts, Request, Response, read_all
+from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.http.pool import Pool
 from proxy.net.dial import Address
+from proxy.wire.headers import Headers
 from tests.http.kit import HEAD, dialler, get, pooling
 from tests.kit.bodies import fed_pipe
 from tests.kit.certificates import Certificates
@@ -123,18 +126,18 @@ async def test_a_reset_in_a_body_that_ends_with_the_connection_is_a_cut() -> Non
 @pytest.mark.parametrize(
     ("pieces", "exchange"),
     [
-        ((), Exchange.RESET),
-        ((b"HTTP/1.1 200 O",), Exchange.RESET),
-        ((b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",), Exchange.PROTOCOL),
-        ((b"SSH-2.0-OpenSSH\r\n\r\n",), Exchange.PROTOCOL),
-        ((b"HTTP/1.1 200 OK\r\nX: " + b"x" * 5000,), Exchange.PROTOCOL),
-        ((b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",), Exchange.PROTOCOL),
+        ((), Fault.RESET),
+        ((b"HTTP/1.1 200 O",), Fault.RESET),
+        ((b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",), Fault.PROTOCOL),
+        ((b"SSH-2.0-OpenSSH\r\n\r\n",), Fault.PROTOCOL),
+        ((b"HTTP/1.1 200 OK\r\nX: " + b"x" * 5000,), Fault.PROTOCOL),
+        ((b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",), Fault.PROTOCOL),
     ],
 )
-async def test_no_response_is_an_error_that_says_why(pieces: tuple[bytes, ...], exchange: Exchange) -> None:
+async def test_no_response_is_an_error_that_says_why(pieces: tuple[bytes, ...], exchange: Fault) -> None:
     async with origin(once(*pieces)) as (served, address), pooling() as pool:
         error = await _error(pool, address)
-        assert (error.exchange, error.sent) == (exchange, True)
+        assert (error.fault, error.sent) == (exchange, True)
         await until(lambda: len(pool) == 0)
         assert len(served.peers) == 1  # and is never sent twice
 
@@ -147,7 +150,7 @@ async def test_a_head_that_does_not_come_in_time_ends_the_connection() -> None:
 
     async with origin(script) as (_, address), pooling() as pool:
         error = await _error(pool, address, get(timeout=0.03))
-        assert error.exchange is Exchange.TIMEOUT
+        assert error.fault is Fault.TIMEOUT
         await until(lambda: len(pool) == 0)
 
 
@@ -180,7 +183,7 @@ async def _receive(peer: Peer) -> None:
 @pytest.mark.parametrize(
     ("request_", "framing", "sent"),
     [
-        (Request(b"POST", b"/", Headers([HOST]), Parts([b"ab", b"cd"])), b"content-length: 4", b"abcd"),
+        (Request(b"POST", b"/", Headers([HOST]), BytesBody([b"ab", b"cd"])), b"content-length: 4", b"abcd"),
         (Request(b"POST", b"/", Headers([HOST]), fed_pipe(b"ab", b"cd", length=4)), b"content-length: 4", b"abcd"),
         (
             Request(b"POST", b"/", Headers([HOST]), fed_pipe(b"ab", b"cd")),
@@ -192,9 +195,9 @@ async def _receive(peer: Peer) -> None:
 )
 async def test_a_request_is_framed_by_what_is_known_of_its_body(request_: Request, framing: bytes, sent: bytes) -> None:
     request = Request(request_.method, request_.target, request_.headers, request_.body)
-    if isinstance(request.body, Parts) and request.body.length:
-        request.body = Parts([b"ab", b"cd"])
-    elif not isinstance(request.body, Parts):
+    if isinstance(request.body, BytesBody) and request.body.length:
+        request.body = BytesBody([b"ab", b"cd"])
+    elif not isinstance(request.body, BytesBody):
         request.body = fed_pipe(b"ab", b"cd", length=request.body.length)
     async with origin(_receive) as (_, address), pooling() as pool:
         head, _, body = (await _read(await pool.at(address)(request))).partition(b"\r\n\r\n")
@@ -249,7 +252,7 @@ async def test_a_response_to_a_request_that_nobody_reads_is_returned(is_streamed
         await asyncio.sleep(SOON)
 
     size = 32 << 20
-    body = fed_pipe(*[bytes(size // 4)] * 4, length=size) if is_streamed else Parts([bytes(size)])
+    body = fed_pipe(*[bytes(size // 4)] * 4, length=size) if is_streamed else BytesBody([bytes(size)])
     async with origin(script) as (_, address), pooling() as pool:
         async with asyncio.timeout(SOON):
             response = await pool.at(address)(Request(b"POST", b"/", Headers([HOST]), body))
@@ -257,16 +260,16 @@ async def test_a_response_to_a_request_that_nobody_reads_is_returned(is_streamed
         await until(lambda: len(pool) == 0)
 
 
-class Watched(Parts):
+class Watched(BytesBody):
     """A body that knows when its sender holds nothing of it any more."""
 
     def __init__(self, *parts: bytes) -> None:
         super().__init__(parts)
         self.is_let_go = False
 
-    def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        super().abort(cut)
-        self.is_let_go = self.is_let_go or cut is Cut.GONE
+    def close(self) -> None:
+        super().close()
+        self.is_let_go = True
 
 
 @pytest.mark.parametrize("is_tls", [False, True])
@@ -341,7 +344,7 @@ async def test_a_large_body_is_let_go_with_its_connection(is_lost: bool) -> None
         if is_lost:
             served.peers[0].reset()
         else:
-            response.body.abort(Cut.GONE)
+            response.body.close()
         await until(lambda: body.is_let_go and len(pool) == 0)
 
 
@@ -402,7 +405,7 @@ async def test_a_body_that_nobody_takes_pauses_its_origin() -> None:
         await asyncio.sleep(0.05)  # what was taken is still in hand
         assert held <= budget.used < 512 << 10
         assert await response.body.take()  # who comes again is given more
-        response.body.abort(Cut.GONE)
+        response.body.close()
         await until(lambda: len(pool) == 0)
         assert budget.used == 0
 
@@ -410,8 +413,7 @@ async def test_a_body_that_nobody_takes_pauses_its_origin() -> None:
 async def test_a_limit_lets_exactly_so_many_bytes_pass_and_cuts_the_origin() -> None:
     script = once(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", bytes(60), bytes(40))
     async with origin(script) as (_, address), pooling() as pool:
-        response = await pool.at(address)(get())
-        response.body.limit(70)
+        response = await pool.at(address)(replace(get(), max_response_bytes=70))
         assert await _read_to_the_cut(response) == (bytes(70), Cut.LIMIT)
         await until(lambda: len(pool) == 0)
 
@@ -423,7 +425,7 @@ async def test_a_body_given_up_cuts_its_connection() -> None:
         assert await peer.rest() == b""
 
     async with origin(script) as (served, address), pooling() as pool:
-        (await pool.at(address)(get())).body.abort(Cut.GONE)
+        (await pool.at(address)(get())).body.close()
         await until(lambda: len(pool) == 0 and served.open == 0)
 
 

@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.http.message import BodyError, Cut, Headers, Parts, Request, TooLarge, first_bytes, read_all
+from proxy.http.body import BodyError, BytesBody, Cut, TooLarge, read_all
+from proxy.http.message import Request
+from proxy.wire.events import first_bytes
+from proxy.wire.headers import Headers
 from tests.kit.bodies import fed_pipe
 
 buffers = st.lists(st.binary(max_size=20).map(lambda data: memoryview(data) if len(data) % 2 else data), max_size=6)
@@ -15,52 +18,33 @@ def test_the_first_bytes_of_buffers_are_those_of_the_whole(parts: list[bytes | m
     assert b"".join(first_bytes(parts, count)) == b"".join(parts)[:count]
 
 
-@given(buffers, st.integers(0, 100))
-def test_a_limit_on_what_is_here_lets_exactly_so_much_pass(parts: list[bytes | memoryview], limit: int) -> None:
-    whole = b"".join(parts)
-    body = Parts(parts)
-    assert body.length == len(whole)
-    body.limit(limit)
-    got = b""
-    try:
-        while taken := _now(body):
-            got += b"".join(taken)
-        cut = None
-    except BodyError as error:
-        cut = error.cut
-    assert got == whole[:limit]
-    assert cut is (Cut.LIMIT if len(whole) > limit else None)
-    assert body.ended == (cut is None)
-
-
-def _now(body: Parts) -> tuple[bytes | memoryview, ...]:
-    try:
-        body.take().send(None)
-    except StopIteration as done:
-        taken: tuple[bytes | memoryview, ...] = done.value
-        return taken
-    raise AssertionError("it waits")
-
-
 @given(buffers, st.sampled_from(Cut), st.booleans())
-def test_what_is_here_is_dropped_when_nobody_wants_it_and_outlives_every_other_end(
-    parts: list[bytes | memoryview], cut: Cut, is_taken: bool
-) -> None:
+def test_bytes_in_memory_outlive_an_abort(parts: list[bytes | memoryview], cut: Cut, is_taken: bool) -> None:
     whole = b"".join(parts)
-    body = Parts(parts)
+    body = BytesBody(parts)
+    assert body.length == len(whole)
     if is_taken:
-        assert b"".join(_now(body)) == whole
+        assert b"".join(body.take_nowait()) == whole
     body.abort(cut)
-    if is_taken or not whole:
-        assert body.ended  # whatever came after the end
-    elif cut is Cut.GONE:
-        with pytest.raises(BodyError) as caught:
-            _now(body)
-        assert caught.value.cut is Cut.GONE
-        assert not body.ended
-    else:
-        assert b"".join(_now(body)) == whole
+    assert b"".join(body.take_nowait()) == (b"" if is_taken else whole)
+    assert body.ended
+
+
+@given(buffers, st.booleans())
+def test_bytes_in_memory_are_dropped_by_close(parts: list[bytes | memoryview], is_taken: bool) -> None:
+    body = BytesBody(parts)
+    if is_taken:
+        body.take_nowait()
+    for _ in range(2):
+        body.close()
+    if is_taken or not b"".join(parts):
         assert body.ended
+        assert body.take_nowait() == ()
+    else:
+        assert not body.ended
+        with pytest.raises(BodyError) as caught:
+            body.take_nowait()
+        assert caught.value.cut is Cut.ABORTED
 
 
 async def test_reading_all_stops_at_its_bound_and_cuts_the_source() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from proxy.http.message import BodyError, Cut, TooLarge, read_all
+from proxy.http.body import BodyError, Cut, TooLarge, read_all
 from proxy.http.pipe import Budget, Pipe, PipeLimits
 from tests.kit.bodies import Silent
 
@@ -30,13 +30,13 @@ def _run(work: Coroutine[Any, Any, tuple[bytes | memoryview, ...]]) -> tuple[byt
 class _Model:
     """One pipe and what is known of it."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, allowed: int | None) -> None:
         self.source = Silent()
-        self.pipe = Pipe(self.source, PipeLimits(HIGH_WATER, budget))
+        self.pipe = Pipe(self.source, PipeLimits(HIGH_WATER, budget), max_bytes=allowed)
         self.fed = b""
         self.taken = b""
         self.lent = 0  # bytes that the last take gave
-        self.allowed: int | None = None
+        self.allowed = allowed
         self.ending: Cut | bool | None = False  # False: not ended; None: whole
         self.is_dropped = False
         self.since_hungry = 0  # bytes fed since its taker had nothing
@@ -58,8 +58,12 @@ class PipeMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.models: list[_Model] = []
+
+    @initialize(allowed=st.tuples(*[st.none() | st.integers(0, 900)] * 2))
+    def make(self, allowed: tuple[int | None, int | None]) -> None:
         self.budget = Budget(BUDGET)
-        self.models = [_Model(self.budget), _Model(self.budget)]
+        self.models = [_Model(self.budget, each) for each in allowed]
 
     which = st.integers(0, 1)
 
@@ -96,6 +100,19 @@ class PipeMachine(RuleBasedStateMachine):
             model.lent = len(expected)
 
     @rule(which=which)
+    def take_nowait(self, which: int) -> None:
+        model = self.models[which]
+        expected = model.waiting
+        model.lent = 0
+        if not expected and model.ending not in (False, None):
+            with pytest.raises(BodyError):
+                model.pipe.take_nowait()
+        else:
+            assert b"".join(model.pipe.take_nowait()) == expected
+            model.taken += expected
+            model.lent = len(expected)
+
+    @rule(which=which)
     def end(self, which: int) -> None:
         self.models[which].pipe.end()
         self.models[which].finish(None)
@@ -117,23 +134,11 @@ class PipeMachine(RuleBasedStateMachine):
     def give_up(self, which: int) -> None:
         model = self.models[which]
         if model.waiting:
-            model.finish(Cut.GONE)
-            model.ending = Cut.GONE
-        model.pipe.abort(Cut.GONE)
-        model.finish(Cut.GONE)
+            model.ending = Cut.ABORTED
+        model.pipe.close()
+        model.finish(Cut.ABORTED)
         model.is_dropped = True
         model.lent = 0
-
-    @precondition(lambda self: any(model.allowed is None and not model.is_dropped for model in self.models))
-    @rule(which=which, more=st.integers(0, 900))
-    def limit(self, which: int, more: int) -> None:
-        model = self.models[which]
-        if model.allowed is not None or model.is_dropped:
-            return
-        model.pipe.limit(more)
-        model.allowed = len(model.taken) + more
-        if len(model.fed) > model.allowed:
-            model.ending = Cut.LIMIT
 
     @invariant()
     def the_budget_counts_what_waits_and_what_is_in_a_takers_hand(self) -> None:
@@ -158,7 +163,7 @@ class PipeMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for model in self.models:
-            model.pipe.abort(Cut.GONE)
+            model.pipe.close()
         assert self.budget.used == 0
 
 
@@ -228,7 +233,7 @@ async def test_who_stops_at_a_whole_end_returns_what_it_holds_and_others_go_on()
     await asyncio.sleep(0)
     assert source.is_paused
     for _ in range(2):
-        done.abort(Cut.GONE)
+        done.close()
         assert done.ended
         assert await done.take() == ()
     assert not source.is_paused
@@ -260,12 +265,15 @@ async def test_the_very_buffers_are_passed_on() -> None:
     assert taken is buffer
 
 
-@pytest.mark.parametrize("cut", [Cut.ABORTED, Cut.RESET, Cut.GONE])
-async def test_a_waiting_take_is_told_of_the_end(cut: Cut) -> None:
+@pytest.mark.parametrize("cut", [Cut.ABORTED, Cut.RESET, None])
+async def test_an_abort_and_a_close_end_a_waiting_take(cut: Cut | None) -> None:
     pipe = _pipe()
     waiting = asyncio.ensure_future(pipe.take())
     await asyncio.sleep(0)
-    pipe.abort(cut)
+    if cut is None:
+        pipe.close()
+    else:
+        pipe.abort(cut)
     with pytest.raises(BodyError) as caught:
         await waiting
-    assert caught.value.cut is cut
+    assert caught.value.cut is (cut or Cut.ABORTED)

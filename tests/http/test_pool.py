@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from proxy.http.body import read_all
 from proxy.http.client import ClientConnection
-from proxy.http.message import Exchange, ExchangeError, Request, Response, read_all
+from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.http.pool import Pool
 from proxy.net.dial import Address, ConnectionT, Dialler, tls_context
 from tests.http.kit import get, pooling
@@ -171,7 +172,7 @@ async def test_who_waits_too_long_is_told_that_all_are_busy_and_nothing_was_sent
         await until(lambda: len(gated.asked) == 1)
         with pytest.raises(ExchangeError) as caught:
             await _ask(pool, address)
-        assert (caught.value.exchange, caught.value.sent) == (Exchange.BUSY, False)
+        assert (caught.value.fault, caught.value.sent) == (Fault.BUSY, False)
         gated.release(2)
         assert await holder == b"ok"
         assert await _ask(pool, address) == b"ok"
@@ -222,7 +223,7 @@ async def test_places_of_dials_that_fail_are_free_again() -> None:
         for _ in range(3):
             with pytest.raises(ExchangeError) as caught:
                 await _ask(pool, nobody)
-            assert (caught.value.exchange, caught.value.sent) == (Exchange.CONNECT, False)
+            assert (caught.value.fault, caught.value.sent) == (Fault.CONNECT, False)
         assert await _ask(pool, address) == b"ok"
 
 
@@ -336,5 +337,5 @@ async def test_a_connection_that_is_spoilt_as_soon_as_it_is_open_is_not_used(how
     async with origin(answering(OK)) as (_, address), pooling(dial) as pool:
         with pytest.raises(ExchangeError) as raised:
             await pool.at(address)(get())
-        assert (raised.value.exchange, raised.value.sent) == (Exchange.CONNECT, False)
+        assert (raised.value.fault, raised.value.sent) == (Fault.CONNECT, False)
         assert len(pool) == 0

@@ -7,7 +7,10 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from proxy.base.errors import Code, Refusal
-from proxy.http.message import EMPTY, BodyError, Buffer, Cut, Headers, Parts, Request, Response, read_all
+from proxy.http.body import EMPTY, BodyError, BytesBody, Cut, read_all
+from proxy.http.message import Request, Response
+from proxy.wire.events import Buffer
+from proxy.wire.headers import Headers
 from tests.http.kit import Served, echo, serving
 from tests.kit.bodies import fed_pipe
 from tests.kit.waiting import until
@@ -72,7 +75,7 @@ async def test_what_has_no_body_sends_none_and_the_connection_goes_on(
     method: bytes, status: int, length: str | None
 ) -> None:
     async def handler(request: Request) -> Response:
-        return Response(200 if request.target == b"/next" else status, Headers(), Parts([b"12345"]))
+        return Response(200 if request.target == b"/next" else status, Headers(), BytesBody([b"12345"]))
 
     async with serving(handler) as served:
         peer = await served.connect(method + b" / HTTP/1.1\r\nHost: h\r\n\r\n" + GET % b"next")
@@ -355,11 +358,14 @@ class _Failing:
     async def take(self) -> tuple[Buffer, ...]:
         raise ValueError("a fault of ours")
 
-    def limit(self, max_bytes: int) -> None:
-        raise NotImplementedError
+    def take_nowait(self) -> tuple[Buffer, ...]:
+        return ()
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
         pass
+
+    def close(self) -> None:
+        self.abort()
 
 
 async def test_a_body_that_raises_what_it_should_not_breaks_the_response_off_and_leaves_nothing(
@@ -490,7 +496,7 @@ async def test_what_was_written_still_reaches_the_client_of_a_server_that_closes
     size = 8 << 20
 
     async def handler(_: Request) -> Response:
-        return Response(200, Headers(), Parts([bytes(size)]))
+        return Response(200, Headers(), BytesBody([bytes(size)]))
 
     async with serving(handler, write_high_water=size * 2) as served:
         peer = await served.connect(GET % b"")

@@ -5,8 +5,10 @@ import socket
 
 import pytest
 
-from proxy.http.message import Headers, Parts, Request, Response, read_all
+from proxy.http.body import BytesBody, read_all
+from proxy.http.message import Request, Response
 from proxy.http.pipe import Budget, PipeLimits
+from proxy.wire.headers import Headers
 from tests.http.kit import Served, echo, serving
 from tests.http.test_server import EXPECTING, GET, POST
 from tests.kit.bodies import fed_pipe
@@ -110,7 +112,7 @@ async def test_a_slow_handler_is_not_the_clients_fault() -> None:
 
     async def handler(request: Request) -> Response:
         await gate.wait()
-        return Response(200, Headers(), Parts([b"%d" % len(await read_all(request.body, 1 << 20))]))
+        return Response(200, Headers(), BytesBody([b"%d" % len(await read_all(request.body, 1 << 20))]))
 
     size = 500_000
     async with serving(handler, head_timeout=SHORT, body_timeout=SHORT, idle_timeout=SHORT) as served:
@@ -175,10 +177,13 @@ async def test_a_reader_that_takes_nothing_pauses_the_body_and_is_cut() -> None:
             given += 4096
             return (bytes(4096),)
 
-        def limit(self, max_bytes: int) -> None:
-            raise NotImplementedError
+        def take_nowait(self) -> tuple[bytes, ...]:
+            return ()
 
         def abort(self, cut: object = None) -> None:
+            pass
+
+        def close(self) -> None:
             pass
 
     endless = Endless()
@@ -199,7 +204,7 @@ async def test_a_reader_that_takes_a_little_is_kept() -> None:
     size = 8 << 20
 
     async def handler(_: Request) -> Response:
-        return Response(200, Headers(), Parts([bytes(size)]))
+        return Response(200, Headers(), BytesBody([bytes(size)]))
 
     loop = asyncio.get_running_loop()
     async with serving(handler, write_timeout=4 * SHORT) as served:
@@ -219,7 +224,7 @@ async def test_a_reader_that_takes_a_little_is_kept() -> None:
 
 async def test_a_reader_that_takes_nothing_of_a_short_answer_is_cut_too() -> None:
     async def handler(_: Request) -> Response:
-        return Response(200, Headers(), Parts([bytes(4 << 20)]))
+        return Response(200, Headers(), BytesBody([bytes(4 << 20)]))
 
     async with serving(handler, write_high_water=8 << 20, idle_timeout=SHORT, write_timeout=2 * SHORT) as served:
         client = await _unread(served, GET % b"")
@@ -234,7 +239,7 @@ async def test_a_client_that_pipelines_without_reading_is_not_answered_without_b
     async def handler(_: Request) -> Response:
         nonlocal answered
         answered += 1
-        return Response(200, Headers(), Parts([bytes(2000)]))
+        return Response(200, Headers(), BytesBody([bytes(2000)]))
 
     async with serving(handler, write_high_water=16 << 10, write_timeout=LONG) as served:
         client = await _unread(served, b"")
@@ -253,7 +258,7 @@ async def test_a_client_that_pipelines_without_reading_is_not_answered_without_b
 
 async def test_a_body_that_drips_does_not_keep_a_reader_that_takes_nothing() -> None:
     async def handler(_: Request) -> Response:
-        return Response(200, Headers(), Parts([bytes(32 << 20)]))
+        return Response(200, Headers(), BytesBody([bytes(32 << 20)]))
 
     async with serving(handler, write_timeout=4 * SHORT, body_timeout=LONG) as served:
         client = await _unread(served, POST % 1000)
@@ -281,7 +286,7 @@ async def test_a_handler_that_does_not_take_the_body_stops_the_client() -> None:
 
     async def handler(request: Request) -> Response:
         await gate.wait()
-        return Response(200, Headers(), Parts([b"%d" % len(await read_all(request.body, 64 << 20))]))
+        return Response(200, Headers(), BytesBody([b"%d" % len(await read_all(request.body, 64 << 20))]))
 
     size = 32 << 20
     high_water = 64 << 10
@@ -325,7 +330,7 @@ async def test_what_is_pipelined_is_held_back_from_answer_to_answer() -> None:
         if answered > 200:
             await gate.wait()
         await asyncio.sleep(0)
-        return Response(200, Headers(), Parts())
+        return Response(200, Headers(), BytesBody())
 
     async with serving(handler) as served:
         peer = await served.connect()
@@ -348,7 +353,7 @@ async def test_who_pipelines_much_and_leaves_is_noticed(is_reset: bool) -> None:
         except asyncio.CancelledError:
             cancelled.set()
             raise
-        return Response(200, Headers(), Parts())
+        return Response(200, Headers(), BytesBody())
 
     async with serving(handler, half_close_grace=SHORT) as served:
         peer = await served.connect(GET % b"")

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from proxy.http.message import BodyError, Buffer, Cut
+from proxy.http.body import BodyError, Cut
 from proxy.http.pipe import Budget, Pipe, PipeLimits
+from proxy.wire.events import Buffer
 
 __all__ = ["Scripted", "Silent", "Tap", "fed_pipe"]
 
@@ -45,9 +46,9 @@ def fed_pipe(*parts: bytes, length: int | None = None, cut: Cut | None = None, i
 class Tap(Silent):
     """An upstream's body that the test feeds. It is also its pipe's source: `is_cut` once nobody wants the rest."""
 
-    def __init__(self, limits: PipeLimits = _LIMITS) -> None:
+    def __init__(self, limits: PipeLimits = _LIMITS, max_bytes: int | None = None) -> None:
         super().__init__()
-        self.body = Pipe(self, limits)
+        self.body = Pipe(self, limits, max_bytes=max_bytes)
 
     def feed(self, *parts: Buffer) -> None:
         """Bytes arrive."""
@@ -77,8 +78,12 @@ class Scripted:
             raise BodyError(self._cut)
         return ()
 
-    def limit(self, max_bytes: int) -> None:
-        """Scripts keep to it by themselves."""
+    def take_nowait(self) -> tuple[Buffer, ...]:
+        """Nothing: batches come by `take`."""
+        return ()
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
         """Nothing to cut off."""
+
+    def close(self) -> None:
+        """Nothing to drop."""

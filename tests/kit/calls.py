@@ -3,7 +3,10 @@
 import json
 from dataclasses import dataclass
 
-from proxy.http.message import Body, Buffer, Handler, Headers, Parts, Request, Response, read_all
+from proxy.http.body import Body, BytesBody, read_all
+from proxy.http.message import Handler, Request, Response
+from proxy.wire.events import Buffer
+from proxy.wire.headers import Headers
 
 __all__ = ["Answer", "Client", "Events"]
 
@@ -40,7 +43,7 @@ class Client:
         self.handler = handler
 
     async def send(self, method: str, target: str, body: Buffer | Body = b"", /, **headers: str) -> Response:
-        given = Parts([body]) if isinstance(body, bytes | memoryview) else body
+        given = BytesBody([body]) if isinstance(body, bytes | memoryview) else body
         return await self.handler(Request(method.encode(), target.encode("latin-1"), _fields(headers), given))
 
     async def call(self, method: str, target: str, body: Buffer | Body = b"", /, **headers: str) -> Answer:

@@ -7,11 +7,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from proxy.http.message import BodyError, Exchange, ExchangeError, Handler, Headers, Parts, Request, Response, read_all
+from proxy.http.body import BodyError, BytesBody, read_all
+from proxy.http.message import ExchangeError, Fault, Handler, Request, Response
+from proxy.wire.headers import Headers
 
 __all__ = ["Failing", "Recorded", "Recording", "Slow", "answer", "bug", "lost"]
 
-Fault = Callable[[Request], Awaitable[Response]]
+Failure = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Recording:
         status = None
         try:
             response = await self._inner(
-                Request(request.method, request.target, request.headers, Parts([body]), request.timeout)
+                Request(request.method, request.target, request.headers, BytesBody([body]), request.timeout)
             )
             status = response.status
             return response
@@ -50,16 +52,16 @@ class Recording:
             self.seen.append(Recorded(request.method.decode(), target, request.headers, body, status))
 
 
-def answer(status: int, *fields: tuple[bytes, bytes], body: bytes = b"") -> Fault:
+def answer(status: int, *fields: tuple[bytes, bytes], body: bytes = b"") -> Failure:
     """A fault that answers in the inner handler's place."""
 
     async def fault(_: Request) -> Response:
-        return Response(status, Headers(fields), Parts([body]))
+        return Response(status, Headers(fields), BytesBody([body]))
 
     return fault
 
 
-def bug() -> Fault:
+def bug() -> Failure:
     """A fault of our own, which nobody foresaw."""
 
     async def fault(_: Request) -> Response:
@@ -68,13 +70,13 @@ def bug() -> Fault:
     return fault
 
 
-def lost(exchange: Exchange = Exchange.RESET, *, sent: bool = True) -> Fault:
+def lost(fault: Fault = Fault.RESET, *, sent: bool = True) -> Failure:
     """A fault that raises ExchangeError: there was no answer."""
 
-    async def fault(_: Request) -> Response:
-        raise ExchangeError(exchange, sent=sent)
+    async def fail(_: Request) -> Response:
+        raise ExchangeError(fault, sent=sent)
 
-    return fault
+    return fail
 
 
 class Failing:
@@ -86,11 +88,11 @@ class Failing:
     def __init__(self, inner: Handler, *, when: Callable[[Request], bool] = lambda _: True) -> None:
         self._inner = inner
         self._when = when
-        self._faults: list[tuple[Fault, bool]] = []
-        self.always: Fault | None = None  # when the queue is empty
+        self._faults: list[tuple[Failure, bool]] = []
+        self.always: Failure | None = None  # when the queue is empty
         self.met = 0
 
-    def then(self, fault: Fault, *, times: int = 1, after: bool = False) -> "Failing":
+    def then(self, fault: Failure, *, times: int = 1, after: bool = False) -> "Failing":
         """Queue `fault` for the next `times` requests."""
         self._faults += [(fault, after)] * times
         return self

@@ -6,7 +6,9 @@ As much of the protocol as the proxy speaks to storage; `tests/streams/test_clie
 import json
 from dataclasses import dataclass, field
 
-from proxy.http.message import EMPTY, Headers, Parts, Request, Response, read_all
+from proxy.http.body import EMPTY, BytesBody, read_all
+from proxy.http.message import Request, Response
+from proxy.wire.headers import Headers
 
 __all__ = ["MemoryStorage", "Stored"]
 
@@ -92,7 +94,7 @@ class MemoryStorage:
         fields.append((b"stream-up-to-date", b"true"))
         if stream.is_closed:
             fields.append((b"stream-closed", b"true"))
-        return Response(200, Headers(fields), Parts([body]) if method == "GET" else EMPTY)
+        return Response(200, Headers(fields), BytesBody([body]) if method == "GET" else EMPTY)
 
 
 def _framed(kind: bytes, body: bytes) -> bytes:

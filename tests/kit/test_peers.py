@@ -7,7 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from proxy.http.message import ExchangeError, Headers, Parts, Request, Response, read_all
+from proxy.http.body import BytesBody, read_all
+from proxy.http.message import ExchangeError, Request, Response
+from proxy.wire.headers import Headers
 from tests.kit.certificates import Certificates
 from tests.kit.handlers import Failing, Recording, Slow, answer, lost
 from tests.kit.peers import End, RawClient
@@ -105,7 +107,7 @@ def test_tls_peers_trust_each_other_and_nobody_else(tmp_path: Path) -> None:
 
 
 async def teapot(request: Request) -> Response:
-    return Response(200, Headers(), Parts([b"tea for ", request.target]))
+    return Response(200, Headers(), BytesBody([b"tea for ", request.target]))
 
 
 async def test_wrapped_handlers_record_fail_and_wait() -> None:
@@ -114,7 +116,7 @@ async def test_wrapped_handlers_record_fail_and_wait() -> None:
         Failing(recording, when=lambda request: request.method == b"POST").then(answer(503)).then(lost(), after=True)
     )
     slow = Slow(failing, when=lambda request: request.target == b"/slow")
-    post = Request(b"POST", b"/1", Headers(), Parts([b"body"]))
+    post = Request(b"POST", b"/1", Headers(), BytesBody([b"body"]))
     assert (await slow(post)).status == 503
     with pytest.raises(ExchangeError):
         await slow(post)

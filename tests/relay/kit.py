@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 
-from proxy.http.message import Handler, Headers
+from proxy.http.message import Handler
 from proxy.http.pipe import Budget, Pipe, PipeLimits
 from proxy.relay.instance import Instance, InstanceSettings
 from proxy.relay.pump import Pace
@@ -11,6 +11,7 @@ from proxy.relay.record import Record, Records, RecordSettings
 from proxy.relay.transfers import Transfers, TransferSettings
 from proxy.streams.client import Endpoint, Storage
 from proxy.streams.producer import RetryPolicy
+from proxy.wire.headers import Headers
 from tests.kit.bodies import Tap
 from tests.kit.memory_storage import MemoryStorage, Stored
 
@@ -21,7 +22,6 @@ RECORD = Record(content_type=b"text/plain", status=200)
 RETRY = RetryPolicy(budget=60.0, first_delay=0.05, longest_delay=5.0)
 SETTINGS = TransferSettings(
     at_once=10,
-    max_bytes=1 << 20,
     stream_ttl=86_400,
     inactivity=600.0,
     longest=3600.0,

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.http.message import Cut, Request, Response
+from proxy.http.body import Cut
+from proxy.http.message import Request, Response
 from proxy.relay.instance import abort_message, lease_name, mailbox_name
 from proxy.relay.orphans import end_orphan
 from proxy.relay.record import outcome_of
@@ -134,10 +135,10 @@ async def test_an_abort_is_told_to_the_owner_and_awaited() -> None:
     storage = Expiring()
     async with Member(storage) as here, Member(storage) as there:
         tap = await owned(here, storage, b"one")
-        assert await there.fleet.end(ID, Cut.ABORTED, wait=5.0)
+        assert await there.fleet.end(ID, discard=False, wait=5.0)
         assert tap.is_cut
         assert ending(storage) == (b"one", True, "aborted")
-        assert await there.fleet.end(ID, Cut.ABORTED, wait=5.0)  # it has ended: nobody is told
+        assert await there.fleet.end(ID, discard=False, wait=5.0)  # it has ended: nobody is told
         mail = storage.named(mailbox_name(here.instance.name))
         assert mail is not None
         assert mail.data.count(b"abort") == 1
@@ -170,7 +171,7 @@ async def test_an_abort_for_a_former_stream_of_the_same_key_ends_nothing() -> No
 async def replaced(storage: Expiring, by: Member) -> Tap:
     """The stream of an idempotency key is deleted, and made again `by` another instance."""
     tap = Tap()
-    assert await by.fleet.end(ID, Cut.GONE, wait=5.0)
+    assert await by.fleet.end(ID, discard=True, wait=5.0)
     await by.storage.delete(ID)
     await by.relay.records.delete(ID)
     await by.relay.start(tap, ID, replace(RECORD, transfer="second"))
@@ -187,7 +188,7 @@ async def test_an_abort_finds_the_owner_of_a_key_s_present_stream() -> None:
         await first.relay.start(Tap(), ID, replace(RECORD, transfer="first"))
         await there.record()
         tap = await replaced(storage, second)
-        assert await there.fleet.end(ID, Cut.ABORTED, wait=5.0)
+        assert await there.fleet.end(ID, discard=False, wait=5.0)
         assert tap.is_cut
 
 
@@ -241,7 +242,7 @@ async def test_an_abort_that_storage_does_not_take_is_an_error() -> None:
     async with Member(storage) as here, Member(failing) as there:
         tap = await owned(here, storage, b"one")
         with pytest.raises(StorageError):
-            await there.fleet.end(ID, Cut.ABORTED, wait=2.0)
+            await there.fleet.end(ID, discard=False, wait=2.0)
         assert not tap.is_cut
 
 
@@ -356,7 +357,7 @@ async def test_a_delete_fences_an_owner_that_does_not_answer() -> None:
     async with Member(storage) as there, Member(storage, dies=True) as frozen:
         tap = await owned(frozen, storage, b"one")
         await frozen.instance._tasks.aclose()  # it neither reads its mail nor holds its lease, but writes on
-        assert await there.fleet.end(ID, Cut.GONE, wait=2.0)
+        assert await there.fleet.end(ID, discard=True, wait=2.0)
         tap.feed(b"two")
         await asyncio.sleep(10)
         assert tap.is_cut
@@ -368,9 +369,9 @@ async def test_a_stream_whose_record_is_none_of_ours_can_be_deleted() -> None:
     storage = Expiring()
     async with Member(storage) as member:
         await member.storage.create(f"{ID}.record", b"application/json", (b"stream-ttl", b"999"), b'{"a":1}')
-        assert await member.fleet.end(ID, Cut.GONE, wait=2.0)
+        assert await member.fleet.end(ID, discard=True, wait=2.0)
         with pytest.raises(StorageError):
-            await member.fleet.end(ID, Cut.ABORTED, wait=2.0)
+            await member.fleet.end(ID, discard=False, wait=2.0)
 
 
 @in_virtual_time
@@ -380,7 +381,7 @@ async def test_an_abort_of_a_dead_instance_s_stream_ends_it_soon() -> None:
         async with Member(storage, dies=True) as dying:
             await owned(dying, storage, b"one")
         async with asyncio.timeout(DEAD):  # however long it may wait
-            assert not await there.fleet.end(ID, Cut.ABORTED, wait=1000.0)
+            assert not await there.fleet.end(ID, discard=False, wait=1000.0)
         await asyncio.sleep(DEAD)
         assert ending(storage) == (b"one", True, "interrupted")
 

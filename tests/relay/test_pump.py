@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from proxy.http.message import EMPTY, Body, Cut, Parts, Request, Response
+from proxy.http.body import EMPTY, Body, BytesBody, Cut
+from proxy.http.message import Request, Response
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.relay.pump import Pace, Stopped, Watch, pump
 from proxy.streams.client import Reply, StorageError
@@ -34,7 +35,6 @@ def stored() -> tuple[MemoryStorage, Stored]:
         (Cut.LIMIT, Outcome.TRUNCATED),
         (Cut.IDLE, Outcome.TIMEOUT),
         (Cut.ABORTED, Outcome.ABORTED),
-        (Cut.GONE, Outcome.ABORTED),
         (Cut.SHUTDOWN, Outcome.INTERRUPTED),
     ],
 )
@@ -64,7 +64,7 @@ async def test_every_cut_has_an_outcome() -> None:
         (Scripted([b"one", b"two"], knows_end=False), 3),  # the end comes after the last byte
         (Scripted([]), 1),
         (EMPTY, 1),
-        (Parts([b"one", b"two"]), 1),
+        (BytesBody([b"one", b"two"]), 1),
     ],
 )
 @in_virtual_time

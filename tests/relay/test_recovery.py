@@ -12,7 +12,7 @@ from proxy.store import Store, open_store
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
 from tests.kit.bodies import Tap
-from tests.kit.handlers import Failing, Fault, answer, bug, lost
+from tests.kit.handlers import Failing, Failure, answer, bug, lost
 from tests.kit.memory_storage import MemoryStorage
 from tests.kit.store_settings import store_settings
 from tests.kit.virtual_time import in_virtual_time
@@ -128,7 +128,7 @@ async def test_what_runs_here_by_now_is_not_an_orphan(store: Store) -> None:
 @pytest.mark.parametrize("method", ["HEAD", "GET", "POST"])
 @in_virtual_time
 async def test_one_that_cannot_be_ended_does_not_keep_the_rest_open_and_is_tried_until_it_can(
-    fault: Fault, method: str, caplog: pytest.LogCaptureFixture
+    fault: Failure, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = Listing()
     relay = Relay.over(storage)

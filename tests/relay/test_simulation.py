@@ -9,9 +9,11 @@ import random
 
 import pytest
 
-from proxy.http.message import Cut, Exchange, ExchangeError, Headers, Request, Response
+from proxy.http.body import Cut
+from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.streams.client import StorageError
+from proxy.wire.headers import Headers
 from tests.kit.bodies import Tap
 from tests.kit.memory_storage import MemoryStorage
 from tests.kit.oracle import SIZE, check, piece
@@ -21,6 +23,7 @@ from tests.relay.kit import RECORD, Relay, ending
 HIGH_WATER = 16 * SIZE
 STREAMS = 6
 PIECES = 60
+CLOSED = "the pump closed the body"
 
 
 class World:
@@ -52,7 +55,7 @@ class World:
         if self.trouble and dice.random() < 0.003:
             self.down_until = now + dice.choice((5.0, 200.0))
         if now < self.down_until:
-            raise ExchangeError(Exchange.CONNECT, sent=False)
+            raise ExchangeError(Fault.CONNECT, sent=False)
         fate = dice.random() if request.method in (b"POST", b"PUT") else 1.0
         if fate < self.trouble / 2:
             return self._refusal()
@@ -61,7 +64,7 @@ class World:
         stream = self.memory.streams.get(path)
         assert stream is None or stream.data.startswith(before)
         if fate < self.trouble:
-            raise ExchangeError(dice.choice((Exchange.RESET, Exchange.TIMEOUT)), sent=True)
+            raise ExchangeError(dice.choice((Fault.RESET, Fault.TIMEOUT)), sent=True)
         if is_append and stream is not None and response.status in (200, 204):
             self.acknowledged[path] = len(stream.data)
         return response
@@ -69,13 +72,13 @@ class World:
     def _refusal(self) -> Response:
         kind = self.dice.randrange(4)
         if kind == 0:
-            raise ExchangeError(Exchange.RESET, sent=True)
+            raise ExchangeError(Fault.RESET, sent=True)
         if kind == 1:
             return Response(429, Headers([(b"retry-after", b"1")]))
         return Response(503 if kind == 2 else 500, Headers())
 
 
-async def upstream(dice: random.Random, tap: Tap, seed: int, number: int) -> tuple[int, Cut | None]:
+async def upstream(dice: random.Random, tap: Tap, seed: int, number: int) -> tuple[int, Cut | str | None]:
     """Feeds pieces, cut anywhere, at any pace; returns how many bytes came and how it ended."""
     sent = 0
     fate = dice.choice((None, None, Cut.RESET, Cut.FRAMING, Cut.ABORTED, Cut.SHUTDOWN))
@@ -93,7 +96,7 @@ async def upstream(dice: random.Random, tap: Tap, seed: int, number: int) -> tup
         if dice.random() < 0.6:
             await asyncio.sleep(dice.choice((0.0, 0.0001, 0.004, 0.1)))
     if tap.is_cut:
-        return sent, Cut.GONE
+        return sent, CLOSED
     if fate is None:
         tap.body.end()
     elif fate in (Cut.ABORTED, Cut.SHUTDOWN):
@@ -103,13 +106,13 @@ async def upstream(dice: random.Random, tap: Tap, seed: int, number: int) -> tup
     return sent, fate
 
 
-OUTCOMES: dict[Cut | None, set[str | None]] = {
+OUTCOMES: dict[Cut | str | None, set[str | None]] = {
     None: {None, "storage_error"},
     Cut.RESET: {"upstream_error", "storage_error"},
     Cut.FRAMING: {"upstream_error", "storage_error"},
     Cut.ABORTED: {"aborted", "storage_error"},
     Cut.SHUTDOWN: {"interrupted", "storage_error"},
-    Cut.GONE: {"storage_error"},
+    CLOSED: {"storage_error"},
 }
 
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from proxy.base.errors import Code, Refusal
-from proxy.http.message import EMPTY, Cut, Request, Response
+from proxy.http.body import EMPTY, Cut
+from proxy.http.message import Request, Response
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.streams.client import StorageError
 from proxy.streams.names import Outcome
 from tests.kit.bodies import Tap
-from tests.kit.handlers import Failing, Fault, Recording, Slow, answer, bug, lost
+from tests.kit.handlers import Failing, Failure, Recording, Slow, answer, bug, lost
 from tests.kit.memory_storage import MemoryStorage
 from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
 from tests.relay.kit import ID, RECORD, Relay, ending, is_append
@@ -86,8 +87,8 @@ async def test_a_cut_is_recorded_before_the_stream_is_closed(cut: Cut, outcome: 
 @in_virtual_time
 async def test_exactly_the_limit_is_stored_and_one_byte_more_cuts_the_upstream(fed: list[int]) -> None:
     memory = MemoryStorage()
-    relay = Relay.over(memory, max_bytes=9)
-    tap = Tap()
+    relay = Relay.over(memory)
+    tap = Tap(max_bytes=9)
     await relay.start(tap)
     for size in fed:
         tap.feed(b"x" * size)
@@ -147,7 +148,7 @@ async def test_slow_storage_is_not_taken_for_a_silent_upstream() -> None:
 
 # Storage fails when the stream is made
 
-CREATE_FAULTS: list[Fault] = [
+CREATE_FAULTS: list[Failure] = [
     answer(500), answer(503), answer(507), answer(401), lost(), lost(sent=False), answer(200), answer(409)
 ]  # fmt: skip
 
@@ -155,7 +156,7 @@ CREATE_FAULTS: list[Fault] = [
 @pytest.mark.parametrize("which", ["", ".record"])
 @pytest.mark.parametrize("fault", CREATE_FAULTS)
 @in_virtual_time
-async def test_what_cannot_be_made_leaves_nothing_and_cuts_the_upstream(which: str, fault: Fault) -> None:
+async def test_what_cannot_be_made_leaves_nothing_and_cuts_the_upstream(which: str, fault: Failure) -> None:
     memory = MemoryStorage()
     failing = Failing(memory, when=lambda r: r.method == b"PUT" and r.target.decode().endswith(ID + which))
     failing.always = fault
@@ -293,7 +294,7 @@ def test_a_caller_who_leaves_in_the_moment_of_success_leaves_nothing() -> None:
 @pytest.mark.parametrize("after", [False, True])
 @in_virtual_time
 async def test_storage_that_refuses_for_too_long_ends_the_stream_with_what_it_acknowledged(
-    fault: Fault, outcome: str, after: bool
+    fault: Failure, outcome: str, after: bool
 ) -> None:
     memory = MemoryStorage()
     failing = Failing(memory, when=is_append)
@@ -316,7 +317,7 @@ async def test_storage_that_refuses_for_too_long_ends_the_stream_with_what_it_ac
     await relay.aclose()
 
 
-def fails_from_now_on(failing: Failing, fault: Fault, *, after: bool) -> None:
+def fails_from_now_on(failing: Failing, fault: Failure, *, after: bool) -> None:
     failing.then(fault, after=after)
     failing.always = fault
 
@@ -326,7 +327,7 @@ def fails_from_now_on(failing: Failing, fault: Fault, *, after: bool) -> None:
 @pytest.mark.parametrize("which", ["both", "record", "stream"])
 @in_virtual_time
 async def test_an_end_that_storage_does_not_take_for_hours_is_taken_once_it_works(
-    fault: Fault, after: bool, which: str, caplog: pytest.LogCaptureFixture
+    fault: Failure, after: bool, which: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     memory = MemoryStorage()
     kinds = {"both": (True, False), "record": (True,), "stream": (False,)}[which]
@@ -440,9 +441,9 @@ async def test_a_stream_that_is_left_open_holds_nobody_up(who: str) -> None:
     tap.feed(b"one")
     await asyncio.sleep(1000)
     began = asyncio.get_running_loop().time()
-    assert not await relay.transfers.end(ID, Cut.ABORTED, wait=2.0)
+    assert not await relay.transfers.end(ID, discard=False, wait=2.0)
     if who == "delete":
-        assert await relay.transfers.end(ID, Cut.GONE, wait=2.0)
+        assert await relay.transfers.end(ID, discard=True, wait=2.0)
         assert relay.transfers.get(ID) is None
     elif who != "stop":
         memory.streams.clear()
@@ -612,7 +613,7 @@ async def test_a_lost_answer_to_the_last_append_is_still_complete() -> None:
 # Who ends it
 
 ENDERS: dict[str, Callable[[Relay, Tap], Awaitable[object]]] = {
-    "abort": lambda relay, tap: relay.transfers.end(ID, Cut.ABORTED, wait=100.0),
+    "abort": lambda relay, tap: relay.transfers.end(ID, discard=False, wait=100.0),
     "delete": lambda relay, tap: delete(relay),
     "end": lambda relay, tap: finish(tap),
     "reset": lambda relay, tap: reset(tap),
@@ -623,7 +624,7 @@ ENDERS: dict[str, Callable[[Relay, Tap], Awaitable[object]]] = {
 
 async def delete(relay: Relay) -> None:
     """As the delete operation does."""
-    await relay.transfers.end(ID, Cut.ABORTED, wait=100.0)
+    await relay.transfers.end(ID, discard=False, wait=100.0)
     await relay.storage.delete(ID)
     await relay.records.delete(ID)
 
@@ -679,7 +680,7 @@ async def test_an_end_that_takes_too_long_is_not_waited_for() -> None:
     await relay.start(tap)
     tap.feed(b"one")
     await slow.arrived.wait()
-    await relay.transfers.end(ID, Cut.ABORTED, wait=2.0)
+    await relay.transfers.end(ID, discard=False, wait=2.0)
     assert asyncio.get_running_loop().time() == pytest.approx(2.0)
     assert tap.is_cut
     assert relay.transfers.get(ID) is not None
@@ -821,7 +822,7 @@ async def test_one_writer_per_stream_even_when_answers_overtake_each_other() -> 
     for number in range(50):
         tap.feed(b"%d" % number)
         await asyncio.sleep(0.003)
-    await relay.transfers.end(ID, Cut.ABORTED, wait=10.0)
+    await relay.transfers.end(ID, discard=False, wait=10.0)
     assert most == 1
     assert ending(memory)[0] == b"".join(b"%d" % number for number in range(50))
     await relay.aclose()

@@ -5,11 +5,13 @@ from typing import cast
 import pytest
 
 from proxy.base.errors import Code, Refusal
-from proxy.http.message import Handler, Headers, Parts, Request, Response
+from proxy.http.body import BytesBody
+from proxy.http.message import Handler, Request, Response
 from proxy.http.pool import Pool
 from proxy.net.dial import Address
 from proxy.policy.allowlist import Match
 from proxy.relay.upstream import Upstream, UpstreamSettings
+from proxy.wire.headers import Headers
 from proxy.wire.url import parse_url
 
 
@@ -21,7 +23,7 @@ class _Answering:
 
     def at(self, address: Address) -> Handler:
         async def handle(request: Request) -> Response:
-            return Response(200, self._headers, Parts([b"x" * 50]))
+            return Response(200, self._headers, BytesBody([b"x" * 50]))
 
         return handle
 
@@ -30,7 +32,7 @@ async def _ask(*fields: tuple[bytes, bytes]) -> Response:
     settings = UpstreamSettings(head_timeout=1.0, error_timeout=1.0, max_response_bytes=10, max_error_bytes=10)
     upstream = Upstream(cast(Pool, _Answering(*fields)), settings)
     match = Match(pattern="http://localhost/**", literal_host=True)
-    return await upstream.ask(parse_url(b"http://localhost/x"), match, b"GET", Headers(), Parts())
+    return await upstream.ask(parse_url(b"http://localhost/x"), match, b"GET", Headers(), BytesBody())
 
 
 async def test_a_body_over_the_limit_that_nobody_announced_is_let_in_even_when_it_has_arrived_whole() -> None:

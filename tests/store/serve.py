@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 from proxy.base.errors import Refusal
-from proxy.http.message import Headers, Parts, Response
+from proxy.http.body import BytesBody
+from proxy.http.message import Response
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.http.server import HttpServer, ServerLimits
 from proxy.store import open_store
 from proxy.wire.events import HeadLimits
+from proxy.wire.headers import Headers
 from tests.kit.store_settings import store_settings
 
 LIMITS = ServerLimits(
@@ -34,7 +36,7 @@ LIMITS = ServerLimits(
 
 
 def refuse(refusal: Refusal, _origin: bytes | None) -> Response:
-    return Response(refusal.code.status, Headers(), Parts([refusal.message.encode()]))
+    return Response(refusal.code.status, Headers(), BytesBody([refusal.message.encode()]))
 
 
 LONG_POLL_SECONDS = 1.0

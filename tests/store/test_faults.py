@@ -10,7 +10,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from proxy.http.message import BodyError, read_all
+from proxy.http.body import BodyError, read_all
 from proxy.store import Store
 from proxy.store.writer import Batch
 from proxy.store.writing import Value, Write

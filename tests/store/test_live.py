@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.http.message import BodyError, Cut
+from proxy.http.body import BodyError, Cut
 from tests.kit.calls import Client
 from tests.kit.store_settings import store_settings
 from tests.store.kit import Clock, opened
@@ -129,16 +129,6 @@ async def test_an_abort_ends_a_take_that_waits(client: Client) -> None:
         with pytest.raises(BodyError) as caught:
             await taker
     assert caught.value.cut is Cut.SHUTDOWN
-
-
-async def test_a_limit_cuts_events_at_exactly_so_many_bytes(client: Client) -> None:
-    await client.put("/s", b"x" * 100)
-    body = (await client.send("GET", "/s?offset=-1&live=sse")).body
-    body.limit(20)
-    assert sum(map(len, await body.take())) == 20
-    with pytest.raises(BodyError) as caught:
-        await body.take()
-    assert caught.value.cut is Cut.LIMIT
 
 
 @pytest.mark.parametrize("method", ["DELETE", "expiry"])

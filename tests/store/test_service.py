@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.http.message import BodyError, Buffer, Cut, Headers, Parts, Request
+from proxy.http.body import BodyError, BytesBody, Cut
+from proxy.http.message import Request
+from proxy.wire.events import Buffer
+from proxy.wire.headers import Headers
 from tests.kit.calls import Client
 from tests.kit.store_settings import store_settings
 from tests.store.kit import Clock, opened
@@ -113,7 +116,7 @@ async def test_a_repeated_header_is_not_one_of_its_values(client: Client) -> Non
     await client.put("/s")
     given = [(b"producer-id", b"p"), (b"producer-epoch", b"0"), (b"producer-seq", b"0"), (b"producer-seq", b"0")]
     headers = Headers([(b"content-type", b"application/octet-stream"), *given])
-    assert (await client.handler(Request(b"POST", b"/s", headers, Parts([b"x"])))).status == 400
+    assert (await client.handler(Request(b"POST", b"/s", headers, BytesBody([b"x"])))).status == 400
 
 
 async def test_a_producer_whose_answer_was_lost_learns_that_it_was_stored_after_the_stream_was_closed(
@@ -215,11 +218,14 @@ class Arriving:
             raise BodyError(self._cut)
         return ()
 
-    def limit(self, max_bytes: int) -> None:
-        raise NotImplementedError
+    def take_nowait(self) -> tuple[Buffer, ...]:
+        return ()
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
         self._parts = []
+
+    def close(self) -> None:
+        self.abort()
 
 
 async def test_an_etag_is_known_again_however_it_is_sent(client: Client) -> None:

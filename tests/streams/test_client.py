@@ -4,20 +4,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.http.message import (
-    EMPTY,
-    BodyError,
-    Cut,
-    Exchange,
-    Field,
-    Handler,
-    Headers,
-    Parts,
-    Request,
-    Response,
-    read_all,
-)
+from proxy.http.body import EMPTY, BodyError, BytesBody, Cut, read_all
+from proxy.http.message import Fault, Handler, Request, Response
 from proxy.streams.client import Endpoint, Reply, Storage, StorageError
+from proxy.wire.headers import Field, Headers
+from tests.kit.bodies import fed_pipe
 from tests.kit.handlers import Failing, Recording, answer, lost
 from tests.kit.memory_storage import MemoryStorage
 from tests.store.kit import opened
@@ -164,7 +155,7 @@ async def test_a_lost_connection_is_tried_again_for_all_but_appends() -> None:
 
 async def test_no_connection_at_all_is_not_tried_again_at_once() -> None:
     failing = Failing(MemoryStorage())
-    failing.always = lost(Exchange.CONNECT, sent=False)
+    failing.always = lost(Fault.CONNECT, sent=False)
     with pytest.raises(StorageError):
         await storage_at(failing).head("s")
     assert failing.met == 1
@@ -193,13 +184,12 @@ async def test_every_request_carries_the_endpoint_s_fields_and_a_deadline_but_a_
 
 async def test_a_small_stream_that_is_large_or_breaks_off_is_an_error() -> None:
     async def large(_: Request) -> Response:
-        return Response(200, Headers(), Parts([b"x" * 101]))
+        return Response(200, Headers(), BytesBody([b"x" * 101]))
 
     with pytest.raises(StorageError):
         await storage_at(large).read_whole("s", 100)
 
-    cut = Parts([b"x" * 10])
-    cut.limit(5)
+    cut = fed_pipe(b"x" * 5, cut=Cut.LIMIT)
 
     async def broken(_: Request) -> Response:
         return Response(200, Headers(), cut)
@@ -215,7 +205,7 @@ async def test_a_stream_in_pieces_is_read_to_its_end() -> None:
 
     async def handler(request: Request) -> Response:
         data, following = pages[request.target.partition(b"offset=")[2]]
-        return Response(200, Headers([(b"stream-next-offset", following)]), Parts([data]))
+        return Response(200, Headers([(b"stream-next-offset", following)]), BytesBody([data]))
 
     assert await storage_at(handler).read_whole("s", 100) == b"one two three"
     with pytest.raises(StorageError):
@@ -223,7 +213,7 @@ async def test_a_stream_in_pieces_is_read_to_its_end() -> None:
 
 
 async def test_a_body_that_nobody_wants_is_dropped() -> None:
-    cuts: list[Cut] = []
+    closed = 0
 
     class Endless:
         length = None
@@ -232,11 +222,15 @@ async def test_a_body_that_nobody_wants_is_dropped() -> None:
         async def take(self) -> tuple[bytes, ...]:
             return (b"x",)
 
-        def limit(self, max_bytes: int) -> None:
-            """None."""
+        def take_nowait(self) -> tuple[bytes, ...]:
+            return (b"x",)
 
         def abort(self, cut: Cut = Cut.ABORTED) -> None:
-            cuts.append(cut)
+            raise AssertionError("nobody wants the rest")
+
+        def close(self) -> None:
+            nonlocal closed
+            closed += 1
 
     async def handler(_: Request) -> Response:
         return Response(500, Headers(), Endless())
@@ -252,5 +246,5 @@ async def test_a_body_that_nobody_wants_is_dropped() -> None:
     for work in works:
         with pytest.raises(StorageError):
             await work
-    assert cuts == [Cut.GONE] * len(works)
+    assert closed == len(works)
     assert EMPTY.ended

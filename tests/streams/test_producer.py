@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.http.message import Exchange, ExchangeError, Field, Handler, Headers, Request, Response
+from proxy.http.message import ExchangeError, Fault, Handler, Request, Response
 from proxy.streams.client import Endpoint, Reply, Storage, StorageError
 from proxy.streams.producer import Producer, RetryPolicy
-from tests.kit.handlers import Failing, Fault, answer, lost
+from proxy.wire.headers import Field, Headers
+from tests.kit.handlers import Failing, Failure, answer, lost
 from tests.kit.memory_storage import MemoryStorage, Stored
 from tests.kit.virtual_time import in_virtual_time
 
@@ -36,12 +37,12 @@ def now() -> float:
 
 
 FAULTS = {
-    "refused": (lost(Exchange.CONNECT, sent=False), False),
+    "refused": (lost(Fault.CONNECT, sent=False), False),
     "reset before it took the append": (lost(), False),
     "reset after it took the append": (lost(), True),
-    "no answer in time": (lost(Exchange.TIMEOUT), False),
-    "too late": (lost(Exchange.TIMEOUT), True),
-    "nonsense": (lost(Exchange.PROTOCOL), True),
+    "no answer in time": (lost(Fault.TIMEOUT), False),
+    "too late": (lost(Fault.TIMEOUT), True),
+    "nonsense": (lost(Fault.PROTOCOL), True),
     "500": (answer(500), False),
     "500 after it took the append": (answer(500), True),
     "503": (answer(503), False),
@@ -77,7 +78,7 @@ async def test_the_very_same_buffers_are_sent_again_under_the_same_number() -> N
         parts = await request.body.take()
         sent.append((request.headers.get(b"producer-seq"), [id(part) for part in parts]))
         if len(sent) in (1, 2):
-            raise ExchangeError(Exchange.RESET, sent=True)
+            raise ExchangeError(Fault.RESET, sent=True)
         return Response(200, Headers())
 
     producer = producer_at(handler)
@@ -227,7 +228,7 @@ async def test_any_faults_between_any_appends_leave_exactly_what_was_appended(
     whole = b""
     for number, (data, faults) in enumerate(script):
         for name in faults:
-            fault: Fault
+            fault: Failure
             fault, after = FAULTS[name]
             failing.then(fault, after=after)
         assert await producer.append((data,), close=number == len(script) - 1) is Reply.ACCEPTED
