@@ -1,6 +1,5 @@
 """What README.md and docs/ show runs as it stands there, and what their tables and links say is so."""
 
-import ast
 import os
 import re
 import shlex
@@ -22,7 +21,7 @@ from proxy.config import SETTINGS, Config
 from proxy.policy.allowlist import Allowlist
 from proxy.streams.names import Outcome
 from proxy.wire.url import parse_url
-from tests.doc_tables import PAGES, ROOT, modules, with_tables
+from tests.doc_tables import PAGES, ROOT, with_tables
 from tests.kit.proxy_process import ProxyProcess
 
 README = (ROOT / "README.md").read_text()
@@ -353,44 +352,6 @@ def test_every_folder_of_the_package_has_its_modules_in_the_design() -> None:
     assert all(folder.parent == ROOT / "proxy" for folder in folders)
     # The words come from the modules themselves: each has some.
     assert all(row[1] for row in rows(DESIGN.partition("\n## Modules\n")[2], 2))
-
-
-# Imports
-
-RULES = {
-    row[0].strip("`"): re.findall(r"`([\w.]+)`", row[1]) for row in rows(section(DESIGN, "Who may import whom"), 2)
-}
-
-
-def imports_of(path: Path) -> set[str]:
-    """The modules that a file imports, the package's own without `proxy.`."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            names.add(node.module or "")
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    return names
-
-
-def test_every_folder_has_its_rule() -> None:
-    assert sorted(RULES) == sorted(set(re.findall(r"<!-- modules: (\w+) -->", DESIGN)) - {"proxy"})
-
-
-@pytest.mark.parametrize("folder", RULES)
-def test_a_folder_imports_what_the_table_allows_and_no_more(folder: str) -> None:
-    allowed = [folder, *RULES[folder]]
-    for path in (*modules(folder), ROOT / "proxy" / folder / "__init__.py"):
-        for name in sorted(imports_of(path)):
-            if name.partition(".")[0] == "proxy":
-                own = name.removeprefix("proxy.")
-                assert any(own == each or own.startswith(each + ".") for each in allowed), f"{path.name}: {name}"
-
-
-@pytest.mark.parametrize("folder", ["wire", "policy"])
-def test_what_decides_knows_no_clock_and_no_event_loop(folder: str) -> None:
-    for path in modules(folder):
-        assert not imports_of(path) & {"asyncio", "anyio", "time", "datetime"}, path.name
 
 
 # Names and links

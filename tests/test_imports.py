@@ -1,43 +1,18 @@
-"""Imports go down only: each room of the house knows the rooms below it, by name, and nothing else."""
+"""Imports go down only, by the table in docs/design.md; modules and functions stay small."""
 
 import ast
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "proxy"
+DESIGN = (ROOT.parent / "docs" / "design.md").read_text()
 
-# What each room may import of ours; a dotted name stands for that module alone.
-ROOMS: dict[str, set[str]] = {
-    "base": set(),
-    "wire": {"base"},
-    "net": {"base", "wire.events"},
-    "http": {"base", "wire", "net"},
-    "policy": {"base", "wire"},
-    "streams": {"base", "wire", "http"},
-    "relay": {"base", "wire", "net", "http", "policy", "streams"},
-    "handlers": {"base", "wire", "http", "policy", "streams", "relay"},
-    "store": {"base", "wire", "http.body", "http.message", "streams.names"},
-    "client": {"streams.names"},
-    "static": set(),
-}
-
-# What each room may import of others'.
-LIBRARIES: dict[str, set[str]] = {
-    "base": set(),
-    "wire": {"h11", "h2", "hpack", "hyperframe"},
-    "net": {"anyio"},
-    "http": {"anyio"},
-    "policy": set(),
-    "streams": {"anyio"},
-    "relay": {"anyio"},
-    "handlers": {"anyio"},
-    "store": {"apsw", "anyio"},
-    "client": {"httpx", "httpx2"},
-    "static": set(),
-}
+MODULE_LINES = 500
+FUNCTION_LINES = 50
 
 # wire and policy decide and never wait: what they would need for that is not theirs.
 PURE = ("wire", "policy")
@@ -47,12 +22,35 @@ IMPURE = {
 }  # fmt: skip
 
 
-def modules(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py"))
+def _table() -> dict[str, tuple[set[str], set[str]]]:
+    """By folder: what of ours it may import (a dotted name stands for that module alone), and which libraries."""
+    _, _, text = DESIGN.partition("\n## Who may import whom\n")
+    rows = [line.split("|")[1:-1] for line in text.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    return {
+        name.strip(" `"): (set(re.findall(r"`([\w.]+)`", ours)), set(re.findall(r"`([\w.]+)`", libraries)))
+        for name, ours, libraries in rows
+    }
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Every module that `path` imports, also inside functions; `from a import b` is a.b where that is a module."""
+TABLE = _table()
+
+
+def name_of(path: Path, root: Path = ROOT) -> str:
+    """The dotted name of a module: `proxy.wire.h1`, and `proxy.wire` for the folder's `__init__`."""
+    parts = path.relative_to(root.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules_in(folder: Path) -> dict[str, Path]:
+    """Every module below `folder`, by its dotted name."""
+    return {name_of(path): path for path in sorted(folder.rglob("*.py"))}
+
+
+MODULES = modules_in(ROOT)
+
+
+def imported(path: Path, known: Iterable[str] = MODULES) -> Iterator[str]:
+    """Every module that `path` imports, wherever in it; `from a import b` is a.b where `known` has such a module."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -60,61 +58,90 @@ def imported(path: Path) -> Iterator[str]:
             assert node.level == 0, f"{path}: a relative import"
             assert node.module is not None
             for alias in node.names:
-                inner = ROOT.parent.joinpath(*node.module.split("."), alias.name)
-                is_module = inner.with_suffix(".py").exists() or inner.is_dir()
-                yield f"{node.module}.{alias.name}" if is_module else node.module
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else node.module
 
 
-def all_imported() -> list[tuple[str, Path, str]]:
-    return [(room, path, name) for room in ROOMS for path in modules(room) for name in imported(path)]
+def top(name: str) -> str:
+    """The first part of a dotted name."""
+    return name.partition(".")[0]
 
 
-def test_every_room_is_in_the_table() -> None:
-    rooms = {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.glob("*.py"))}
-    assert rooms <= set(ROOMS)
+def is_within(name: str, folders: Iterable[str]) -> bool:
+    """Whether a module is one of `folders` or lies in one."""
+    return any(name == each or name.startswith(f"{each}.") for each in folders)
 
 
-def test_each_room_imports_only_what_lies_below_it() -> None:
+def circle(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """The names along one circle, or none when there is no circle."""
+    done: set[str] = set()
+
+    def visit(name: str, above: list[str]) -> list[str]:
+        if name in above:
+            return [*above[above.index(name) :], name]
+        if name not in done:
+            for each in sorted(graph.get(name, ())):
+                if found := visit(each, [*above, name]):
+                    return found
+            done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := visit(name, []))), [])
+
+
+def imports_among(modules: Mapping[str, Path]) -> dict[str, set[str]]:
+    """Which of the modules each of them imports."""
+    return {name: set(imported(path, modules)) & modules.keys() - {name} for name, path in modules.items()}
+
+
+def test_every_folder_has_its_row_and_the_rows_themselves_go_down_only() -> None:
+    folders = {path.parent.name for path in ROOT.rglob("*.py")} - {"proxy"}
+    assert set(TABLE) == folders
+    assert not circle({folder: {top(each) for each in ours} for folder, (ours, _) in TABLE.items()})
+
+
+@pytest.mark.parametrize("folder", TABLE)
+def test_a_folder_imports_what_the_table_allows_and_no_more(folder: str) -> None:
+    ours, libraries = TABLE[folder]
+    allowed = {f"proxy.{each}" for each in (folder, *ours)}
     wrong = []
-    for room, path, name in all_imported():
-        if name.partition(".")[0] != "proxy":
-            continue
-        target = name.removeprefix("proxy").removeprefix(".")
-        allowed = ROOMS[room] | {room, "version"}
-        if not any(target == each or target.startswith(f"{each}.") for each in allowed):
-            wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    for path in modules_in(ROOT / folder).values():
+        for name in imported(path):
+            is_fine = is_within(name, allowed) if top(name) == "proxy" else top(name) in libraries
+            if top(name) not in sys.stdlib_module_names and not is_fine:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong
 
 
-def test_each_room_uses_only_its_own_libraries() -> None:
-    wrong = []
-    for room, path, name in all_imported():
-        top = name.partition(".")[0]
-        if top not in sys.stdlib_module_names and top != "proxy" and top not in LIBRARIES[room]:
-            wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+def test_no_imports_form_a_circle() -> None:
+    assert not circle(imports_among(MODULES))
+
+
+def test_no_module_imports_the_front_of_its_own_folder() -> None:
+    wrong = [name for name, found in imports_among(MODULES).items() if name.rpartition(".")[0] in found]
     assert not wrong
 
 
-@pytest.mark.parametrize("room", PURE)
-def test_rooms_of_pure_decisions_wait_for_nothing_and_read_no_clock(room: str) -> None:
+@pytest.mark.parametrize("folder", PURE)
+def test_folders_of_pure_decisions_wait_for_nothing_and_read_no_clock(folder: str) -> None:
     wrong = [
         f"{path.name} imports {name}"
-        for path in modules(room)
+        for path in modules_in(ROOT / folder).values()
         for name in imported(path)
-        if name.partition(".")[0] in IMPURE
+        if top(name) in IMPURE
     ]
     assert not wrong
 
 
-def test_what_the_client_needs_of_the_streams_room_brings_nothing_with_it() -> None:
+def test_what_the_client_needs_of_the_streams_folder_brings_nothing_with_it() -> None:
     for name in ("__init__", "names"):
-        assert {each.partition(".")[0] for each in imported(ROOT / "streams" / f"{name}.py")} <= {"enum"}
+        assert {top(each) for each in imported(ROOT / "streams" / f"{name}.py")} <= {"enum"}
     assert set(imported(ROOT / "__init__.py")) == {"proxy.version"}
 
 
 def test_only_base_tasks_makes_tasks() -> None:
     wrong = []
-    for path in sorted(ROOT.rglob("*.py")):
+    for path in MODULES.values():
         if path == ROOT / "base" / "tasks.py" or path.is_relative_to(ROOT / "client"):
             continue
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -128,13 +155,44 @@ def test_only_base_tasks_makes_tasks() -> None:
 
 
 def test_modules_say_what_they_own_and_stay_small() -> None:
-    for path in sorted(ROOT.rglob("*.py")):
+    for path in MODULES.values():
         text = path.read_text()
         assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
-        assert len(text.splitlines()) <= 500, f"{path} is too long"
+        assert len(text.splitlines()) <= MODULE_LINES, f"{path} is too long"
 
 
-def test_this_test_sees_what_it_forbids(tmp_path: Path) -> None:
+def test_functions_stay_small() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES
+    ]
+    assert not wrong
+
+
+# These tests see what they forbid
+
+
+def test_an_import_is_seen_wherever_it_stands(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
-    path.write_text("import a.b\nfrom c import d\nfrom proxy.streams import names\ndef f():\n    import time\n")
-    assert set(imported(path)) == {"a.b", "c", "proxy.streams.names", "time"}
+    path.write_text(
+        "import a.b\nfrom c import d\nfrom proxy.streams import names\n"
+        "if TYPE_CHECKING:\n    from e import F\n"
+        "def f():\n    import time\n"
+    )
+    assert set(imported(path)) == {"a.b", "c", "proxy.streams.names", "e", "time"}
+
+
+@pytest.mark.parametrize(
+    ("graph", "found"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": {}}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, ["b", "c", "b"]),
+        ({"a": {"a"}}, ["a", "a"]),
+    ],
+)
+def test_a_circle_is_found(graph: Mapping[str, Iterable[str]], found: list[str]) -> None:
+    assert circle(graph) == found
