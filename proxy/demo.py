@@ -43,7 +43,7 @@ appended to that log before this page read it. The page is a reader like any oth
 place in the log, and asks for whatever follows.
 
 So a reader may vanish at any moment. Reload, and the new page finds the signed URL that the old one left in this \
-browser, starts at the first byte and catches up in an instant, because the words are already there. Open a second \
+browser. It starts at the first byte and catches up in an instant, because the words are already there. Open a second \
 tab, and there are two readers of one log.
 
 The model notices nothing. It was called once and is paid once, and it goes on writing whether somebody looks or not, \
@@ -65,9 +65,9 @@ _NETWORK = """\
 Try it: press “Cut the network” while this is being written. The page stops growing, and the chip above the tape says \
 reconnecting. Nothing else stops. The model keeps talking to the proxy, and the proxy keeps appending what it says.
 
-Now mend it. The page asks again, from the very offset it had reached, and the words that piled up arrive at once. On \
-the tape you see where one connection ended and the next began; between the two there is no gap and no overlap, even \
-when the line was cut in the middle of a word.
+Now restore it. The page asks again, from the very offset it had reached, and the words that piled up arrive at once. \
+On the tape you see where one connection ended and the next began; between the two there is no gap and no overlap, \
+even when the line was cut in the middle of a word.
 
 The same happens when a train enters a tunnel, when a laptop sleeps, or when the proxy itself is restarted. A reader \
 needs two things only, the URL and the offset, and it can be any reader: this page, another one, or curl."""

@@ -68,7 +68,7 @@ async def test_other_methods_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "words"), [("a story", "lighthouse"), ("the network", "Mend"), ("?", "log of bytes")]
+    ("question", "words"), [("a story", "lighthouse"), ("the network", "Now restore it"), ("?", "log of bytes")]
 )
 async def test_the_model_speaks_in_the_events_of_a_chat_completion(question: str, words: str) -> None:
     response = await _ask("POST", "/model", body=question.encode())

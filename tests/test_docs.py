@@ -244,7 +244,7 @@ def test_the_module_that_the_proxy_serves_prints_the_answer(
     source = re.search(r"from '(.*)'", code)
     assert source is not None
     served = source[1].replace("http://localhost:4440", proxy.url)
-    for name in ("client.js", "reading.js"):
+    for name in (path.name for path in (ROOT / "proxy" / "static").glob("*.js")):
         answer = httpx.get(served.replace("client.js", name))
         assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
         (tmp_path / name).write_bytes(answer.content)

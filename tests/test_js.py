@@ -22,7 +22,7 @@ def _run(*command: str) -> None:
 
 
 @needs_npm
-def test_the_unit_tests_of_client_and_transports_pass() -> None:
+def test_the_unit_tests_pass() -> None:
     _run("node", "--test", "--test-timeout=30000", "js/unit/")
 
 

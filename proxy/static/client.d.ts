@@ -1,6 +1,6 @@
 /** Durable fetch: see docs/clients.md for examples. */
 
-/** Where credentials are kept: localStorage, sessionStorage, a MemoryStorage, or anything that has these three. */
+/** Where credentials are kept: localStorage, sessionStorage, a MemoryStorage, or any object with these three methods. */
 export interface DurableStorage {
   getItem(key: string): string | null
   setItem(key: string, value: string): void
@@ -9,39 +9,45 @@ export interface DurableStorage {
 
 /** Why a stream ended; `null` while it has not. Anything but `complete` is a prefix of the answer. */
 export type Outcome =
-  'complete' | 'aborted' | 'truncated' | 'timeout' | 'upstream_error' | 'storage_error' | 'interrupted'
+  | 'complete'
+  | 'aborted'
+  | 'truncated'
+  | 'timeout'
+  | 'upstream_error'
+  | 'storage_error'
+  | 'interrupted'
 
-/** What is stored of a stream, as JSON. The URL is a capability: whoever has it may read and abort. */
+/** What is stored about a stream, as JSON. The URL is a credential: it allows reading and aborting. */
 export interface StreamCredentials {
   /** Pre-signed, absolute. */
   streamUrl: string
   streamId: string | null
-  /** The last place that storage has named (opaque), and how many bytes behind it were read. */
+  /** The last place that storage has named (opaque), and how many bytes after it were read. */
   offset: string
   skip: number
   upstreamContentType: string | null
   upstreamContentEncoding: string | null
-  /** Upstream's status. */
+  /** The upstream's status. */
   status: number
-  /** Of method, URL and body: the same request id with another one is a new request. */
+  /** Fingerprint of method, URL and body. The same request id with another fingerprint is a new request. */
   fingerprint: string | null
-  /** Every request id that it is stored under. */
+  /** Every request id that these credentials are stored under. */
   ids: string[]
   note?: unknown
 }
 
-/** Milliseconds, and counts. */
+/** Times are in milliseconds. */
 export interface RetryOptions {
   /** Failures in a row, without a new byte, before reading (or a stop) gives up with a TypeError (default 10). */
   attempts?: number
-  /** The same for the first request of a call, whose caller still waits (default 3). */
+  /** Attempts for the first request of a call, whose caller still waits (default 3). */
   attachAttempts?: number
   /** The first back-off (default 250); it doubles, with full jitter, up to `maxDelay` (default 5 000). */
   baseDelay?: number
   maxDelay?: number
-  /** How long a response that the proxy can begin at once may take (default 15 000). */
+  /** Longest wait for a response that the proxy can begin at once (default 15 000). */
   headTimeout?: number
-  /** A connection that brings no byte for so long is given up (default 90 000). */
+  /** A connection without a byte for this long is closed (default 90 000). */
   stallTimeout?: number
   /** How long a browser that knows itself offline waits for its network (default 300 000). */
   offlineTimeout?: number
@@ -51,13 +57,13 @@ export interface DurableFetchOptions {
   /** The proxy's create endpoint, `https://…/v1/proxy`; in a page it may be relative. */
   proxyUrl: string | URL
   /**
-   * Sent as `Authorization: Bearer …`, never in a URL. In a browser, give a function that asks your own backend for a
-   * short-lived JWT: the service secret in a page is a published secret. Called for every request to an upstream.
+   * Sent as `Authorization: Bearer …`, never in a URL. In a browser, use a function that gets a short-lived JWT from your
+   * own backend, because a service secret in a page is published. It is called for every create request.
    */
   proxyAuthorization?: string | (() => string | null | undefined | Promise<string | null | undefined>)
   /**
-   * Whether a call with a request id that is stored, or that another call of this page waits for, reads that stream
-   * instead of asking again (default true).
+   * Whether a call reads the stream that its request id already has, or that another call of this page is waiting for,
+   * instead of calling the upstream again (default true).
    */
   autoResume?: boolean
   /** Default: localStorage where there is one, else a MemoryStorage. */
@@ -66,19 +72,19 @@ export interface DurableFetchOptions {
   fetch?: typeof globalThis.fetch
   /** Default `durable-streams:`. */
   storagePrefix?: string
-  /** Where a resumed answer begins: at its first byte (the default), or behind the last one that was read. */
+  /** Where a resumed answer begins: at its first byte (the default), or after the last byte that was read. */
   resumeFrom?: 'start' | 'offset'
-  /** How new bytes are waited for. SSE (the default) brings them sooner; long-polls pass where SSE is buffered. */
+  /** How to wait for new bytes. SSE (the default) is faster; long-polls also work where SSE is buffered. */
   live?: 'sse' | 'long-poll'
   retry?: RetryOptions
-  /** Whether a `signal` that fires also stops the upstream (default false: it ends the reading only). */
+  /** Whether a `signal` that fires also stops the upstream (default false: it only ends the reading). */
   abortOnSignal?: boolean
 }
 
 export interface DurableRequestInit extends RequestInit {
-  /** Names the request, so that its answer is found again after a reload, until it is read to its end. */
+  /** Names the request, so that its answer is found again after a reload, until it was read to its end. */
   requestId?: string
-  /** A second name for the same. */
+  /** A second name for the request. */
   alias?: string
   /** JSON that is kept with the credentials and comes back as `response.note`. */
   note?: unknown
@@ -87,7 +93,7 @@ export interface DurableRequestInit extends RequestInit {
 /** The upstream's answer. An answer that made no stream (an error) has `streamId` null. */
 export interface DurableResponse extends Response {
   readonly streamId: string | null
-  /** Pre-signed: whoever has it may read and abort. */
+  /** Pre-signed: it allows reading and aborting. */
   readonly streamUrl: string | null
   /** Where reading stands, live; opaque. */
   readonly offset: string | null
@@ -96,7 +102,7 @@ export interface DurableResponse extends Response {
   /** How the stream ended: null until the body was read to its end. */
   readonly outcome: Outcome | null
   readonly note?: unknown
-  /** The proxy's own error, when it was not the upstream that refused. */
+  /** The proxy's own error; null if the answer is the upstream's. */
   readonly proxyError: { code: string | null; message: string } | null
   /** Stops the upstream. What came before stays readable. */
   abort(): Promise<void>
@@ -104,11 +110,11 @@ export interface DurableResponse extends Response {
 
 export interface DurableFetch {
   (input: string | URL | Request, init?: DurableRequestInit): Promise<DurableResponse>
-  /** The answer stored under `requestId`, or null (none, expired, gone). Never asks the upstream again. */
+  /** The answer stored under `requestId`, or null (none, expired, gone). Never calls the upstream. */
   resume(requestId: string, init?: { signal?: AbortSignal }): Promise<DurableResponse | null>
-  /** Stops the upstream of the stream stored under `requestId` and forgets it; false when there is none. */
+  /** Stops the upstream of the stream stored under `requestId` and forgets it; false if there is none. */
   abort(requestId: string): Promise<boolean>
-  /** Forgets what is stored under `requestId`. The stream runs on. */
+  /** Forgets what is stored under `requestId`. The stream goes on. */
   forget(requestId: string): void
   /** What is stored under `requestId`. */
   stored(requestId: string): StreamCredentials | null
@@ -133,7 +139,7 @@ export class MemoryStorage implements DurableStorage {
 
 export function getDefaultStorage(): DurableStorage
 export function createStorageKey(prefix: string, proxyUrl: string | URL, requestId: string): string
-/** False when the storage refused. */
+/** False if the storage refused. */
 export function saveCredentials(storage: DurableStorage, key: string, credentials: StreamCredentials): boolean
 export function loadCredentials(storage: DurableStorage, key: string): StreamCredentials | null
 /** With `streamId`: only if the credentials are still that stream's. */
@@ -143,7 +149,7 @@ export function isUrlExpired(urlOrExpires: string | number, now?: number): boole
 export function extractStreamIdFromUrl(url: string): string | null
 export function extractExpiresFromUrl(url: string): number | null
 
-/** The body's error when the stream ended otherwise than `complete`: what was read is a prefix of the answer. */
+/** The body's error when the stream ended with another outcome than `complete`. What was read is a prefix. */
 export class IncompleteStreamError extends Error {
   readonly outcome: Exclude<Outcome, 'complete'>
   readonly bytesRead: number

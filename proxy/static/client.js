@@ -1,142 +1,50 @@
 /**
- * Durable fetch: a request goes to its upstream through the proxy, and its answer survives dropped connections,
- * reloads and restarts, because it is read back from a durable stream at the exact byte where reading stopped.
+ * Durable fetch: a request goes to its upstream through the proxy, and its answer survives dropped connections, reloads
+ * and restarts, because it is read back from a durable stream at the exact byte where reading stopped.
  *
- * Owns the request to the proxy, its answer and the stored credentials; reading.js owns the read loop, and no SDK is
- * known here (transports.js does). Needs fetch and streams: current browsers, Node 20. Types stand in client.d.ts.
+ * Owns the life of a request, from the create to the stored credentials. reading.js owns the read loop. vercel.js and
+ * tanstack.js know the SDKs. Needs fetch and streams: current browsers, Node 20. Types are in client.d.ts.
  */
 
-import {
-  EventStreamParser,
-  IncompleteStreamError,
-  Position,
-  ProxyError,
-  RETRY,
-  Reading,
-  START,
-  Transient,
-  aborted,
-  parseError,
-  proxyError,
-  readToEnd,
-  retrying,
-  send,
-  withQuery,
-} from './reading.js'
+import { CredentialStore, extractStreamIdFromUrl, getDefaultStorage, isUrlExpired } from './credentials.js'
+import { aborted, ProxyError, proxyError, Transient } from './errors.js'
+import { DurableBody, Position, Reading, readToEnd, START, withQuery } from './reading.js'
+import { absolute, answerHeaders, createHeaders, describe, fingerprint, refused } from './request.js'
+import { RETRY, retrying, send } from './retry.js'
 
-export { EventStreamParser, IncompleteStreamError, ProxyError }
+export {
+  createStorageKey,
+  extractExpiresFromUrl,
+  extractStreamIdFromUrl,
+  getDefaultStorage,
+  isUrlExpired,
+  loadCredentials,
+  MemoryStorage,
+  removeCredentials,
+  saveCredentials,
+} from './credentials.js'
+export { IncompleteStreamError, ProxyError } from './errors.js'
+export { EventStreamParser } from './events.js'
 
-// ── Credentials ──
+const ignore = () => {}
+const never = () => new AbortController().signal
 
-/** A storage that lives as long as this object. */
-export class MemoryStorage {
-  #items = new Map()
-
-  get length() {
-    return this.#items.size
-  }
-  key(index) {
-    return [...this.#items.keys()][index] ?? null
-  }
-  getItem(key) {
-    return this.#items.get(key) ?? null
-  }
-  setItem(key, value) {
-    this.#items.set(key, String(value))
-  }
-  removeItem(key) {
-    this.#items.delete(key)
-  }
+/** Rejects when `signal` fires. */
+function whenAborted(signal) {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(aborted(signal))
+    signal.addEventListener('abort', () => reject(aborted(signal)), { once: true })
+  })
 }
-
-const memory = new MemoryStorage()
-
-/** localStorage where a document has one that may be used, else one MemoryStorage for this process. */
-export function getDefaultStorage() {
-  try {
-    if (typeof document !== 'undefined' && globalThis.localStorage) return globalThis.localStorage
-  } catch {
-    // a sandboxed frame, or cookies blocked: reading the property throws
-  }
-  return memory
-}
-
-/** One key for each proxy and request id, so that what one proxy gave is never offered to another. */
-export function createStorageKey(prefix, proxyUrl, requestId) {
-  return `${prefix}${String(proxyUrl).replace(/\/+$/, '')}:${requestId}`
-}
-
-/** Stores credentials. False when the storage refuses (full, forbidden): the stream itself is not harmed. */
-export function saveCredentials(storage, key, credentials) {
-  const text = JSON.stringify(credentials)
-  try {
-    storage.setItem(key, text)
-    return true
-  } catch {
-    try {
-      removeExpired(storage)
-      storage.setItem(key, text)
-      return true
-    } catch {
-      return false
-    }
-  }
-}
-
-/** The credentials under `key`, or null: none, not ours, or not readable. */
-export function loadCredentials(storage, key) {
-  try {
-    const credentials = JSON.parse(storage.getItem(key))
-    return typeof credentials?.streamUrl === 'string' ? credentials : null
-  } catch {
-    return null
-  }
-}
-
-/** Removes the credentials under `key`; with `streamId`, only if they are still that stream's. */
-export function removeCredentials(storage, key, streamId) {
-  try {
-    if (streamId === undefined || loadCredentials(storage, key)?.streamId === streamId) storage.removeItem(key)
-  } catch {
-    // a storage that refuses to forget cannot be helped: the credentials expire by themselves
-  }
-}
-
-function removeExpired(storage) {
-  const keys = Array.from({ length: storage.length ?? 0 }, (_, index) => storage.key(index))
-  for (const key of keys) {
-    const credentials = loadCredentials(storage, key)
-    if (credentials && isUrlExpired(credentials.streamUrl)) storage.removeItem(key)
-  }
-}
-
-/** The stream's id in a pre-signed URL (absolute or not), null when there is none. */
-export function extractStreamIdFromUrl(url) {
-  return /\/v1\/proxy\/([^/?#]+)/.exec(url)?.[1] ?? null
-}
-
-/** When a pre-signed URL expires, in seconds since 1970, null when it does not say. */
-export function extractExpiresFromUrl(url) {
-  const digits = /[?&]expires=(\d+)(?=&|#|$)/.exec(url)?.[1]
-  return digits === undefined ? null : Number(digits)
-}
-
-/** Whether a pre-signed URL (or its `expires`, in seconds) lies in the past at `now` (milliseconds). */
-export function isUrlExpired(urlOrExpires, now = Date.now()) {
-  const expires = typeof urlOrExpires === 'number' ? urlOrExpires : extractExpiresFromUrl(urlOrExpires)
-  return expires !== null && now >= expires * 1000
-}
-
-// ── The request ──
 
 /**
- * A function that stops the upstream of a stream. What came before stays readable. Repeating it is harmless. It is as
- * patient as a reader: a stop that is lost with the network is paid until the model ends by itself.
+ * A function that stops the upstream of a stream. What came before stays readable. Calling it again is harmless. It
+ * retries as long as a reader does, because a stop that is lost leaves a call that is paid until the model ends.
  */
 export function createAbortFn(streamUrl, fetch, retry) {
   return async () => {
     const patience = { ...RETRY, ...retry }
-    const { signal } = new AbortController()
+    const signal = never()
     const attempt = async () => {
       // keepalive: a stop is often the last thing that happens in a page
       const init = { method: 'PATCH', keepalive: true }
@@ -148,236 +56,162 @@ export function createAbortFn(streamUrl, fetch, retry) {
   }
 }
 
-const randomId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), hex).join('')
-const hex = (byte) => byte.toString(16).padStart(2, '0')
-
-/** Relative URLs are relative to the page, as fetch takes them. */
-const absolute = (url) => new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href)
-
-const ignore = () => {}
-
-/** Rejects when `signal` fires. */
-function whenAborted(signal) {
-  return new Promise((_, reject) => {
-    if (signal.aborted) reject(aborted(signal))
-    signal.addEventListener('abort', () => reject(aborted(signal)), { once: true })
-  })
-}
-
-/** What fetch would send: URL, method, headers, and the body as bytes, which a retry can send again. */
-async function describe(input, init) {
-  const source = typeof input === 'object' && 'url' in input ? input : { url: String(input) }
-  const url = absolute(source.url)
-  url.hash = ''
-  const method = (init.method ?? source.method ?? 'GET').toUpperCase()
-  const headers = new Headers(init.headers ?? source.headers)
-  const given = init.body ?? (source.body ? await source.arrayBuffer() : null)
-  const whole = new Response(given)
-  const type = whole.headers.get('Content-Type')
-  if (type && !headers.has('Content-Type')) headers.set('Content-Type', type)
-  const body = given === null ? null : new Uint8Array(await whole.arrayBuffer())
-  const signal = init.signal ?? source.signal ?? new AbortController().signal
-  return { url: url.href, method, headers, body, signal }
-}
-
-/** 64 bits of FNV-1a in two halves: tells one question from the next, not a friend from a foe. */
-function fingerprint({ url, method, headers, body }) {
-  const boundary = /boundary=([^;]+)/.exec(headers.get('Content-Type') ?? '')?.[1] // new for every form that is sent
-  const content = boundary ? new TextEncoder().encode(new TextDecoder().decode(body).replaceAll(boundary, '')) : body
-  let [low, high] = [0x811c9dc5, 0x01000193]
-  for (const bytes of [new TextEncoder().encode(`${method} ${url}\n`), content ?? []]) {
-    for (const byte of bytes) {
-      low = Math.imul(low ^ byte, 0x01000193)
-      high = Math.imul(high ^ byte, 0x5bd1e995)
-    }
-  }
-  return [low, high].map((half) => (half >>> 0).toString(16).padStart(8, '0')).join('')
-}
-
-const OF_THE_PROXY =
-  /^(location|content-|cache-|access-control-|connection|keep-alive|transfer-|vary|cross-origin-|x-content-type|idempotent-)/
-
-/** The headers of the answer as its upstream gave them, as far as the proxy passes them on. */
-function answerHeaders(given, type) {
-  const headers = new Headers([...given].filter(([name]) => !OF_THE_PROXY.test(name)))
-  if (type) headers.set('Content-Type', type)
-  return headers
-}
-
-/** The proxy's answer when it made no stream: an error of the upstream's, or one of its own. */
-async function refused(response) {
-  const { headers } = response
-  const status = headers.get('Upstream-Status') ?? ''
-  const isUpstreams = response.status === 502 && /^[45]\d\d$/.test(status)
-  const text = isUpstreams ? response.body : await response.text()
-  const type = headers.get('Upstream-Content-Type') ?? headers.get('Content-Type')
-  const init = { status: isUpstreams ? Number(status) : response.status, headers: answerHeaders(headers, type) }
-  return Object.assign(new Response(text, init), {
-    streamId: null,
-    streamUrl: null,
-    offset: null,
-    upstreamContentType: type,
-    wasResumed: false,
-    outcome: null,
-    proxyError: isUpstreams ? null : parseError(text),
-    abort: async () => {},
-  })
-}
-
 /**
- * Makes a fetch whose answers are durable. See client.d.ts for every option.
+ * Makes a fetch whose answers are durable. Every option is in client.d.ts.
  *
- * A call with `requestId` finds the stream of the same request again, after a reload too, as long as it is not
- * read to its end, and waits for one of this page that has no answer yet; the same id with another request (by method,
- * URL and body) is a new request.
+ * A call with `requestId` finds the stream of the same request again, also after a reload, until it was read to its end.
+ * If the same request of this page has no answer yet, the call waits for it. The same id with another request (by
+ * method, URL and body) is a new request.
  */
 export function createDurableFetch(options) {
-  const { proxyUrl, proxyAuthorization, autoResume = true, storagePrefix = 'durable-streams:' } = options
-  const { resumeFrom = 'start', live = 'sse', abortOnSignal = false } = options
-  const storage = options.storage ?? getDefaultStorage()
-  const retry = { ...RETRY, ...options.retry }
-  const fetch = (...args) => (options.fetch ?? globalThis.fetch)(...args)
-  const keyOf = (requestId) => createStorageKey(storagePrefix, proxyUrl, requestId)
-  const latest = new Map() // request id -> the newest request under it: only that one may store its credentials
-  const underway = new Map() // request id -> {print, settled} of its newest call, until that has an answer
+  const client = new DurableClient(options)
+  return Object.assign((input, init) => client.fetch(input, init), {
+    resume: (requestId, { signal = never() } = {}) => client.attach(requestId, signal),
+    abort: (requestId) => client.abort(requestId),
+    forget: (requestId) => client.forget(requestId),
+    stored: (requestId) => client.credentials.get(requestId),
+  })
+}
 
-  async function durableFetch(input, init = {}) {
-    const { requestId, alias } = init
+class DurableClient {
+  #options
+  #retry
+  #fetch
+  #newest = new Map() // request id -> the newest create under it; only that one may store its credentials
+  #underway = new Map() // request id -> {print, settled} of its newest call, until that has an answer
+
+  constructor(options) {
+    const { storage = getDefaultStorage(), storagePrefix = 'durable-streams:', proxyUrl } = options
+    this.#options = { autoResume: true, resumeFrom: 'start', live: 'sse', abortOnSignal: false, ...options }
+    this.#retry = { ...RETRY, ...options.retry }
+    this.#fetch = (...args) => (options.fetch ?? globalThis.fetch)(...args)
+    this.credentials = new CredentialStore(storage, storagePrefix, proxyUrl)
+  }
+
+  async fetch(input, init = {}) {
     const request = await describe(input, init)
-    const ids = [requestId, alias].filter((id) => id !== undefined && id !== null)
-    const print = ids.length ? fingerprint(request) : null
-    if (!autoResume || !ids.length) return create(request, init, ids, print)
-    const earlier = underway.get(ids[0])
-    const answer = resumeOrCreate(request, init, ids, print, earlier?.print === print ? earlier.settled : null)
-    const call = { print, settled: answer.then(ignore, ignore) }
-    underway.set(ids[0], call)
-    return answer.finally(() => underway.get(ids[0]) === call && underway.delete(ids[0]))
+    const ids = [init.requestId, init.alias].filter((id) => id !== undefined && id !== null)
+    const call = { request, ids, note: init.note, credentials: init.credentials, print: null }
+    if (ids.length) call.print = fingerprint(request)
+    if (!this.#options.autoResume || !ids.length) return this.#create(call)
+    const [id] = ids
+    const earlier = this.#underway.get(id)
+    const answer = this.#resumeOrCreate(call, earlier?.print === call.print ? earlier.settled : null)
+    const entry = { print: call.print, settled: answer.then(ignore, ignore) }
+    this.#underway.set(id, entry)
+    return answer.finally(() => this.#underway.get(id) === entry && this.#underway.delete(id))
   }
 
-  /** `earlier` settles when the same request, which was made before and has no answer yet, has one or none. */
-  async function resumeOrCreate(request, init, ids, print, earlier) {
+  /** `earlier` settles when the same request, made before, has its answer or its failure. Null if there is none. */
+  async #resumeOrCreate(call, earlier) {
+    const { request, ids, print } = call
     if (earlier) await Promise.race([earlier, whenAborted(request.signal)])
-    return (await attach(ids[0], request.signal, print)) ?? create(request, init, ids, print)
+    return (await this.attach(ids[0], request.signal, print)) ?? this.#create(call)
   }
 
-  async function create(request, init, ids, print) {
+  async #create(call) {
+    const { request, ids, print, note } = call
+    const [id] = ids
     const token = {}
-    latest.set(ids[0], token)
+    this.#newest.set(id, token)
     try {
-      const response = await post(request, init)
+      const response = await this.#post(call)
       if (!response.ok) return refused(response)
-      const credentials = { ...(await credentialsOf(response)), fingerprint: print, ids, note: init.note }
-      if (latest.get(ids[0]) === token) for (const id of ids) saveCredentials(storage, keyOf(id), credentials)
-      return respond(credentials, { signal: request.signal, given: response.headers, position: new Position() })
+      const credentials = { ...(await this.#credentialsOf(response)), fingerprint: print, ids, note }
+      if (this.#newest.get(id) === token) this.credentials.save(credentials)
+      return this.#respond(credentials, {
+        signal: request.signal,
+        position: new Position(),
+        given: response.headers,
+      })
     } finally {
-      if (latest.get(ids[0]) === token) latest.delete(ids[0])
+      if (this.#newest.get(id) === token) this.#newest.delete(id)
     }
   }
 
-  /** Asks the proxy to ask the upstream. */
-  async function post({ url, method, headers, body, signal }, init) {
-    const sent = new Headers(headers)
-    if (headers.has('Authorization')) sent.set('Upstream-Authorization', headers.get('Authorization'))
-    sent.delete('Authorization')
-    sent.set('Upstream-URL', url)
-    sent.set('Upstream-Method', method)
-    // By its key the proxy knows a repeated request again, so that a lost 201 costs no second call upstream.
-    if (!headers.has('Idempotency-Key')) sent.set('Idempotency-Key', randomId())
+  /** Sends the create request. */
+  async #post({ request, credentials }) {
+    const { proxyUrl, proxyAuthorization } = this.#options
     const secret = typeof proxyAuthorization === 'function' ? await proxyAuthorization() : proxyAuthorization
-    if (secret) sent.set('Authorization', `Bearer ${secret}`)
-    const message = { method: 'POST', headers: sent, body, signal }
-    if (init.credentials) message.credentials = init.credentials
-    return retrying(() => send(fetch, proxyUrl, message, signal), retry.attachAttempts, retry, signal)
+    const { body, signal } = request
+    const message = { method: 'POST', headers: createHeaders(request, secret), body, signal }
+    if (credentials) message.credentials = credentials
+    const attempt = () => send(this.#fetch, proxyUrl, message, signal)
+    return retrying(attempt, this.#retry.attachAttempts, this.#retry, signal)
   }
 
-  /** What a 201 (or the 200 of a replay) tells of its stream. */
-  async function credentialsOf(response) {
-    const location = response.headers.get('Location')
-    if (!location) throw new ProxyError(response.status, null, 'the proxy named no Location: is this its URL?')
-    await response.body?.cancel().catch(() => {})
-    const streamUrl = new URL(location, absolute(proxyUrl)).href
+  /** What a 201, or the 200 of a replay, says about its stream. */
+  async #credentialsOf(response) {
+    const { headers, status } = response
+    const location = headers.get('Location')
+    if (!location) throw new ProxyError(status, null, 'the answer has no Location: is proxyUrl the URL of a proxy?')
+    await response.body?.cancel().catch(ignore)
+    const streamUrl = new URL(location, absolute(this.#options.proxyUrl)).href
     return {
       streamUrl,
       streamId: extractStreamIdFromUrl(streamUrl),
       offset: START,
       skip: 0,
-      upstreamContentType: response.headers.get('Upstream-Content-Type'),
-      upstreamContentEncoding: response.headers.get('Upstream-Content-Encoding'),
-      status: Number(response.headers.get('Upstream-Status')) || 200,
+      upstreamContentType: headers.get('Upstream-Content-Type'),
+      upstreamContentEncoding: headers.get('Upstream-Content-Encoding'),
+      status: Number(headers.get('Upstream-Status')) || 200,
     }
   }
 
-  /** What is stored under `id`; what another program has put there need not be complete. */
-  function stored(id) {
-    const credentials = loadCredentials(storage, keyOf(id))
-    return credentials && { streamId: extractStreamIdFromUrl(credentials.streamUrl), ids: [id], ...credentials }
-  }
-
-  /** Forgets a stream under all its names, but not another stream that took one of them since. */
-  function forget({ streamId, ids }) {
-    for (const id of ids) removeCredentials(storage, keyOf(id), streamId)
-  }
-
-  /** The stream stored under `id`, if it is (still) that of the request with the fingerprint `print`. */
-  async function attach(id, signal, print) {
-    const credentials = stored(id)
+  /**
+   * The answer from the stream stored under `id`. Null if there is none, or it expired or is gone, or it belongs to
+   * another request than that with the fingerprint `print`.
+   */
+  async attach(id, signal, print) {
+    const credentials = this.credentials.get(id)
     if (!credentials || (print && (credentials.fingerprint ?? print) !== print)) return null
     if (isUrlExpired(credentials.streamUrl)) {
-      forget(credentials)
+      this.credentials.forget(credentials)
       return null
     }
-    const fromOffset = resumeFrom === 'offset' && !credentials.upstreamContentEncoding
-    const position = fromOffset ? new Position(credentials.offset, credentials.skip) : new Position()
+    if (signal.aborted) throw aborted(signal)
     const reading = new AbortController()
     const onAbort = () => reading.abort(aborted(signal))
-    // A first long-poll may have to wait for bytes; whoever resumes wants to know at once whether there is a stream.
-    const first = { url: credentials.streamUrl, live: live === 'sse' && live, fetch, retry, signal: reading.signal }
-    if (signal.aborted) throw aborted(signal)
     signal.addEventListener('abort', onAbort)
     try {
-      const open = await retrying(() => Reading.open(position, first), retry.attachAttempts, retry, reading.signal)
-      return respond(credentials, { signal, position, open, reading })
+      const position = this.#placeOf(credentials)
+      const open = await this.#openFirst(credentials, position, reading.signal)
+      return this.#respond(credentials, { signal, position, open, reading })
     } catch (error) {
       if (!(error instanceof ProxyError)) throw error
-      forget(credentials)
+      this.credentials.forget(credentials)
       return null
     } finally {
       signal.removeEventListener('abort', onAbort)
     }
   }
 
+  /** Where a resumed answer begins. */
+  #placeOf({ offset, skip, upstreamContentEncoding }) {
+    const isInside = this.#options.resumeFrom === 'offset' && !upstreamContentEncoding
+    return isInside ? new Position(offset, skip) : new Position()
+  }
+
+  /** The first read of a resumed answer. A long-poll may wait for bytes, so the first one reads what is there. */
+  #openFirst({ streamUrl }, position, signal) {
+    const live = this.#options.live === 'sse' ? 'sse' : false
+    const options = { url: streamUrl, live, fetch: this.#fetch, retry: this.#retry, signal }
+    return retrying(() => Reading.open(position, options), this.#retry.attachAttempts, this.#retry, signal)
+  }
+
   /** The answer: a Response whose body reads the stream to its end. */
-  function respond(credentials, { signal, given = [], position, open, reading = new AbortController() }) {
-    const { streamUrl, streamId, ids, upstreamContentType, upstreamContentEncoding, status, note } = credentials
-    const stop = createAbortFn(streamUrl, (...args) => fetch(...args).catch(onLost), retry)
-    async function abort() {
-      forget(credentials) // at once: a page that is reloaded now must not bring back what was stopped
-      await stop()
-      forget(credentials)
+  #respond(credentials, { signal, position, given = [], open, reading = new AbortController() }) {
+    const { streamUrl, streamId, upstreamContentType, status, note } = credentials
+    const abort = () => this.#stop(credentials, position)
+    if (this.#options.abortOnSignal) {
+      signal.addEventListener('abort', () => position.closed || abort().catch(ignore), { once: true })
     }
-    /** It was not stopped yet: whoever comes meanwhile may read or stop it. */
-    function onLost(error) {
-      for (const id of ids) if (!position.closed && !stored(id)) saveCredentials(storage, keyOf(id), credentials)
-      throw error
-    }
-    if (abortOnSignal)
-      signal.addEventListener('abort', () => position.closed || abort().catch(() => {}), { once: true })
-
-    function onMove() {
-      for (const id of ids) {
-        if (stored(id)?.streamId !== streamId) continue
-        saveCredentials(storage, keyOf(id), { ...credentials, offset: position.offset, skip: position.skip })
-      }
-    }
-
-    const source = readToEnd(position, open, { url: streamUrl, live, fetch, retry, signal: reading.signal })
-    let body = durableBody({ position, source, signal, reading, onMove, onEnd: () => forget(credentials) })
-    if (upstreamContentEncoding) body = body.pipeThrough(new DecompressionStream(upstreamContentEncoding))
-    if (status === 204 || status === 205) {
-      body = null // what fetch demands of them; there is nothing to read
+    const isBodiless = status === 204 || status === 205 // fetch requires it; there is nothing to read
+    if (isBodiless) {
       position.end()
-      forget(credentials)
+      this.credentials.forget(credentials)
     }
+    const body = isBodiless ? null : this.#body(credentials, { signal, position, open, reading })
     const response = new Response(body, { status, headers: answerHeaders(given, upstreamContentType) })
     const wasResumed = open !== undefined
     Object.assign(response, { streamId, streamUrl, upstreamContentType, wasResumed, note, proxyError: null, abort })
@@ -387,62 +221,45 @@ export function createDurableFetch(options) {
     })
   }
 
-  return Object.assign(durableFetch, {
-    /** The answer stored under `requestId`, or null; never asks the upstream again. */
-    resume: (requestId, { signal } = {}) => attach(requestId, signal ?? new AbortController().signal),
-    /** Stops the upstream of the stream stored under `requestId` and forgets it; false when there is none. */
-    async abort(requestId) {
-      const credentials = stored(requestId)
-      if (!credentials) return false
-      await createAbortFn(credentials.streamUrl, fetch, retry)()
-      forget(credentials)
-      return true
-    },
-    /** Forgets what is stored under `requestId`; the stream runs on. */
-    forget(requestId) {
-      const credentials = stored(requestId)
-      if (credentials) forget(credentials)
-    },
-    /** What is stored under `requestId`, or null. */
-    stored,
-  })
-}
+  #body(credentials, { signal, position, open, reading }) {
+    const { streamUrl, streamId, upstreamContentEncoding } = credentials
+    const options = { url: streamUrl, live: this.#options.live, fetch: this.#fetch, retry: this.#retry }
+    const source = readToEnd(position, open, { ...options, signal: reading.signal })
+    const onMove = () => {
+      const { offset, skip } = position
+      this.credentials.save({ ...credentials, offset, skip }, (id) => this.credentials.get(id)?.streamId === streamId)
+    }
+    const onEnd = () => this.credentials.forget(credentials)
+    const pulled = new DurableBody({ source, position, signal, reading, onMove, onEnd })
+    const body = new ReadableStream(pulled, { highWaterMark: 0 })
+    return upstreamContentEncoding ? body.pipeThrough(new DecompressionStream(upstreamContentEncoding)) : body
+  }
 
-/** A body pulled from `source`. Cancelling it, or `signal`, ends the reading and nothing else. */
-function durableBody({ position, source, signal, reading, onMove, onEnd }) {
-  let onAbort
-  const finish = () => signal.removeEventListener('abort', onAbort)
-  return new ReadableStream(
-    {
-      start(controller) {
-        onAbort = () => {
-          reading.abort(aborted(signal))
-          controller.error(aborted(signal))
-        }
-        if (signal.aborted) onAbort()
-        else signal.addEventListener('abort', onAbort)
-      },
-      async pull(controller) {
-        try {
-          const { done, value } = await source.next()
-          if (!done) {
-            onMove()
-            return controller.enqueue(value)
-          }
-          onEnd()
-          finish()
-          if (position.outcome !== 'complete') throw new IncompleteStreamError(position.outcome, position.bytesRead)
-          controller.close()
-        } catch (error) {
-          if (error instanceof ProxyError) onEnd() // gone, or no longer ours to read
-          controller.error(error)
-        }
-      },
-      cancel(reason) {
-        finish()
-        reading.abort(reason)
-      },
-    },
-    { highWaterMark: 0 },
-  )
+  /**
+   * Stops the upstream of an answer. Its credentials are forgotten at once, so that a page that is reloaded now does not
+   * resume it. While the stop fails to arrive they are stored again, so that another page can read or stop the stream.
+   */
+  async #stop(credentials, position) {
+    const onLost = (error) => {
+      if (!position.closed) this.credentials.save(credentials, (id) => !this.credentials.get(id))
+      throw error
+    }
+    const stop = createAbortFn(credentials.streamUrl, (...args) => this.#fetch(...args).catch(onLost), this.#retry)
+    this.credentials.forget(credentials)
+    await stop()
+    this.credentials.forget(credentials)
+  }
+
+  async abort(requestId) {
+    const credentials = this.credentials.get(requestId)
+    if (!credentials) return false
+    await createAbortFn(credentials.streamUrl, this.#fetch, this.#retry)()
+    this.credentials.forget(credentials)
+    return true
+  }
+
+  forget(requestId) {
+    const credentials = this.credentials.get(requestId)
+    if (credentials) this.credentials.forget(credentials)
+  }
 }

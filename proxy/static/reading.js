@@ -1,97 +1,21 @@
 /**
- * Reading a durable stream to its end, whatever happens to the connections: catch-up, long-poll and SSE, retries with
- * back-off, and the exact place where reading stands. The inside of client.js; no part of the public interface.
+ * Reading a durable stream to its end, over as many connections as it takes: catch-up, long-poll and SSE, retries with
+ * back-off, and the exact place where reading stands. Internal.
  */
 
+import { aborted, IncompleteStreamError, networkError, ProxyError, proxyError, Transient } from './errors.js'
+import { EventStreamParser } from './events.js'
+import { backoff, Deadline, pause, retryAfter, send, transient } from './retry.js'
+
+/** The offset before the first byte. */
 export const START = '-1'
-
-/** Waiting times in milliseconds; `retry` in the options replaces any of them. */
-export const RETRY = {
-  attempts: 10, // failures in a row, without a new byte, before reading gives up
-  attachAttempts: 3, // the same for the first request of a call, whose caller still waits
-  baseDelay: 250, // the first back-off; it doubles, with full jitter
-  maxDelay: 5_000,
-  headTimeout: 15_000, // for a response that the proxy can begin at once
-  stallTimeout: 90_000, // without a byte: longer than any long-poll or keep-alive interval
-  offlineTimeout: 300_000, // how long a browser that knows itself offline waits for its network
-}
-
-/** The stream ended, but not as its upstream promised. What was read is a prefix of the answer. */
-export class IncompleteStreamError extends Error {
-  constructor(outcome, bytesRead) {
-    super(`the answer is incomplete: ${outcome} after ${bytesRead} bytes`)
-    this.name = 'IncompleteStreamError'
-    this.outcome = outcome
-    this.bytesRead = bytesRead
-  }
-}
-
-/** The proxy refused to read or abort a stream. `status` is HTTP's, `code` the proxy's own (or null). */
-export class ProxyError extends Error {
-  constructor(status, code, message) {
-    super(message || `the proxy answered ${status}`)
-    this.name = 'ProxyError'
-    this.status = status
-    this.code = code
-  }
-}
-
-/** A failure that another attempt may mend. */
-export class Transient extends Error {
-  constructor(message, retryAfter = 0) {
-    super(message)
-    this.retryAfter = retryAfter
-  }
-}
-
-// ── Server-sent events ──
-
-/** Text in any pieces to server-sent events `{event, data}`. */
-export class EventStreamParser {
-  #rest = ''
-  #endsInCR = false
-  #event = ''
-  #data = null
-
-  /** The events that `text` completes. A line that comes in many pieces is looked through once, at its end. */
-  push(text) {
-    const events = []
-    const isInside = text === '' || !(this.#endsInCR || /[\r\n]/.test(text))
-    if (isInside) {
-      this.#rest += text
-      return events
-    }
-    this.#endsInCR = text.endsWith('\r')
-    const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/) // a final CR may be half of a CRLF
-    this.#rest = lines.pop()
-    for (const line of lines) {
-      if (line === '') {
-        if (this.#data !== null) events.push({ event: this.#event || 'message', data: this.#data })
-        this.#event = ''
-        this.#data = null
-        continue
-      }
-      const [, field, value] = /^([^:]*):? ?([^]*)$/.exec(line)
-      if (field === 'data') this.#data = this.#data === null ? value : `${this.#data}\n${value}`
-      else if (field === 'event') this.#event = value
-    }
-    return events
-  }
-}
-
-function fromBase64(text) {
-  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text)
-  return Uint8Array.from(atob(text), (char) => char.charCodeAt(0))
-}
-
-// ── The read loop ──
 
 /**
  * Where reading stands: `skip` bytes after `offset`, the last place that storage has named. Offsets are opaque, so
- * after a cut the bytes since `offset` are read again and as many as were delivered are dropped.
+ * after a cut the bytes since `offset` are read again, and as many as were delivered are dropped.
  */
 export class Position {
-  #seen = 0 // bytes met after `offset` in this attempt
+  #seen = 0 // bytes received after `offset` in this attempt
 
   constructor(offset = START, skip = 0) {
     this.offset = offset
@@ -107,7 +31,7 @@ export class Position {
     this.#seen = 0
   }
 
-  /** The part of `bytes` that is new, which counts as delivered; null when none is. */
+  /** The part of `bytes` that is new, which now counts as delivered. Null if none is. */
   take(bytes) {
     const known = Math.max(0, this.skip - this.#seen)
     this.#seen += bytes.length
@@ -117,7 +41,7 @@ export class Position {
     return known ? bytes.subarray(known) : bytes
   }
 
-  /** Storage has named the place that was reached. */
+  /** Everything received so far lies before `offset`. */
   reach(offset) {
     this.offset = offset
     this.skip = Math.max(0, this.skip - this.#seen)
@@ -130,124 +54,15 @@ export class Position {
   }
 }
 
-/** A signal that fires with the caller's, or with a Transient when `start`'s time runs out before `stop`. */
-class Deadline {
-  #controller = new AbortController()
-  #outer
-  #timer
-  #relay = () => this.#controller.abort(this.#outer.reason)
-
-  constructor(outer) {
-    this.#outer = outer
-    if (outer.aborted) this.#relay()
-    else outer.addEventListener('abort', this.#relay)
-  }
-  get signal() {
-    return this.#controller.signal
-  }
-  /** Gives what is awaited now so long. */
-  start(milliseconds) {
-    this.stop()
-    this.#timer = setTimeout(() => this.#controller.abort(new Transient('no answer in time')), milliseconds)
-    this.#timer.unref?.()
-  }
-  stop() {
-    clearTimeout(this.#timer)
-  }
-  /** Ends everything that uses the signal. */
-  end() {
-    this.stop()
-    this.#outer.removeEventListener('abort', this.#relay)
-    this.#controller.abort()
-  }
-}
-
-export const aborted = (signal) => signal.reason ?? new DOMException('aborted', 'AbortError')
-
-/** Resolves after `milliseconds`, or when the browser is online again; rejects when `signal` fires. */
-function pause(milliseconds, signal) {
-  return new Promise((resolve, reject) => {
-    const done = (settle) => {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', cancel)
-      globalThis.removeEventListener?.('online', wake)
-      settle()
-    }
-    const wake = () => done(resolve)
-    const cancel = () => done(() => reject(aborted(signal)))
-    const timer = setTimeout(wake, milliseconds)
-    if (signal.aborted) return cancel()
-    signal.addEventListener('abort', cancel)
-    globalThis.addEventListener?.('online', wake)
-  })
-}
-
-const isOnline = () => globalThis.navigator?.onLine !== false
-
-/** The time before attempt `failures` + 1, honouring Retry-After as far as it is sensible to wait in a page. */
-function backoff(failures, error, retry) {
-  const delay = Math.random() * Math.min(retry.maxDelay, retry.baseDelay * 2 ** (failures - 1))
-  return Math.max(delay, Math.min(error.retryAfter || 0, 30_000))
-}
-
-function networkError(error) {
-  // The Vercel SDK takes a TypeError that says "network" for a disconnect, after which it may resume.
-  return new TypeError(`network error: ${error.message}`, { cause: error })
-}
-
-/** Runs `attempt` until it succeeds, fails for good, or has failed `attempts` times. */
-export async function retrying(attempt, attempts, retry, signal) {
-  for (let failures = 1; ; failures++) {
-    try {
-      return await attempt()
-    } catch (error) {
-      if (signal.aborted) throw aborted(signal)
-      if (!(error instanceof Transient)) throw error
-      if (failures >= attempts) throw networkError(error)
-      await pause(backoff(failures, error, retry), signal)
-    }
-  }
-}
-
-/** fetch, with every failure to get a response made Transient; an abort stays an abort. */
-export async function send(fetch, url, init, outer) {
-  try {
-    return await fetch(url, init)
-  } catch (error) {
-    if (outer.aborted) throw aborted(outer)
-    throw transient(error, init.signal)
-  }
-}
-
-function transient(error, signal) {
-  const reason = signal?.aborted ? signal.reason : error
-  return reason instanceof Transient ? reason : new Transient(reason?.message ?? 'the connection was lost')
-}
-
-/** A pre-signed URL is signed as it is spelled: its own part is never parsed and written anew. */
+/** `query` added to `url`. The rest of a pre-signed URL must stay spelled as it was signed, so it is never parsed. */
 export const withQuery = (url, query) => `${url}${url.includes('?') ? '&' : '?'}${query}`
 
-function retryAfter(headers) {
-  const seconds = Number(headers.get('Retry-After'))
-  return Number.isFinite(seconds) ? seconds * 1000 : 0
+function fromBase64(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text)
+  return Uint8Array.from(atob(text), (char) => char.charCodeAt(0))
 }
 
-/** The proxy's `{"error": {code, message}}`, as far as `text` is one. */
-export function parseError(text) {
-  try {
-    const { code, message } = JSON.parse(text).error
-    return { code: String(code), message: String(message ?? '') }
-  } catch {
-    return { code: null, message: '' }
-  }
-}
-
-export async function proxyError(response) {
-  const { code, message } = parseError(await response.text().catch(() => ''))
-  return new ProxyError(response.status, code, message)
-}
-
-/** One read of a stream at a position: its head has arrived and is good. */
+/** One read of a stream at a position. Its head has arrived and is good. */
 export class Reading {
   constructor(response, deadline, live) {
     const type = response.headers.get('Content-Type') ?? ''
@@ -256,7 +71,7 @@ export class Reading {
     this.isEvents = live === 'sse' && type.startsWith('text/event-stream')
   }
 
-  /** Asks for what follows `position`. Throws Transient, or ProxyError when asking again is useless. */
+  /** Asks for what follows `position`. Throws Transient, or ProxyError if asking again cannot help. */
   static async open(position, { url, live, fetch, retry, signal }) {
     const deadline = new Deadline(signal)
     deadline.start(live === 'long-poll' ? retry.stallTimeout : retry.headTimeout)
@@ -279,98 +94,203 @@ export class Reading {
     }
   }
 
-  /** New bytes, the position moving with them. A cut is a Transient; the end of the response is just the end. */
+  /** The new bytes; `position` moves with them. A cut is a Transient. The end of the response is just the end. */
   async *bytes(position, retry) {
-    const reader = this.response.body?.getReader()
+    const chunks = this.#chunks(retry)
     try {
-      yield* this.isEvents ? this.#events(reader, position, retry) : this.#raw(reader, position, retry)
+      yield* this.isEvents ? this.#events(chunks, position) : this.#raw(chunks, position)
     } finally {
       this.deadline.end()
-      reader?.cancel().catch(() => {})
+      await chunks.return()
     }
   }
 
-  async #next(reader, retry) {
-    this.deadline.start(retry.stallTimeout)
+  /** The chunks of the response's body. */
+  async *#chunks(retry) {
+    const reader = this.response.body?.getReader()
     try {
-      return await reader.read()
+      while (reader) {
+        this.deadline.start(retry.stallTimeout)
+        const { done, value } = await reader.read()
+        this.deadline.stop()
+        if (done) break
+        yield value
+      }
     } catch (error) {
       throw transient(error, this.deadline.signal)
     } finally {
       this.deadline.stop()
+      reader?.cancel().catch(() => {})
     }
   }
 
-  async *#raw(reader, position, retry) {
-    const { headers } = this.response
-    for (let next; reader && !(next = await this.#next(reader, retry)).done;) {
-      const fresh = position.take(next.value)
+  async *#raw(chunks, position) {
+    const { headers, status } = this.response
+    for await (const chunk of chunks) {
+      const fresh = position.take(chunk)
       if (fresh) yield fresh
     }
     const offset = headers.get('Stream-Next-Offset')
     if (offset !== null) position.reach(offset)
     position.cursor = headers.get('Stream-Cursor') ?? position.cursor
     if (headers.get('Stream-Closed') === 'true') position.end(headers.get('Upstream-Outcome'))
-    else if (offset === null) throw new ProxyError(this.response.status, null, 'the answer names no Stream-Next-Offset')
+    else if (offset === null) throw new ProxyError(status, null, 'the answer names no Stream-Next-Offset')
   }
 
-  async *#events(reader, position, retry) {
+  async *#events(chunks, position) {
     const isBase64 = this.response.headers.get('Stream-SSE-Data-Encoding') === 'base64'
     const decode = isBase64 ? fromBase64 : (text) => new TextEncoder().encode(text)
     const decoder = new TextDecoder()
     const parser = new EventStreamParser()
-    let met = false
-    for (let next; !position.closed && !(next = await this.#next(reader, retry)).done;) {
-      for (const { event, data } of parser.push(decoder.decode(next.value, { stream: true }))) {
-        met = true
-        if (event === 'data') {
-          const fresh = position.take(decode(data))
-          if (fresh) yield fresh
-        } else if (event === 'control') {
-          const control = JSON.parse(data)
-          if (control.streamNextOffset) position.reach(control.streamNextOffset)
-          position.cursor = control.streamCursor ?? position.cursor
-          if (control.streamClosed) position.end(control.upstreamOutcome)
-        }
+    let isEmpty = true
+    for await (const chunk of chunks) {
+      for (const { event, data } of parser.push(decoder.decode(chunk, { stream: true }))) {
+        isEmpty = false
+        if (event === 'control') control(JSON.parse(data), position)
+        if (event !== 'data') continue
+        const fresh = position.take(decode(data))
+        if (fresh) yield fresh
       }
+      if (position.closed) return
     }
-    if (!met) throw new Transient('the answer was empty')
+    if (isEmpty) throw new Transient('the answer was empty')
+  }
+}
+
+/** Moves `position` as a control event says. */
+function control({ streamNextOffset, streamCursor, streamClosed, upstreamOutcome }, position) {
+  if (streamNextOffset) position.reach(streamNextOffset)
+  position.cursor = streamCursor ?? position.cursor
+  if (streamClosed) position.end(upstreamOutcome)
+}
+
+const isOnline = () => globalThis.navigator?.onLine !== false
+
+/** How patient the read loop still is: failures and fruitless answers in a row. */
+class Patience {
+  #retry
+  #signal
+  #failures = 0
+  #idle = 0
+  #offline = 0 // ms of waiting while offline; counted by pauses, because a clock runs on while a machine sleeps
+
+  constructor(retry, signal) {
+    this.#retry = retry
+    this.#signal = signal
+  }
+
+  /** Something worked: the counts begin again. */
+  renew() {
+    this.#failures = 0
+    this.#offline = 0
+  }
+
+  /**
+   * An answer ended in order. One that brings nothing is right after a long wait. If it came at once, the pauses here
+   * keep the loop from asking without rest.
+   */
+  async answered(broughtBytes, milliseconds) {
+    this.renew()
+    this.#idle = broughtBytes || milliseconds > 1_000 ? 0 : this.#idle + 1
+    if (this.#idle > 1) await pause(Math.min(1_000, 25 * 2 ** this.#idle), this.#signal)
+  }
+
+  /** Waits before the next attempt. Throws `error` if it is not a Transient, TypeError when the retries are used up. */
+  async failed(error) {
+    const retry = this.#retry
+    if (this.#signal.aborted) throw aborted(this.#signal)
+    if (!(error instanceof Transient)) throw error
+    const isOffline = !isOnline() // a browser that knows itself offline waits for its network
+    if (isOffline) this.#offline += retry.maxDelay
+    else this.#failures++
+    if (this.#failures >= retry.attempts || this.#offline > retry.offlineTimeout) throw networkError(error)
+    await pause(isOffline ? retry.maxDelay : backoff(this.#failures, error, retry), this.#signal)
   }
 }
 
 /**
- * The stream's bytes from `position` to its end, whatever happens to the connections: each is followed by another
- * one. `first` is a Reading that is open already. Throws TypeError when the retries are used up.
+ * The stream's bytes from `position` to its end, over as many connections as it takes. `first` is a Reading that is
+ * open already, or undefined. Throws TypeError when the retries are used up.
  */
 export async function* readToEnd(position, first, options) {
   const { retry, signal } = options
+  const patience = new Patience(retry, signal)
   let reading = first
-  let failures = 0
-  let idle = 0
-  let offline = 0 // milliseconds of waiting in a row, counted by pauses: no clock, which runs on while a machine sleeps
   while (!position.closed) {
     const before = position.bytesRead
     const began = Date.now()
     try {
       reading ??= await Reading.open(position, options)
       for await (const bytes of reading.bytes(position, retry)) {
-        failures = offline = 0
+        patience.renew()
         yield bytes
       }
-      failures = offline = 0
-      // An answer that brings nothing is right after a long wait; at once, it must not become a busy loop.
-      idle = position.bytesRead > before || Date.now() - began > 1_000 ? 0 : idle + 1
-      if (idle > 1 && !position.closed) await pause(Math.min(1_000, 25 * 2 ** idle), signal)
+      if (position.closed) return
+      await patience.answered(position.bytesRead > before, Date.now() - began)
     } catch (error) {
-      if (signal.aborted) throw aborted(signal)
-      if (!(error instanceof Transient)) throw error
-      const isWaiting = !isOnline() // a browser that knows itself offline waits for its network
-      if (isWaiting) offline += retry.maxDelay
-      else failures++
-      if (failures >= retry.attempts || offline > retry.offlineTimeout) throw networkError(error)
-      await pause(isWaiting ? retry.maxDelay : backoff(failures, error, retry), signal)
+      await patience.failed(error)
     } finally {
       reading = null
     }
+  }
+}
+
+/** A body that pulls from readToEnd. Cancelling it, or `signal`, ends the reading and nothing else. */
+export class DurableBody {
+  #source
+  #position
+  #signal
+  #reading
+  #onMove
+  #onEnd
+  #onAbort
+
+  /**
+   * `reading` is the AbortController of `source`. `onMove` is called after each chunk, `onEnd` when the stream was read
+   * to its end or cannot be read any more.
+   */
+  constructor({ source, position, signal, reading, onMove, onEnd }) {
+    this.#source = source
+    this.#position = position
+    this.#signal = signal
+    this.#reading = reading
+    this.#onMove = onMove
+    this.#onEnd = onEnd
+  }
+
+  start(controller) {
+    this.#onAbort = () => {
+      this.#reading.abort(aborted(this.#signal))
+      controller.error(aborted(this.#signal))
+    }
+    if (this.#signal.aborted) this.#onAbort()
+    else this.#signal.addEventListener('abort', this.#onAbort)
+  }
+
+  async pull(controller) {
+    try {
+      const { done, value } = await this.#source.next()
+      if (!done) {
+        this.#onMove()
+        return controller.enqueue(value)
+      }
+      this.#onEnd()
+      this.#release()
+      const { outcome, bytesRead } = this.#position
+      if (outcome !== 'complete') throw new IncompleteStreamError(outcome, bytesRead)
+      controller.close()
+    } catch (error) {
+      if (error instanceof ProxyError) this.#onEnd()
+      controller.error(error)
+    }
+  }
+
+  cancel(reason) {
+    this.#release()
+    this.#reading.abort(reason)
+  }
+
+  #release() {
+    this.#signal.removeEventListener('abort', this.#onAbort)
   }
 }

@@ -24,7 +24,7 @@ async def _get(path: str, *fields: tuple[bytes, bytes], handler: StaticFiles | N
     [
         ("client.js", b"text/javascript; charset=utf-8"),
         ("reading.js", b"text/javascript; charset=utf-8"),
-        ("transports.js", b"text/javascript; charset=utf-8"),
+        ("vercel.js", b"text/javascript; charset=utf-8"),
         ("client.d.ts", b"text/plain; charset=utf-8"),
         ("package.json", b"application/json"),
     ],

@@ -3,10 +3,12 @@
 // The suite speaks to one server. Here its `fetch` sends what writes (PUT, POST, DELETE) to storage itself and what
 // reads (GET, HEAD, OPTIONS) to the proxy in front of it. A request gets another address, and a credential where it
 // needs one; a response comes back untouched.
-import { readFileSync } from "node:fs"
-import { runConformanceTests } from "@durable-streams/server-conformance-tests"
+import { readFileSync } from 'node:fs'
+import { runConformanceTests } from '@durable-streams/server-conformance-tests'
 
-const { proxy, storage, longPollMs, record, contentType, presigned } = JSON.parse(readFileSync(process.env.PLAN, "utf8"))
+const { proxy, storage, longPollMs, record, contentType, presigned } = JSON.parse(
+  readFileSync(process.env.PLAN, 'utf8'),
+)
 const authorization = `Bearer ${process.env.SERVICE_SECRET}`
 const send = globalThis.fetch
 const streams = new Map()
@@ -14,7 +16,7 @@ const streams = new Map()
 /** What stands for a path of the suite's: a stream's id, and the query of its pre-signed URL. */
 function streamAt(path) {
   if (!streams.has(path)) {
-    if (streams.size === presigned.length) throw new Error("more streams than pre-signed URLs")
+    if (streams.size === presigned.length) throw new Error('more streams than pre-signed URLs')
     const [id, signature] = presigned[streams.size]
     streams.set(path, { id, signature })
   }
@@ -28,15 +30,15 @@ function withHeader(init, name, value) {
 }
 
 async function write(stream, init) {
-  const source = new Headers(init.headers).get("Stream-Forked-From")
+  const source = new Headers(init.headers).get('Stream-Forked-From')
   if (source !== null) {
-    init = withHeader(init, "Stream-Forked-From", new URL(streamAt(source).id, storage).pathname)
+    init = withHeader(init, 'Stream-Forked-From', new URL(streamAt(source).id, storage).pathname)
   }
   const answer = await send(`${storage}${stream.id}`, init)
-  if (init.method === "PUT" && answer.status === 201) {
+  if (init.method === 'PUT' && answer.status === 201) {
     // What the proxy keeps beside every stream that it creates.
-    const headers = { "Content-Type": "application/json", "Stream-TTL": "3600" }
-    const kept = await send(`${storage}${stream.id}.record`, { method: "PUT", headers, body: record })
+    const headers = { 'Content-Type': 'application/json', 'Stream-TTL': '3600' }
+    const kept = await send(`${storage}${stream.id}.record`, { method: 'PUT', headers, body: record })
     if (!kept.ok) throw new Error(`storage answered ${kept.status} to the record of ${stream.id}`)
   }
   return answer
@@ -45,19 +47,19 @@ async function write(stream, init) {
 async function read(stream, query, init) {
   const address = `${proxy}/v1/proxy/${stream.id}`
   const answer =
-    init.method === "HEAD"
-      ? await send(query ? `${address}?${query}` : address, withHeader(init, "Authorization", authorization))
-      : await send(`${address}?${query ? `${query}&` : ""}${stream.signature}`, init)
+    init.method === 'HEAD'
+      ? await send(query ? `${address}?${query}` : address, withHeader(init, 'Authorization', authorization))
+      : await send(`${address}?${query ? `${query}&` : ''}${stream.signature}`, init)
   if (answer.status < 400) checkRead(answer)
   return answer
 }
 
 /** Nobody but the proxy says this: a read that went elsewhere, or missed the record, fails its case. */
 function checkRead({ headers }) {
-  const type = headers.get("Upstream-Content-Type")
+  const type = headers.get('Upstream-Content-Type')
   if (type !== contentType) throw new Error(`Upstream-Content-Type is ${type}`)
-  const outcome = headers.get("Upstream-Outcome")
-  const expected = headers.get("Stream-Closed") === "true" ? "complete" : null
+  const outcome = headers.get('Upstream-Outcome')
+  const expected = headers.get('Stream-Closed') === 'true' ? 'complete' : null
   if (outcome !== expected) throw new Error(`Upstream-Outcome is ${outcome}, not ${expected}`)
 }
 
@@ -66,11 +68,11 @@ globalThis.fetch = async (input, init = {}) => {
   if (!url.startsWith(`${proxy}/`)) throw new Error(`${url} is not the server under test`)
   const [, path, query] = /^([^?]*)\??(.*)$/.exec(url.slice(proxy.length))
   const stream = streamAt(path)
-  switch (init.method ?? "GET") {
-    case "GET":
-    case "HEAD":
+  switch (init.method ?? 'GET') {
+    case 'GET':
+    case 'HEAD':
       return read(stream, query, init)
-    case "OPTIONS":
+    case 'OPTIONS':
       return send(`${proxy}/v1/proxy/${stream.id}`, init)
     default:
       return write(stream, init)

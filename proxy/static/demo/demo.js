@@ -1,56 +1,20 @@
 /**
- * The demo page: a chat over durable fetch, and a view of what happens underneath. Owns the page; the client is the
- * one that is shipped. What was asked is kept in localStorage, for reloads and for other tabs; what was answered is read
- * from its stream.
+ * The demo page: a chat over durable fetch, and a view of what happens underneath. Owns the page; the client is the one
+ * that is shipped. Questions are kept in localStorage, for reloads and for other tabs. An answer is read from its
+ * stream, and kept when it has ended.
  */
-import { EventStreamParser, IncompleteStreamError, createDurableFetch } from '/static/client.js'
+import { createDurableFetch } from '/static/client.js'
+import { Answer } from './answer.js'
+import { $, log, setState, showProgress, showStream } from './inspector.js'
+import { Network } from './network.js'
 
-const $ = (id) => document.getElementById(id)
 const session = async () => (await fetch('/api/session')).json()
 const { proxyUrl, api } = await session()
-
-// ── The network, which this page can cut for itself ──
-
-const network = { isCut: false, open: new Set(), connections: 0 }
-
-/** fetch, but it fails while the network is cut, and what is open then breaks. Every request is shown. */
-async function watchedFetch(url, init = {}) {
-  const controller = new AbortController()
-  init.signal?.addEventListener('abort', () => controller.abort(init.signal.reason))
-  if (network.isCut) throw new TypeError('the network is cut')
-  network.open.add(controller)
-  const method = init.method ?? 'GET'
-  const query = new URL(url).searchParams
-  if (method === 'GET') network.connections++
-  if (method === 'POST') update(current.turn.id, { calls: (current.turn.calls = (current.turn.calls ?? 0) + 1) })
-  const offset = query.get('offset') === '-1' ? 'the start' : query.get('offset')
-  const what = { GET: `from ${offset}`, PATCH: 'abort', POST: 'the question' }
-  log(`${method} ${what[method]}`)
-  const response = await fetch(url, { ...init, signal: controller.signal })
-  if (method !== 'GET' || !response.ok) log(`${response.status} ${response.statusText}`, response.ok ? 'good' : 'bad')
-  return response
-}
-
-function cutNetwork(isCut) {
-  network.isCut = isCut
-  $('offline').setAttribute('aria-pressed', isCut)
-  $('offline').textContent = isCut ? 'Mend the network' : 'Cut the network'
-  if (isCut) {
-    for (const controller of network.open) controller.abort(new TypeError('the network is cut'))
-    network.open.clear()
-    log('the network is cut', 'bad')
-    if (current) setState('reconnecting')
-  } else {
-    log('the network is back', 'good')
-    window.dispatchEvent(new Event('online')) // what a browser says: the client need not wait for its next attempt
-    done('try-offline')
-  }
-}
-
+const network = new Network(log)
 const durableFetch = createDurableFetch({
   proxyUrl,
   proxyAuthorization: async () => (await session()).token, // short-lived, from the application's own backend
-  fetch: watchedFetch,
+  fetch: (url, init) => network.fetch(url, init),
   retry: { attempts: Infinity, baseDelay: 300, maxDelay: 1_500 },
 })
 
@@ -60,11 +24,13 @@ const TURNS = 'demo:turns'
 const DONE = 'demo:done'
 const load = (key) => JSON.parse(localStorage.getItem(key) ?? '[]')
 const save = (key, value) => localStorage.setItem(key, JSON.stringify(value))
-const update = (id, change) =>
-  save(
-    TURNS,
-    load(TURNS).map((turn) => (turn.id === id ? { ...turn, ...change } : turn)),
-  )
+const turnOf = (id) => load(TURNS).find((turn) => turn.id === id)
+const notes = new Map() // turn id -> what this tab has read of its answer; other tabs have notes of their own
+
+function update(id, change) {
+  const turns = load(TURNS).map((turn) => (turn.id === id ? { ...turn, ...change } : turn))
+  save(TURNS, turns)
+}
 
 function done(id) {
   save(DONE, [...new Set([...load(DONE), id])])
@@ -73,22 +39,28 @@ function done(id) {
 
 // ── The conversation ──
 
-let current = null // the turn that is being read here
+let current = null // the Answer that is being read in this tab
+
+function addItem(turn) {
+  const item = document.createElement('li')
+  item.id = turn.id
+  item.innerHTML = '<p class="question"></p><div class="answer"></div><p class="turn-foot"></p>'
+  $('turns').append(item)
+  return item
+}
+
+function footnoteOf({ id, outcome, error }) {
+  if (outcome === 'aborted') return 'Stopped. What had arrived stays.'
+  return outcome === 'failed' ? error : notes.get(id)
+}
 
 function show(turn) {
   $('welcome').hidden = true
-  let item = $(turn.id)
-  if (!item) {
-    item = document.createElement('li')
-    item.id = turn.id
-    item.innerHTML = '<p class="question"></p><div class="answer"></div><p class="turn-foot"></p>'
-    $('turns').append(item)
-  }
-  const footnotes = { aborted: 'Stopped. What had come stays.', failed: turn.error, complete: turn.note }
-  const texts = { question: turn.question, answer: turn.answer, 'turn-foot': footnotes[turn.outcome] }
+  const item = $(turn.id) ?? addItem(turn)
+  const texts = { question: turn.question, answer: turn.answer, 'turn-foot': footnoteOf(turn) }
   for (const [name, text = ''] of Object.entries(texts)) {
     const node = item.querySelector(`.${name}`)
-    if (node.textContent !== text) node.textContent = text // set anew, it would lose what is selected in it
+    if (node.textContent !== text) node.textContent = text // writing the same text would lose a selection in it
   }
   return item
 }
@@ -96,70 +68,72 @@ function show(turn) {
 async function ask(question) {
   const turn = { id: `turn-${Date.now()}`, question, outcome: null }
   save(TURNS, [...load(TURNS), turn])
-  await follow(turn, (signal) =>
-    durableFetch(api, {
+  const body = { model: 'scripted', stream: true, messages: [{ role: 'user', content: question }] }
+  await follow(turn, async (signal) => {
+    network.creates = 0
+    const response = await durableFetch(api, {
       method: 'POST',
       signal,
       headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify({ model: 'scripted', stream: true, messages: [{ role: 'user', content: question }] }),
+      body: JSON.stringify(body),
       requestId: turn.id,
-    }),
-  )
+    })
+    update(turn.id, { calls: network.creates })
+    return response
+  })
 }
 
-/**
- * Shows a turn's answer as it comes. `open` takes a signal and gives the response; null means that there is none any
- * more.
- */
+/** Shows a turn's answer while it arrives. `open` is as in Answer.open. */
 async function follow(turn, open) {
-  const answer = show(turn).querySelector('.answer')
-  const began = performance.now()
-  network.connections = 0
-  const segments = []
-  const opening = new AbortController()
-  current = { turn, response: null, opening }
-  answer.setAttribute('aria-busy', 'true')
+  const node = show(turn).querySelector('.answer')
+  const answer = new Answer(turn, network)
+  current = answer
+  node.setAttribute('aria-busy', 'true')
   setBusy(true)
   setState('streaming')
-  let [text, bytes, outcome, error] = ['', 0, 'complete', undefined]
   try {
-    const response = await open(opening.signal)
-    if (!response) throw new Error('This answer is gone: it was read to its end in another tab, or it expired.')
-    if (!response.ok) throw new Error(response.proxyError?.message || (await response.text()))
-    current.response = response
-    if (response.wasResumed) log(`resumed ${response.streamId.slice(0, 8)}…`, 'good')
-    if (response.wasResumed && performance.getEntriesByType('navigation')[0]?.type === 'reload') done('try-reload')
-    showStream(response)
-    const [decoder, parser, reader] = [new TextDecoder(), new EventStreamParser(), response.body.getReader()]
-    for (let part; !(part = await reader.read()).done;) {
-      bytes += part.value.length
-      segments[network.connections - 1] = (segments[network.connections - 1] ?? 0) + part.value.length
-      for (const { data } of parser.push(decoder.decode(part.value, { stream: true })))
-        if (data !== '[DONE]') text += JSON.parse(data).choices[0].delta.content ?? ''
-      const isAtEnd = innerHeight + scrollY > document.body.scrollHeight - 120
-      answer.textContent = text
-      if (isAtEnd) answer.closest('li').scrollIntoView({ block: 'end' })
-      setState('streaming')
-      showProgress(response, bytes, segments)
-    }
-    showProgress(response, bytes, segments)
+    await answer.open(open)
+    opened(answer.response)
+    await answer.read(() => progress(answer, node))
     log('closed: complete', 'good')
   } catch (problem) {
-    const isStopped = opening.signal.aborted
-    outcome = isStopped ? 'aborted' : problem instanceof IncompleteStreamError ? problem.outcome : 'failed'
-    error = outcome === 'aborted' ? undefined : problem.message
+    answer.fail(problem)
     log(`closed: ${problem.outcome ?? problem.message}`, 'bad')
-    if (!['aborted', 'failed'].includes(outcome)) outcome = 'failed'
   }
-  const seconds = ((performance.now() - began) / 1000).toFixed(1)
-  const count = segments.filter(Boolean).length
-  const note = `${bytes.toLocaleString('en')} bytes over ${count} connection${count === 1 ? '' : 's'} in ${seconds} s`
+  if (answer.response) showAll(answer)
   current = null
-  answer.setAttribute('aria-busy', 'false')
-  update(turn.id, { answer: text, outcome, error, note })
-  show({ ...turn, answer: text, outcome, error, note })
+  node.setAttribute('aria-busy', 'false')
+  keep(answer)
+  show(turnOf(turn.id) ?? turn)
   setBusy(false)
-  setState(outcome)
+  setState(turnOf(turn.id)?.outcome ?? answer.outcome)
+}
+
+function opened(response) {
+  const isReload = performance.getEntriesByType('navigation')[0]?.type === 'reload'
+  if (response.wasResumed) log(`resumed ${response.streamId.slice(0, 8)}…`, 'good')
+  if (response.wasResumed && isReload) done('try-reload')
+  showStream(response)
+}
+
+function progress(answer, node) {
+  const isAtEnd = innerHeight + scrollY > document.body.scrollHeight - 120
+  node.textContent = answer.text
+  if (isAtEnd) node.closest('li').scrollIntoView({ block: 'end' })
+  setState(network.isCut ? 'reconnecting' : 'streaming')
+  showAll(answer)
+}
+
+function showAll({ turn, response, bytes, segments }) {
+  const calls = turnOf(turn.id)?.calls ?? 1
+  showProgress({ offset: response.offset, bytes, segments, connections: network.reads, calls })
+}
+
+/** Keeps the end of an answer. Another tab may have kept one already; a failure here does not replace it. */
+function keep({ turn, text, outcome, error, note }) {
+  if (outcome === 'complete') notes.set(turn.id, note)
+  const isKept = ['complete', 'aborted'].includes(turnOf(turn.id)?.outcome)
+  if (!isKept || outcome !== 'failed') update(turn.id, { answer: text, outcome, error })
 }
 
 async function stop() {
@@ -167,22 +141,14 @@ async function stop() {
   done('try-stop')
   try {
     if (current.response) return await current.response.abort()
-    current.opening.abort() // a question that is still on its way; an answer that is taken up again has a stream
+    current.opening.abort() // the question has no answer yet; a resumed answer has a stream to stop
     await durableFetch.abort(current.turn.id)
   } catch (error) {
     log(`abort failed: ${error.message}`, 'bad')
   }
 }
 
-// ── The inspector ──
-
-function setState(state) {
-  const chip = $('outcome')
-  const shown = network.isCut && current ? 'reconnecting' : state
-  if (chip.dataset.state === shown) return
-  chip.dataset.state = shown
-  chip.textContent = shown
-}
+// ── Keys and buttons ──
 
 function setBusy(isBusy) {
   const focused = document.activeElement
@@ -196,39 +162,17 @@ function focusPrompt() {
   if (matchMedia('(hover: hover)').matches) $('prompt').focus({ preventScroll: true }) // a phone would open its keyboard
 }
 
-function showStream({ streamId, streamUrl }) {
-  $('fact-id').textContent = streamId
-  $('fact-id').title = streamId
-  $('curl').firstChild.textContent = `curl -N '${streamUrl}&offset=-1&live=sse'`
-  $('copy').disabled = false
+function toggleNetwork() {
+  if (network.isCut) {
+    network.restore()
+    done('try-offline')
+  } else {
+    network.cut()
+    if (current) setState('reconnecting')
+  }
+  $('offline').setAttribute('aria-pressed', network.isCut)
+  $('offline').textContent = network.isCut ? 'Restore the network' : 'Cut the network'
 }
-
-function showProgress({ offset }, bytes, segments) {
-  $('fact-offset').textContent = offset === '-1' ? 'the start' : offset
-  $('fact-bytes').textContent = bytes.toLocaleString('en')
-  $('fact-connections').textContent = network.connections
-  $('fact-calls').textContent = current.turn.calls ?? 1
-  const tape = $('tape')
-  const counts = segments.filter(Boolean)
-  while (tape.childElementCount > counts.length) tape.lastChild.remove()
-  while (tape.childElementCount < counts.length) tape.append(document.createElement('i'))
-  counts.forEach((count, index) => (tape.children[index].style.flexGrow = count))
-  tape.setAttribute('aria-label', `${bytes} bytes read over ${counts.length} connections`)
-}
-
-function log(text, kind = '') {
-  const item = document.createElement('li')
-  const time = document.createElement('time')
-  const what = document.createElement('span')
-  time.textContent = new Date().toLocaleTimeString('en-GB')
-  what.textContent = text
-  what.className = kind
-  item.append(time, what)
-  $('log').append(item)
-  $('log').scrollTop = $('log').scrollHeight
-}
-
-// ── Keys and buttons ──
 
 $('composer').addEventListener('submit', (event) => {
   event.preventDefault()
@@ -248,7 +192,7 @@ $('suggestions').addEventListener('click', ({ target }) => {
 $('stop').addEventListener('click', stop)
 $('stop-too').addEventListener('click', stop)
 $('reload').addEventListener('click', () => location.reload())
-$('offline').addEventListener('click', () => cutNetwork(!network.isCut))
+$('offline').addEventListener('click', toggleNetwork)
 $('tab').addEventListener('click', () => done('try-tab'))
 $('clear').addEventListener('click', () => {
   for (const { id } of load(TURNS)) durableFetch.forget(id)
@@ -258,12 +202,14 @@ $('clear').addEventListener('click', () => {
 $('copy').addEventListener('click', async () => {
   await navigator.clipboard.writeText($('curl').textContent)
   $('copy').textContent = 'Copied'
-  setTimeout(() => ($('copy').textContent = 'Copy'), 1_500)
+  setTimeout(() => {
+    $('copy').textContent = 'Copy'
+  }, 1_500)
 })
 
-// ── Coming (back) to the page, and what other tabs do ──
+// ── When the page opens, and when another tab changes something ──
 
-/** An answer that is still being written is read again from its start; a finished one was kept. */
+/** Shows every turn. An answer that is still being written is read again from its start; a finished one was kept. */
 function catchUp() {
   for (const turn of load(TURNS)) {
     if (!$(turn.id)) show(turn)
@@ -280,8 +226,9 @@ window.addEventListener('storage', ({ key }) => {
 for (const id of load(DONE)) $(id)?.classList.add('done')
 setBusy(false)
 catchUp()
-for (const { id, outcome } of load(TURNS))
-  if (outcome === null && !durableFetch.stored(id))
-    $(id).querySelector('.turn-foot').textContent = 'The page was left before an answer came.'
+for (const { id, outcome } of load(TURNS)) {
+  if (outcome !== null || durableFetch.stored(id)) continue
+  $(id).querySelector('.turn-foot').textContent = 'The page was left before an answer came.'
+}
 $('turns').lastElementChild?.scrollIntoView({ block: 'end' })
 focusPrompt()

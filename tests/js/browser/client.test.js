@@ -1,8 +1,8 @@
 /** Durable fetch in a page, against the real proxy, over a network that is cut again and again. */
 import assert from 'node:assert/strict'
-import { browserTest, useWorld } from './harness.js'
+import { browserTest, openWorld } from './harness.js'
 
-const world = useWorld()
+const world = openWorld()
 
 for (const live of ['sse', 'long-poll'])
   browserTest(world, `client: by ${live}, every byte arrives once, however often the network is cut`, async (visit) => {
@@ -16,8 +16,7 @@ for (const live of ['sse', 'long-poll'])
         const response = await durableFetch(api, { method: 'POST', body: '{}' })
         window.text = ''
         window.read = (async () => {
-          const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
-          for (let part; !(part = await reader.read()).done;) window.text += part.value
+          for await (const part of response.body.pipeThrough(new TextDecoderStream())) window.text += part
           return response.outcome
         })()
         return response.status

@@ -3,17 +3,17 @@
  * that serves the pages, and Debian's Chromium. Every wait is for an event; each has the runner's time-out above it.
  */
 import { spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createHmac } from 'node:crypto'
 import { once } from 'node:events'
-import { createServer } from 'node:http'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { connect, createServer as createTcpServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { after, before, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 import { chromium } from 'playwright-core'
+import { HttpPeer, listen } from '../kit/http-peer.js'
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url))
 const ROOT = here('../../../')
@@ -30,7 +30,7 @@ const PAGES = {
 
 /** The examples of docs/clients.md by name, as they stand there. */
 export const EXAMPLES = Object.fromEntries(
-  [...readFileSync(`${ROOT}docs/clients.md`, 'utf8').matchAll(/^<!-- example: (\S+) -->\n```\w+\n([^]*?)^```/gm)].map(
+  [...readFileSync(`${ROOT}docs/clients.md`, 'utf8').matchAll(/^<!-- example: (\S+) -->\n```\w+\n(.*?)^```/gms)].map(
     ([, name, code]) => [name, code],
   ),
 )
@@ -120,18 +120,6 @@ function mint() {
   return `${signed}.${createHmac('sha256', SECRET).update(signed).digest('base64url')}`
 }
 
-async function listen(server) {
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  return `http://127.0.0.1:${server.address().port}`
-}
-
-async function readBody(request) {
-  const parts = []
-  for await (const part of request) parts.push(part)
-  return Buffer.concat(parts).toString()
-}
-
 /** Imports `docs:{name}`: an example of the documentation, pointed at the servers of this test. */
 const documentation = (world) => ({
   name: 'documentation',
@@ -151,7 +139,8 @@ async function bundle(world) {
   const outputs = {}
   const client = (name) => here(`../../../proxy/static/${name}.js`)
   const ours = {
-    'durable-streams-proxy-client/transports': client('transports'),
+    'durable-streams-proxy-client/vercel': client('vercel'),
+    'durable-streams-proxy-client/tanstack': client('tanstack'),
     'durable-streams-proxy-client': client('client'),
   }
   for (const [name, { page, alias }] of Object.entries(PAGES)) {
@@ -213,28 +202,23 @@ export const launch = () =>
   })
 
 /** `world` is filled before the first test of a file and taken down after the last. */
-export function useWorld() {
+export function openWorld() {
   const world = {}
   before(async () => {
     world.upstream = new Upstream()
-    world.upstreamServer = createServer(async (request, response) =>
-      world.upstream.handle(request, response, await readBody(request)),
-    )
-    world.api = `${await listen(world.upstreamServer)}/api/chat`
+    world.upstreamServer = await HttpPeer.start((...args) => world.upstream.handle(...args))
+    world.api = `${world.upstreamServer.url}/api/chat`
     world.proxy = await start('--port', '0', '--host', '127.0.0.1', '--allow', 'http://127.0.0.1:*/**')
     world.network = new Network(world.proxy.url)
     world.proxyUrl = await listen(world.network.server)
     world.bundles = await bundle(world)
-    world.appServer = createServer((request, response) => serveApp(world, request, response))
-    world.app = await listen(world.appServer)
+    world.appServer = await HttpPeer.start((request, response) => serveApp(world, request, response))
+    world.app = world.appServer.url
     world.browser = await launch()
   })
   after(async () => {
     await world.browser?.close()
-    for (const server of [world.appServer, world.upstreamServer]) {
-      server?.closeAllConnections()
-      server?.close()
-    }
+    for (const server of [world.appServer, world.upstreamServer]) await server?.stop()
     world.network?.cut()
     world.network?.server.close()
     await world.proxy?.stop()

@@ -1,8 +1,8 @@
 /** The real `useChat` of TanStack AI, under StrictMode, in Chromium, against the real proxy. */
 import assert from 'node:assert/strict'
-import { browserTest, useWorld } from './harness.js'
+import { browserTest, openWorld } from './harness.js'
 
-const world = useWorld()
+const world = openWorld()
 const it = (name, body) => browserTest(world, `tanstack: ${name}`, body)
 const started = (runId = 'up-1') => ({ type: 'RUN_STARTED', threadId: 'thread-1', runId, timestamp: 1 })
 const finished = (finishReason = 'stop', runId = 'up-1') => ({

@@ -1,8 +1,8 @@
 /** The real `useChat` of ai 6 and ai 7, under StrictMode, in Chromium, against the real proxy. */
 import assert from 'node:assert/strict'
-import { browserTest, useWorld } from './harness.js'
+import { browserTest, openWorld } from './harness.js'
 
-const world = useWorld()
+const world = openWorld()
 const START = { type: 'start' }
 const begin = [START, { type: 'start-step' }, { type: 'text-start', id: 't' }]
 const text = (delta) => ({ type: 'text-delta', id: 't', delta })

@@ -2,9 +2,9 @@
  * A scripted proxy for the client's unit tests: speaks the wire of the real one from memory, and injects faults
  * (cuts at any byte, refusals, silence) where a test says so. Offsets are opaque, and exist only between appends.
  */
-import { createServer } from 'node:http'
-import { once } from 'node:events'
+
 import { randomUUID } from 'node:crypto'
+import { HttpPeer } from './http-peer.js'
 
 /** A stream in memory: what was appended, whether it is closed, and who waits for more. */
 export class FakeStream {
@@ -30,16 +30,16 @@ export class FakeStream {
   }
   append(...parts) {
     this.appends.push(...parts.map((part) => Buffer.from(part)))
-    this.#wake()
+    this.wake()
     return this
   }
   close(outcome = 'complete') {
     this.closed = true
     this.outcome ??= outcome
-    this.#wake()
+    this.wake()
     return this
   }
-  #wake() {
+  wake() {
     for (const wake of this.waiting.splice(0)) wake()
   }
   /** Resolves at the next change, or when `request` goes. */
@@ -55,10 +55,8 @@ export class FakeStream {
 export class FakeProxy {
   static async start() {
     const proxy = new FakeProxy()
-    proxy.server = createServer((request, response) => proxy.#serve(request, response))
-    proxy.server.listen(0, '127.0.0.1')
-    await once(proxy.server, 'listening')
-    proxy.origin = `http://127.0.0.1:${proxy.server.address().port}`
+    proxy.peer = await HttpPeer.start((...args) => proxy.#serve(...args))
+    proxy.origin = proxy.peer.url
     proxy.url = `${proxy.origin}/v1/proxy`
     return proxy
   }
@@ -93,16 +91,12 @@ export class FakeProxy {
     return stream
   }
 
-  async stop() {
-    this.server.closeAllConnections()
-    this.server.close()
-    await once(this.server, 'close')
+  stop() {
+    return this.peer.stop()
   }
 
-  async #serve(request, response) {
+  async #serve(request, response, body) {
     const url = new URL(request.url, this.origin)
-    const body = []
-    for await (const chunk of request) body.push(chunk)
     const { method, headers } = request
     const seen = {
       method,
@@ -110,7 +104,7 @@ export class FakeProxy {
       url: request.url,
       path: url.pathname,
       query: url.searchParams,
-      body: Buffer.concat(body),
+      body,
     }
     this.requests.push(seen)
     for (const watcher of this.watchers.splice(0)) watcher()
@@ -144,7 +138,7 @@ export class FakeProxy {
     if (from === undefined) return refuse(400, 'INVALID_REQUEST')(request, response)
     if (request.query.get('live') === 'sse') return this.#events(stream, from, response)
     if (request.query.get('live') === 'long-poll' && from === stream.appends.length && !stream.closed) {
-      const timer = setTimeout(() => stream.waiting.splice(0).forEach((wake) => wake()), this.longPollMs)
+      const timer = setTimeout(() => stream.wake(), this.longPollMs)
       await stream.changed(response)
       clearTimeout(timer)
     }
@@ -163,7 +157,7 @@ export class FakeProxy {
 
   async #events(stream, from, response) {
     response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Stream-SSE-Data-Encoding': 'base64' })
-    for (let at = from, control = null; !response.destroyed;) {
+    for (let at = from, control = null; !response.destroyed; ) {
       for (; at < stream.appends.length; at++) {
         response.write(`event: data\ndata:${stream.appends[at].toString('base64')}\n\n`)
         control = null
@@ -222,13 +216,6 @@ export const cut = (bytes) => async (_, response, serve) => {
 export const after = (gate) => async (_, __, serve) => {
   await gate
   await serve()
-}
-
-/** A promise and the function that resolves it. */
-export function gate() {
-  let open
-  const promise = new Promise((resolve) => (open = resolve))
-  return Object.assign(promise, { open })
 }
 
 export async function readAll(response) {

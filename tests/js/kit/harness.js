@@ -1,6 +1,6 @@
-/** What the unit tests of client and transports share: a fake proxy for each test, and retries without waiting. */
+/** What the unit tests share: a fake proxy for each test, and retries without waiting. */
 import { afterEach, beforeEach } from 'node:test'
-import { MemoryStorage, createDurableFetch } from '../../../proxy/static/client.js'
+import { createDurableFetch, MemoryStorage } from '../../../proxy/static/client.js'
 import { FakeProxy } from './fake-proxy.js'
 
 export const UPSTREAM = 'https://api.example.com/v1/chat'
@@ -25,6 +25,3 @@ export const post = (more) => ({
   headers: { 'Content-Type': 'application/json' },
   ...more,
 })
-
-/** Settles one turn of the event loop later: whatever was going to happen at once has happened. */
-export const turn = () => new Promise((resolve) => setImmediate(resolve))

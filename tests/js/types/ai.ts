@@ -3,7 +3,7 @@ import { useChat as useChat6 } from '@ai-sdk/react-3'
 import { useChat as useChat7 } from '@ai-sdk/react-4'
 import type { ChatTransport as ChatTransport6, UIMessage as UIMessage6 } from 'ai-6'
 import type { ChatTransport as ChatTransport7, UIMessage as UIMessage7 } from 'ai-7'
-import { createDurableChatTransport } from 'durable-streams-proxy-client/transports'
+import { createDurableChatTransport } from 'durable-streams-proxy-client/vercel'
 
 type Custom6 = UIMessage6<{ tokens: number }, { weather: { city: string } }>
 type Custom7 = UIMessage7<{ tokens: number }, { weather: { city: string } }>
@@ -14,7 +14,7 @@ const transport = createDurableChatTransport({
   api: 'https://api.example.com/api/chat',
   proxyUrl: 'https://my-proxy.example.com/v1/proxy',
   proxyAuthorization: 'service-secret',
-  getRequestId: (messages) => `chat-${conversationId}`,
+  getRequestId: (_messages) => `chat-${conversationId}`,
 })
 
 export const in6: ChatTransport6<UIMessage6> = transport

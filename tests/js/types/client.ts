@@ -1,21 +1,21 @@
 /** Compiled, never run: the client's types accept what is documented and refuse what is not. */
 import {
-  IncompleteStreamError,
-  MemoryStorage,
   createAbortFn,
   createDurableFetch,
   createStorageKey,
-  extractExpiresFromUrl,
-  extractStreamIdFromUrl,
-  getDefaultStorage,
-  isUrlExpired,
-  loadCredentials,
-  removeCredentials,
-  saveCredentials,
   type DurableFetch,
   type DurableResponse,
   type DurableStorage,
+  extractExpiresFromUrl,
+  extractStreamIdFromUrl,
+  getDefaultStorage,
+  IncompleteStreamError,
+  isUrlExpired,
+  loadCredentials,
+  MemoryStorage,
   type Outcome,
+  removeCredentials,
+  saveCredentials,
 } from 'durable-streams-proxy-client'
 
 const storages: DurableStorage[] = [localStorage, sessionStorage, new MemoryStorage(), getDefaultStorage()]
@@ -53,7 +53,7 @@ export async function use(): Promise<Outcome | null> {
   createAbortFn(response.streamUrl)
   if (response.streamUrl) await createAbortFn(response.streamUrl)()
   try {
-    for await (const bytes of response.body!) bytes satisfies Uint8Array
+    for await (const bytes of response.body ?? []) bytes satisfies Uint8Array
   } catch (error) {
     if (error instanceof IncompleteStreamError) error.outcome satisfies Outcome
   }
@@ -61,7 +61,7 @@ export async function use(): Promise<Outcome | null> {
   await resumed?.abort()
   const stopped: boolean = await durableFetch.abort('conversation-123')
   durableFetch.forget('conversation-123')
-  const storage = storages[0]!
+  const [storage = getDefaultStorage()] = storages
   const key = createStorageKey('p:', 'https://proxy', 'id')
   const credentials = loadCredentials(storage, key)
   if (credentials && !isUrlExpired(credentials.streamUrl)) saveCredentials(storage, key, credentials)

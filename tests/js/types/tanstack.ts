@@ -7,13 +7,13 @@ import type {
 } from '@tanstack/ai-client'
 import { localStoragePersistence } from '@tanstack/ai-client'
 import { useChat } from '@tanstack/ai-react'
-import { createDurableAdapter } from 'durable-streams-proxy-client/transports'
+import { createDurableAdapter } from 'durable-streams-proxy-client/tanstack'
 
 // The seed's own example.
 const adapter = createDurableAdapter('https://api.example.com/api/chat', {
   proxyUrl: 'https://my-proxy.example.com/v1/proxy',
   proxyAuthorization: 'service-secret',
-  getRequestId: (messages, data) => data?.conversationId ?? 'default',
+  getRequestId: (_messages, data) => data?.conversationId ?? 'default',
 })
 
 export async function seed(messages: unknown[]) {

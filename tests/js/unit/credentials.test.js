@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import {
-  MemoryStorage,
   createAbortFn,
   createStorageKey,
   extractExpiresFromUrl,
@@ -10,10 +9,11 @@ import {
   getDefaultStorage,
   isUrlExpired,
   loadCredentials,
+  MemoryStorage,
   removeCredentials,
   saveCredentials,
 } from '../../../proxy/static/client.js'
-import { FakeStream, cut, drop, hang, readAll, refuse } from '../kit/fake-proxy.js'
+import { cut, drop, FakeStream, hang, refuse } from '../kit/fake-proxy.js'
 import { perTest, post, UPSTREAM } from '../kit/harness.js'
 
 const t = perTest()
@@ -360,7 +360,10 @@ test('a stop outlasts an outage as a reader does, and until it has come through 
   const fetch = t.fetch()
   const response = await fetch(UPSTREAM, post({ requestId: 'r' }))
   const stored = []
-  const look = (...args) => (stored.push(fetch.stored('r')?.streamId ?? null), drop(...args))
+  const look = (...args) => {
+    stored.push(fetch.stored('r')?.streamId ?? null)
+    drop(...args)
+  }
   t.proxy.next('PATCH', ...Array(5).fill(look))
   await response.abort()
   assert.deepEqual(stored, [null, ...Array(4).fill(response.streamId)])

@@ -1,13 +1,14 @@
 /** What is shipped: types that name what the modules export, and a package whose files and version are right. */
 import assert from 'node:assert/strict'
-import { existsSync, readFileSync, readdirSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
 
 const home = new URL('../../../proxy/static/', import.meta.url)
 const read = (name) => readFileSync(new URL(name, home), 'utf8')
 const pkg = JSON.parse(read('package.json'))
 
-for (const name of ['client', 'transports'])
+for (const name of ['client', 'chat', 'vercel', 'tanstack'])
   test(`${name}.d.ts declares exactly what ${name}.js exports`, async () => {
     const declared = [...read(`${name}.d.ts`).matchAll(/^export (?:function|class|const) (\w+)/gm)].map(
       ([, found]) => found,
@@ -26,7 +27,10 @@ test('the package has the version of the proxy and ships what it exports', () =>
     readFileSync(new URL('../version.py', home), 'utf8'),
     new RegExp(`"${pkg.version.replaceAll('.', '\\.')}"`),
   )
-  const targets = Object.values(pkg.exports).flatMap(Object.values)
-  for (const target of targets) assert.ok(pkg.files.includes(target.slice(2)), target)
-  for (const file of pkg.files) assert.ok(existsSync(new URL(file, home)), file)
+  const output = execFileSync('npm', ['pack', '--dry-run', '--json'], { cwd: home, encoding: 'utf8' })
+  const packed = Object.values(JSON.parse(output))[0].files.map(({ path }) => path)
+  const modules = readdirSync(home).filter((file) => /\.(js|ts)$/.test(file))
+  assert.deepEqual(packed.sort(), [...modules, 'package.json'].sort())
+  for (const target of Object.values(pkg.exports).flatMap(Object.values))
+    assert.ok(packed.includes(target.slice(2)), target)
 })

@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { EventStreamParser } from '../../../proxy/static/client.js'
-import { FakeStream, cut, drop, gate, hang, readAll, refuse } from '../kit/fake-proxy.js'
-import { perTest, post, turn, UPSTREAM } from '../kit/harness.js'
+import { cut, drop, FakeStream, hang, readAll, refuse } from '../kit/fake-proxy.js'
+import { perTest, post, UPSTREAM } from '../kit/harness.js'
+import { settled, until } from '../kit/waiting.js'
 
 const t = perTest()
 const BINARY = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte))
@@ -161,9 +162,12 @@ for (const onLine of [true, false])
     t.proxy.makeStream = () => stream
     const text = (await t.fetch()(UPSTREAM, post())).text()
     await t.proxy.arrived('GET', 1)
-    t.proxy.next('GET', (...args) => ((slept += 86_400_000), drop(...args)))
+    t.proxy.next('GET', (...args) => {
+      slept += 86_400_000
+      drop(...args)
+    })
     slept += 86_400_000
-    t.proxy.server.closeAllConnections()
+    t.proxy.peer.cut()
     stream.append('whole').close()
     assert.equal(await text, 'whole')
   })
@@ -222,7 +226,7 @@ test('a signal ends the reading at once, also while nothing is being read, and t
     controller.abort()
     await assert.rejects(pending ?? reader.read(), { name: 'AbortError' })
     const request = t.proxy.requests.at(-1)
-    while (!request.gone) await turn()
+    await until(() => request.gone)
   }
   assert.equal(t.proxy.count('PATCH'), 0)
 })
@@ -259,10 +263,10 @@ test('cancelling the body ends the reading, rejects nothing and leaves the strea
     await reader.cancel('enough')
     if (pending) assert.equal((await pending).done, true)
     const request = t.proxy.requests.at(-1)
-    if (reads) while (!request.gone) await turn()
+    if (reads) await until(() => request.gone)
     assert.ok(fetch.stored(`r${reads}`))
   }
-  await turn() // an unhandled rejection would fail this file
+  await settled() // an unhandled rejection would fail this file
   assert.equal(t.proxy.count('PATCH'), 0)
 })
 

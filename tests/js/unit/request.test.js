@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { gzipSync } from 'node:zlib'
-import { drop, FakeStream, gate, after, hang, readAll, refuse } from '../kit/fake-proxy.js'
-import { perTest, post, turn, UPSTREAM } from '../kit/harness.js'
+import { after, drop, FakeStream, hang, readAll, refuse } from '../kit/fake-proxy.js'
+import { perTest, post, UPSTREAM } from '../kit/harness.js'
+import { gate, settled, until } from '../kit/waiting.js'
 
 const t = perTest()
 
@@ -191,7 +192,7 @@ test('a signal that fires before the 201 ends the request', async () => {
   const request = await t.proxy.arrived('POST')
   controller.abort()
   await assert.rejects(response, { name: 'AbortError' })
-  while (!request.gone) await turn()
+  await until(() => request.gone)
 })
 
 test('a compressed answer is unpacked', async () => {
@@ -210,7 +211,7 @@ test('an answer without content has no body and leaves nothing stored', async ()
 
 test('an absolute Location is followed, on whatever host it is', async () => {
   const stream = t.proxy.add(new FakeStream().append('elsewhere').close())
-  const absolute = `http://localhost:${t.proxy.server.address().port}${stream.url}`
+  const absolute = `http://localhost:${new URL(t.proxy.origin).port}${stream.url}`
   t.proxy.next('POST', (_, response) => response.writeHead(201, { Location: absolute }).end())
   const response = await t.fetch()(UPSTREAM, post())
   assert.equal(response.streamUrl, absolute)
@@ -225,7 +226,7 @@ test('nothing of the answer is asked for before somebody reads it', async () => 
   const waiting = gate()
   t.proxy.next('GET', after(waiting))
   const response = await t.fetch()(UPSTREAM, post())
-  await turn()
+  await settled()
   assert.equal(t.proxy.count('GET'), 0)
   waiting.open()
   assert.equal((await readAll(response)).toString(), 'hello world')

@@ -15,6 +15,10 @@ export const options = {
 export function View({ messages, status, error, actions }) {
   const [prompt, setPrompt] = useState('')
   const { send, ...others } = actions
+  function ask() {
+    send(prompt)
+    setPrompt('')
+  }
   return (
     <>
       {messages.map(({ id, role, text }) => (
@@ -23,11 +27,11 @@ export function View({ messages, status, error, actions }) {
       <p id="status">{status}</p>
       <p id="error">{error?.message}</p>
       <input id="prompt" value={prompt} onChange={(event) => setPrompt(event.target.value)} />
-      <button id="send" onClick={() => (send(prompt), setPrompt(''))}>
+      <button type="button" id="send" onClick={ask}>
         send
       </button>
       {Object.entries(others).map(([name, action]) => (
-        <button id={name} key={name} onClick={() => action()}>
+        <button type="button" id={name} key={name} onClick={() => action()}>
           {name}
         </button>
       ))}
@@ -42,10 +46,10 @@ export function mount(Chat) {
     return (
       <>
         {isThere && <Chat />}
-        <button id="unmount" onClick={() => setIsThere(false)}>
+        <button type="button" id="unmount" onClick={() => setIsThere(false)}>
           unmount
         </button>
-        <button id="mount" onClick={() => setIsThere(true)}>
+        <button type="button" id="mount" onClick={() => setIsThere(true)}>
           mount
         </button>
       </>

@@ -1,6 +1,6 @@
+import { Chat } from 'docs:tanstack.jsx'
 import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
-import { Chat } from 'docs:tanstack.jsx'
 
 createRoot(document.getElementById('root')).render(
   <StrictMode>

@@ -1,9 +1,9 @@
 /** `useChat` of TanStack AI over the durable adapter. */
 import { localStoragePersistence } from '@tanstack/ai-client'
 import { useChat } from '@tanstack/ai-react'
+import { createDurableAdapter } from 'durable-streams-proxy-client/tanstack'
 import { useEffect } from 'react'
-import { createDurableAdapter } from 'durable-streams-proxy-client/transports'
-import { View, config, mount, options, params } from './chat.jsx'
+import { config, mount, options, params, View } from './chat.jsx'
 
 const adapter = createDurableAdapter(config.api, {
   ...options,

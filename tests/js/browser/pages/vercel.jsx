@@ -1,8 +1,8 @@
 /** `useChat` of the Vercel AI SDK over the durable transport. */
 import { useChat } from '@ai-sdk/react'
+import { createDurableChatTransport } from 'durable-streams-proxy-client/vercel'
 import { useEffect, useState } from 'react'
-import { createDurableChatTransport } from 'durable-streams-proxy-client/transports'
-import { View, config, mount, options, params } from './chat.jsx'
+import { config, mount, options, params, View } from './chat.jsx'
 
 const id = params.get('id') ?? 'chat-1'
 const transport = createDurableChatTransport({
