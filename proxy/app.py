@@ -36,8 +36,8 @@ from proxy.relay.recovery import Recovery, RecoverySettings
 from proxy.relay.transfers import Transfers, TransferSettings
 from proxy.relay.upstream import Upstream, UpstreamSettings
 from proxy.store import Store, lock_data_directory
-from proxy.store.lock import DirectoryInUse
-from proxy.store.sqlite import ForeignDatabase, UnsafeSqlite
+from proxy.store.sqlite.lock import DirectoryInUse
+from proxy.store.sqlite.schema import ForeignDatabase, UnsafeSqlite
 from proxy.streams.client import Endpoint, Storage
 from proxy.streams.producer import RetryPolicy
 from proxy.wire.events import HeadLimits

@@ -34,7 +34,7 @@ SECTIONS = {
     "store": "store_max_bytes",
 }
 
-_TABLE = re.compile(r"(<!-- (settings|modules): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- (settings|modules): ([\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def with_tables(page: str) -> str:
@@ -43,8 +43,10 @@ def with_tables(page: str) -> str:
 
 
 def modules(folder: str) -> list[Path]:
-    """The modules of a folder of the package ("proxy" for those at its top), in order."""
-    path = ROOT / "proxy" if folder == "proxy" else ROOT / "proxy" / folder
+    """The modules of a folder of the package ("proxy" for those at its top, a dot before a folder inside), in order."""
+    path = ROOT / "proxy"
+    if folder != "proxy":
+        path = path.joinpath(*folder.split("."))
     return sorted(each for each in path.glob("*.py") if each.name != "__init__.py")
 
 

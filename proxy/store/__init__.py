@@ -3,11 +3,11 @@
 A reader starts with `service`, goes on to `engine` and `rules`, and finds the disk in `writer`, `writing`, `reading`.
 """
 
-from proxy.store.lock import DirectoryInUse, lock_data_directory
+from proxy.store.protocol.tokens import with_tokens
 from proxy.store.settings import StoreSettings
-from proxy.store.sqlite import ForeignDatabase, UnsafeSqlite
+from proxy.store.sqlite.lock import DirectoryInUse, lock_data_directory
+from proxy.store.sqlite.schema import ForeignDatabase, UnsafeSqlite
 from proxy.store.store import Store, open_store
-from proxy.store.tokens import with_tokens
 
 __all__ = [
     "DirectoryInUse",

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from proxy.http.message import Handler
-from proxy.store.engine import Engine
-from proxy.store.service import Service
+from proxy.store.protocol.service import Service
 from proxy.store.settings import StoreSettings
+from proxy.store.sqlite.engine import Engine
 
 __all__ = ["Store", "open_store"]
 

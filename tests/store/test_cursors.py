@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.store.cursors import next_cursor
+from proxy.store.protocol.cursors import next_cursor
 
 NOW = 1_800_000_000.0
 

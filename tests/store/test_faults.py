@@ -12,8 +12,8 @@ import pytest
 
 from proxy.http.body import BodyError, read_all
 from proxy.store import Store
-from proxy.store.writer import Batch
-from proxy.store.writing import Value, Write
+from proxy.store.sqlite.writer import Batch
+from proxy.store.sqlite.writing import Value, Write
 from tests.kit.calls import Client
 from tests.kit.store_settings import store_settings
 from tests.kit.waiting import until
@@ -189,8 +189,8 @@ async def test_a_database_that_cannot_be_read_is_told(tmp_path: Path, monkeypatc
 
     async with opened(tmp_path, store_settings(tail_bytes=0)) as (_, client):
         await client.put("/s", b"x")
-        monkeypatch.setattr("proxy.store.reading.Reader.pieces", fail)
-        monkeypatch.setattr("proxy.store.reading.Reader.load", fail)
+        monkeypatch.setattr("proxy.store.sqlite.reading.Reader.pieces", fail)
+        monkeypatch.setattr("proxy.store.sqlite.reading.Reader.load", fail)
         assert (await client.get("/s")).status == 503
         assert (await client.get("/unknown")).status == 503
 

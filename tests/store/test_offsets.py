@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.store.offsets import format_offset, parse_offset
+from proxy.store.protocol.offsets import format_offset, parse_offset
 
 POSITIONS = st.integers(0, 10**32 - 1)
 

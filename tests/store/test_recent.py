@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.store.recent import RecentPieces
+from proxy.store.sqlite.recent import RecentPieces
 from proxy.store.state import Spec, Stream
 
 

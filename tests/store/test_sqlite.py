@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from proxy.store import DirectoryInUse, ForeignDatabase, UnsafeSqlite, lock_data_directory
-from proxy.store.sqlite import MIGRATIONS, open_for_reading, open_for_writing
+from proxy.store.sqlite.schema import MIGRATIONS, open_for_reading, open_for_writing
 
 
 @pytest.fixture

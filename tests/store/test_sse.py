@@ -6,8 +6,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.store.json_mode import flatten
-from proxy.store.sse import Encoding, control_event, data_event, encoding_of, whole_characters
+from proxy.store.protocol.json_mode import flatten
+from proxy.store.protocol.sse import Encoding, control_event, data_event, encoding_of, whole_characters
 
 
 def parse(stream: bytes) -> list[tuple[str, str]]:

@@ -5,9 +5,9 @@ A fork copies nothing: positions up to where it branches off are read from its s
 
 from dataclasses import dataclass, replace
 
-from proxy.store.json_mode import InvalidJson, prefix_length
 from proxy.store.outcomes import Verdict
-from proxy.store.reading import Reader
+from proxy.store.protocol.json_mode import InvalidJson, prefix_length
+from proxy.store.sqlite.reading import Reader
 from proxy.store.state import Fork, Segment, Spec, Stream, media_type
 
 __all__ = ["Branch", "inherited", "inherited_spec", "refusal"]

@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from proxy.http.body import Body
-from proxy.store.json_mode import flatten, split_values
+from proxy.store.protocol.json_mode import flatten, split_values
 from proxy.wire.events import Buffer
 
 __all__ = ["Intake", "Overloaded", "TooLong"]

@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 
 import apsw
 
-from proxy.store.sqlite import open_for_reading
+from proxy.store.sqlite.schema import open_for_reading
 from proxy.store.state import Fork, Segment, Spec, Stream
 
 __all__ = ["Piece", "Reader", "Readers", "Unreadable"]

@@ -8,18 +8,18 @@ import logging
 
 from proxy.http.body import EMPTY, BytesBody
 from proxy.http.message import Request, Response
-from proxy.store.cursors import next_cursor
-from proxy.store.engine import Engine
-from proxy.store.intake import Intake, Overloaded, TooLong
-from proxy.store.json_mode import InvalidJson, as_array
-from proxy.store.live import LiveBody, LiveLimits
-from proxy.store.offsets import format_offset
 from proxy.store.outcomes import Outcome, Verdict
-from proxy.store.reading import Unreadable
-from proxy.store.requests import BadRequest, Fields, Live, Query, parse_append, parse_query, parse_spec
+from proxy.store.protocol.cursors import next_cursor
+from proxy.store.protocol.intake import Intake, Overloaded, TooLong
+from proxy.store.protocol.json_mode import InvalidJson, as_array
+from proxy.store.protocol.live import LiveBody, LiveLimits
+from proxy.store.protocol.offsets import format_offset
+from proxy.store.protocol.requests import BadRequest, Fields, Live, Query, parse_append, parse_query, parse_spec
+from proxy.store.protocol.snapshot import SnapshotBody
+from proxy.store.protocol.sse import Encoding, encoding_of
 from proxy.store.settings import StoreSettings
-from proxy.store.snapshot import SnapshotBody
-from proxy.store.sse import Encoding, encoding_of
+from proxy.store.sqlite.engine import Engine
+from proxy.store.sqlite.reading import Unreadable
 from proxy.store.state import Append, Stream, Watch
 from proxy.wire.headers import Field, Headers
 

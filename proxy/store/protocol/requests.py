@@ -8,7 +8,7 @@ from enum import Enum
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
-from proxy.store.offsets import parse_offset
+from proxy.store.protocol.offsets import parse_offset
 from proxy.store.state import DEFAULT_TYPE, Append, Fork, Producer, Spec, media_type
 
 __all__ = ["BadRequest", "Fields", "Live", "Query", "parse_append", "parse_query", "parse_spec"]

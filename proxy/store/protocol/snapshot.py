@@ -3,8 +3,8 @@
 import logging
 
 from proxy.http.body import Cut, PulledBody
-from proxy.store.engine import Engine
-from proxy.store.reading import Piece, Unreadable
+from proxy.store.sqlite.engine import Engine
+from proxy.store.sqlite.reading import Piece, Unreadable
 from proxy.store.state import Stream
 from proxy.wire.events import Buffer
 

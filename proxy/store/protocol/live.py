@@ -8,11 +8,9 @@ import logging
 from dataclasses import dataclass
 
 from proxy.http.body import Cut, PulledBody
-from proxy.store.cursors import next_cursor
-from proxy.store.engine import Engine
-from proxy.store.offsets import format_offset
-from proxy.store.reading import Unreadable
-from proxy.store.sse import (
+from proxy.store.protocol.cursors import next_cursor
+from proxy.store.protocol.offsets import format_offset
+from proxy.store.protocol.sse import (
     KEEP_ALIVE,
     LONGEST_CHARACTER,
     Encoding,
@@ -21,6 +19,8 @@ from proxy.store.sse import (
     encoding_of,
     whole_characters,
 )
+from proxy.store.sqlite.engine import Engine
+from proxy.store.sqlite.reading import Unreadable
 from proxy.store.state import Stream, Watch
 from proxy.wire.events import Buffer
 

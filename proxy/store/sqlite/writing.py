@@ -11,7 +11,7 @@ from typing import cast
 import apsw
 
 from proxy.store.outcomes import Outcome, Verdict
-from proxy.store.sqlite import open_for_writing
+from proxy.store.sqlite.schema import open_for_writing
 from proxy.store.state import Stream
 
 __all__ = ["Database", "Value", "Write"]

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from proxy.http.body import BytesBody
 from proxy.http.message import Handler, Request, Response
-from proxy.store.service import BASE_FIELDS
+from proxy.store.protocol.service import BASE_FIELDS
 
 __all__ = ["with_tokens"]
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import apsw
 
 from proxy.base.tasks import Tasks
-from proxy.store import forks
 from proxy.store.outcomes import Outcome, Verdict
-from proxy.store.reading import Piece, Readers, Unreadable
-from proxy.store.recent import RecentPieces
 from proxy.store.rules import is_same, judge
 from proxy.store.settings import StoreSettings
+from proxy.store.sqlite import forks
+from proxy.store.sqlite.reading import Piece, Readers, Unreadable
+from proxy.store.sqlite.recent import RecentPieces
+from proxy.store.sqlite.table import StreamTable
+from proxy.store.sqlite.writer import Batch, Writer, WriterSettings
+from proxy.store.sqlite.writing import Value, Write
 from proxy.store.state import DEFAULT_TYPE, JSON_TYPE, Append, Segment, Spec, Stream, Watch, media_type
-from proxy.store.table import StreamTable
-from proxy.store.writer import Batch, Writer, WriterSettings
-from proxy.store.writing import Value, Write
 
 __all__ = ["Engine"]
 

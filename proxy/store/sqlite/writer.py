@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.store.writing import Database, Write
+from proxy.store.sqlite.writing import Database, Write
 
 __all__ = ["Batch", "Writer", "WriterSettings"]
 

@@ -1,0 +1,1 @@
+"""The Durable Streams base protocol as a Handler, above the engine: requests, answers, live reads, JSON mode."""
