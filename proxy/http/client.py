@@ -4,7 +4,6 @@ Owns framing and the deadline of the response's head; which connection is used w
 """
 
 import asyncio
-import select
 from collections.abc import Iterator
 from itertools import chain
 from typing import Protocol
@@ -186,7 +185,7 @@ class ClientConnection(Connection):
         return answer
 
     def _release(self) -> None:
-        is_sent = self._sending is None and self._outgoing is None and not self.transport.get_write_buffer_size()
+        is_sent = self._sending is None and self._outgoing is None and not self.has_unsent
         if is_sent and not self._is_spent and self.is_free:
             if self.is_reading_paused:
                 self.resume()
@@ -236,14 +235,6 @@ class ClientConnection(Connection):
     def is_free(self) -> bool:
         """Whether an exchange may begin, as far as is known without asking the socket."""
         return self._codec.reusable and not self.is_closing
-
-    def is_quiet(self) -> bool:
-        """Whether an idle connection has nothing to read: an unread FIN or stray bytes make it useless."""
-        if self.transport.is_closing():  # over TLS the loss of a socket is told a turn of the loop later
-            return False
-        poller = select.poll()
-        poller.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poller.poll(0)
 
 
 def _pieces(parts: tuple[Buffer, ...], size: int) -> Iterator[Buffer]:

@@ -200,10 +200,9 @@ class _ServerConnection(Connection):
 
     # What the socket tells
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def opened(self) -> None:
         """A client connected: it must say something soon."""
-        super().connection_made(transport)
-        self.transport.set_write_buffer_limits(high=self._limits.write_high_water)
+        self.set_high_water(self._limits.write_high_water)
         self._server.connections.add(self)
         self._expire_in(self._limits.head_timeout)
 
@@ -435,17 +434,16 @@ class _ServerConnection(Connection):
         """Half-close and ignore what still comes, so that the client reads the answer and not a reset."""
         if self.is_closing:
             return
-        if self._has_eof or not self.transport.can_write_eof():
+        if self._has_eof or not self.half_close():
             self._close()
             return
         self._phase = _Phase.LINGER
         self._pipe = None
         self.resume()
-        self.transport.write_eof()
         now = self._loop.time()
         self._linger_end = now + self._limits.body_timeout
         self.deadline = now + self._limits.linger_timeout
-        if self.transport.get_write_buffer_size():
+        if self.has_unsent:
             self._watch_sending()
 
     def _ignore(self, count: int) -> None:
@@ -453,7 +451,7 @@ class _ServerConnection(Connection):
         self._ignorable -= count
         if self._ignorable < 0:
             self.cut()
-        elif not self.transport.get_write_buffer_size():
+        elif not self.has_unsent:
             self._expire_in(self._limits.linger_timeout)
             self.deadline = min(self.deadline, self._linger_end)
 
@@ -470,7 +468,7 @@ class _ServerConnection(Connection):
 
     def finish(self) -> None:
         """Close at once, but for what is left to send."""
-        if self.transport.get_write_buffer_size():
+        if self.has_unsent:
             self._close()
         else:
             self.cut()
@@ -493,7 +491,7 @@ class _ServerConnection(Connection):
             self._expect_body()  # we did not let it in
         elif self._phase in (_Phase.HEAD, _Phase.REQUEST):
             self._refused(Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time"))
-        elif self.transport.get_write_buffer_size() and self.unsent < self._unsent:
+        elif self.has_unsent and self.unsent < self._unsent:
             self._watch_sending()  # the reader is slow but takes something
         else:
             self.cut()

@@ -1,6 +1,7 @@
 """One socket under asyncio's protocol interface. Owns flow control in both directions; knows no HTTP.
 
-Subclasses say what received bytes mean (`data_received`) and what a lost peer means (`lost`).
+Subclasses say what an open socket (`opened`), received bytes (`data_received`) and a lost socket (`lost`) mean. The
+transport stays in here: what the rooms above want of it is a method.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import socket
 import ssl
 import struct
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import cast
@@ -23,24 +25,28 @@ from proxy.wire.events import Buffer
 
 __all__ = ["Connection"]
 
-_PEER_LEFT = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR are always told
+_PEER_LEFT = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR are always reported
 
 # In these versions the writelines of asyncio's own socket transport never calls pause_writing (CVE-2024-12254).
 _WRITELINES_NEVER_PAUSES = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
 
 
 class Connection(asyncio.Protocol):
-    """A connected socket. `write` never blocks; `drained` waits until the peer takes what was written."""
+    """A connected socket. `write` never blocks; `drained` waits until the peer takes what was written.
+
+    `is_closing`: closed or cut, by us or by the peer; nothing more is sent. `is_lost`: the socket is gone.
+    `is_write_paused`: more than the high-water mark is unsent. `is_reading_paused`: `pause` was called.
+    """
 
     transport: asyncio.Transport
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call each time
         self.is_lost = False
-        self.is_closing = False  # closed or cut: by us, or by the peer as far as we were told
-        self._writable: asyncio.Future[None] | None = None
+        self.is_closing = False
         self.is_write_paused = False
         self.is_reading_paused = False
+        self._writers: deque[asyncio.Future[None]] = deque()  # waiting in `drained`; only the first may be woken
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport (asyncio calls this once)."""
@@ -48,6 +54,10 @@ class Connection(asyncio.Protocol):
         self._writelines: Callable[[Iterable[Buffer]], None] = self.transport.writelines
         if _WRITELINES_NEVER_PAUSES and type(transport).__module__.startswith("asyncio."):
             self._writelines = self._writelines_then_look
+        self.opened()
+
+    def opened(self) -> None:
+        """Called once when the socket is there, before anything is received."""
 
     def _writelines_then_look(self, buffers: Iterable[Buffer]) -> None:
         """Write, then have the transport compare its buffer with its marks: setting the marks does that."""
@@ -59,16 +69,16 @@ class Connection(asyncio.Protocol):
         """Bytes came from the peer, never none."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone: wake a waiting writer and tell the subclass, once."""
+        """The socket is gone: wake every waiting writer, then call `lost`, once."""
         if self.is_lost:
             return
         self.is_lost = self.is_closing = True
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
+        for writer in self._writers:
+            _wake(writer)
         self.lost()
 
     def abandoned(self) -> None:
-        """Whoever opened it was cancelled at the last moment: uvloop then closes the socket and tells nobody."""
+        """Call `lost` after a cancelled connect or accept: uvloop then closes the socket without a callback."""
         if hasattr(self, "transport"):
             self.connection_lost(None)
 
@@ -82,8 +92,15 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The send buffer is under its low-water mark."""
         self.is_write_paused = False
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
+        self._wake_first_writer()
+
+    def _wake_first_writer(self) -> None:
+        if self._writers and not self.is_write_paused:
+            _wake(self._writers[0])
+
+    def set_high_water(self, count: int) -> None:
+        """Pause writers while more than `count` bytes are unsent."""
+        self.transport.set_write_buffer_limits(high=count)
 
     def write(self, buffers: Iterable[Buffer]) -> None:
         """Queue buffers for sending, by reference: they leave as one vectored write. Dropped once it is closing."""
@@ -91,21 +108,32 @@ class Connection(asyncio.Protocol):
             self._writelines(buffers)
 
     async def drained(self) -> None:
-        """Return when more may be written, at once if nothing is in the way. Raises ConnectionResetError."""
-        if self.is_write_paused and not self.is_lost:
-            self._writable = self._loop.create_future()
+        """Return when more may be written, at once if nothing is in the way. Raises ConnectionResetError.
+
+        Any number of writers may wait. They go on in the order in which they came, one in each turn of the loop: the
+        one before has then written, and the buffer may be full again, so the rest waits on. A cancelled call gives
+        its turn to the next.
+        """
+        if (self.is_write_paused or self._writers) and not self.is_lost:
+            writer = self._loop.create_future()
+            self._writers.append(writer)
             try:
-                await self._writable
+                await writer
+                while self.is_write_paused and not self.is_lost:  # paused again before this writer's turn came
+                    self._writers[0] = writer = self._loop.create_future()
+                    await writer
             finally:
-                self._writable = None
+                self._writers.remove(writer)
+                if self._writers:
+                    self._loop.call_soon(self._wake_first_writer)
         if self.is_lost:
             raise ConnectionResetError("the connection was lost")
 
     def is_end_said(self) -> bool:
-        """Whether the end of input, just told, is the peer's own word.
+        """Whether the end of input (`eof_received` is running) is the peer's own word.
 
-        Over TLS a FIN may be anybody's; the peer sends an alert before it (RFC 8446 section 6.1). uvloop tells no end
-        of input without one, asyncio's own loop does.
+        Over TLS anybody can forge a FIN; the peer sends an alert before it (RFC 8446 section 6.1). uvloop reports no
+        end of input without the alert, asyncio's own loop does.
         """
         tls = self.transport.get_extra_info("ssl_object")
         try:
@@ -114,21 +142,35 @@ class Connection(asyncio.Protocol):
             return False
 
     def has_peer_left(self) -> bool:
-        """Whether a FIN or RST has come, also behind bytes that are not read: a paused socket tells of neither.
+        """Whether a FIN or RST has come, even behind unread bytes: while reading is paused, the loop reports neither.
 
         Known on Linux only.
         """
-        if self.transport.is_closing():
-            return True
+        return self.transport.is_closing() or self._polls(_PEER_LEFT)
+
+    def is_quiet(self) -> bool:
+        """Whether the connection is open and its socket has nothing to read: no byte, no FIN, no RST.
+
+        A system call. It sees what the loop has not reported yet.
+        """
+        # Over TLS the loop reports the loss of a socket one turn after it has closed the transport.
+        return not self.transport.is_closing() and not self._polls(select.POLLIN)
+
+    def _polls(self, events: int) -> bool:
         poller = select.poll()
-        poller.register(self.transport.get_extra_info("socket").fileno(), _PEER_LEFT)
+        poller.register(self.transport.get_extra_info("socket").fileno(), events)
         return bool(poller.poll(0))
 
     @property
-    def unsent(self) -> int:
-        """Bytes written that the peer has not acknowledged: ours, and the system's where it tells them.
+    def has_unsent(self) -> bool:
+        """Whether bytes that were written wait in this process; those in the system's buffers do not count."""
+        return self.transport.get_write_buffer_size() > 0
 
-        The system's may be megabytes, which a slow peer takes while ours stand still.
+    @property
+    def unsent(self) -> int:
+        """Bytes written that the peer has not acknowledged: in this process, and in the system's buffers on Unix.
+
+        The system's may be megabytes, which a slow peer takes while this process's buffer does not shrink.
         """
         ours = self.transport.get_write_buffer_size()
         if fcntl is None or self.transport.is_closing():
@@ -140,7 +182,7 @@ class Connection(asyncio.Protocol):
             return ours
 
     def pause(self) -> None:
-        """Stop reading from the socket: the peer feels it."""
+        """Stop reading from the socket, so that the peer has to stop sending."""
         if not self.is_reading_paused and not self.transport.is_closing():
             self.is_reading_paused = True
             self.transport.pause_reading()
@@ -150,6 +192,13 @@ class Connection(asyncio.Protocol):
         if self.is_reading_paused and not self.transport.is_closing():
             self.is_reading_paused = False
             self.transport.resume_reading()
+
+    def half_close(self) -> bool:
+        """Send what is queued, then FIN, and go on receiving. False, and nothing is done, over TLS: it has no FIN."""
+        if not self.transport.can_write_eof():
+            return False
+        self.transport.write_eof()
+        return True
 
     def close(self) -> None:
         """Send what is queued, then close."""
@@ -162,7 +211,7 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     def reset(self) -> None:
-        """Close at once by RST, so that the peer cannot take what it has for all."""
+        """Close at once by RST, so that the peer cannot take what it has received for the whole."""
         if not self.transport.is_closing():
             linger_for_no_time = struct.pack("ii", 1, 0)
             with suppress(OSError):  # a Unix socket knows no RST
@@ -170,3 +219,8 @@ class Connection(asyncio.Protocol):
                     socket.SOL_SOCKET, socket.SO_LINGER, linger_for_no_time
                 )
             self.cut()
+
+
+def _wake(writer: "asyncio.Future[None]") -> None:
+    if not writer.done():
+        writer.set_result(None)
