@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from proxy.client.create import create_durable_fetch
+from proxy.client._sync.create import create_durable_fetch
+from proxy.client._sync.fetch import DurableFetch
+from proxy.client._sync.response import DurableResponse
 from proxy.client.errors import DurableError, Fault, IncompleteStream, NetworkError, ProxyError
-from proxy.client.fetch import DurableFetch, DurableResponse
 from proxy.client.storage import FileStorage
 
 __all__ = ["add_arguments", "main"]

@@ -3,14 +3,16 @@
 import random
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Literal
 
 __all__ = [
-    "ABANDONED_SECONDS", "ERROR_BODY_BYTES", "ERROR_BODY_SECONDS", "EVENT_BYTES", "LEAST_SECONDS", "LOST_ATTEMPTS",
-    "MAX_CONNECTIONS", "MAX_IDLE_CONNECTIONS", "MEMORY_ENTRIES", "SILENCE_SECONDS", "TAIL_BYTES", "TRANSIENT_STATUSES",
-    "Backoff", "Live", "OnClose", "Retry", "Timeouts",
+    "ABANDONED_SECONDS", "DEFAULT_PREFIX", "ERROR_BODY_BYTES", "ERROR_BODY_SECONDS", "EVENT_BYTES", "LEAST_SECONDS",
+    "LOST_ATTEMPTS", "MAX_CONNECTIONS", "MAX_IDLE_CONNECTIONS", "MEMORY_ENTRIES", "SILENCE_SECONDS", "TAIL_BYTES",
+    "TRANSIENT_STATUSES", "Backoff", "Live", "OnClose", "OnCloseName", "Retry", "Timeouts",
 ]  # fmt: skip
 
 ABANDONED_SECONDS = 30 * 86400.0  # a file that nobody touched for so long; streams live for a day by default
+DEFAULT_PREFIX = "durable-streams:"  # of keys in a storage that other things may share
 ERROR_BODY_BYTES = 1 << 20  # of an error answer; the proxy passes on at most 64 KiB, another server may send more
 ERROR_BODY_SECONDS = 10.0  # for all of it; the proxy itself gives an upstream's error body 5 s
 EVENT_BYTES = 32 << 20  # one server-sent event; a stream with larger ones is read by long-poll, which holds none
@@ -47,6 +49,9 @@ class OnClose(Enum):
     AUTO = "auto"  # abort, unless a request id lets somebody resume it
     ABORT = "abort"
     DETACH = "detach"
+
+
+OnCloseName = Literal["auto", "abort", "detach"]
 
 
 @dataclass(frozen=True, slots=True)

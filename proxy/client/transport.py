@@ -1,33 +1,29 @@
-"""What the durable transports of httpx and httpx2 share: their requests as upstream requests, our errors as theirs.
+"""What durable transports share: a library's request as an upstream request, our errors as the library's.
 
-A response, a stream and an exception must be of the very library whose client asked: `proxy.client.httpx` and
-`proxy.client.httpx2` each bind this to one. An error of the proxy becomes a response that no SDK retries, and says
-whose error it is; an upstream's becomes the response that it was.
+A response, a stream and an exception must come from the library whose client asked, so `proxy.client.httpx` and
+`proxy.client.httpx2` each bind this to one. An upstream's error stays the response that it was.
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from types import ModuleType
 from typing import Any, ClassVar
 
 from proxy.client.access import Authorization, Place
-from proxy.client.aio import AsyncDurableFetch, AsyncDurableResponse
 from proxy.client.context import REQUEST_ID_HEADER, current_request_id
-from proxy.client.create import DEFAULT_PREFIX, OnCloseName
 from proxy.client.creating import UpstreamRequest
 from proxy.client.errors import DurableError, NetworkError, ProxyError
-from proxy.client.fetch import DurableFetch, DurableResponse
-from proxy.client.options import OnClose, Retry, Timeouts
+from proxy.client.options import DEFAULT_PREFIX, OnClose, OnCloseName, Retry, Timeouts
+from proxy.client.responses import ResponseHead
 from proxy.client.session import Settings
 from proxy.client.storage import MemoryStorage, Storage
 from proxy.client.upstream import bare_url
 
-__all__ = ["AsyncTransport", "SyncTransport"]
+__all__ = ["TransportOptions", "raised_as"]
 
-_RETRY_COUNT = "x-stainless-retry-count"  # how the openai and anthropic SDKs tell that they repeat a request
+_RETRY_COUNT = "x-stainless-retry-count"  # how the openai and anthropic SDKs say that they repeat a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +36,8 @@ class _Asking:
     attempt: int | None
 
 
-class _Options:
-    """What both kinds of transport are made of. The options mean what they do in `create_durable_fetch`."""
+class TransportOptions:
+    """The base of both kinds of transport. The options mean what they do in `create_durable_fetch`."""
 
     library: ClassVar[ModuleType]
 
@@ -62,10 +58,10 @@ class _Options:
             storage=MemoryStorage() if storage is None else storage,
             storage_prefix=storage_prefix,
             auto_resume=auto_resume,
-            resume_from="start",  # who reads from the middle does not parse
+            resume_from="start",  # an SDK parses the answer, and cannot begin in its middle
             on_close=OnClose(on_close),
             retry=retry or Retry(),
-            timeouts=Timeouts(),
+            timeouts=Timeouts(),  # each request carries its own
         )
         self._inner = transport
         self._prepare()
@@ -93,16 +89,17 @@ class _Options:
             None if count is None else int(count != "0"),
         )
 
-    def _response(self, response: DurableResponse | AsyncDurableResponse, stream: Any) -> Any:
-        """The library's response. Its extension `durable_response` is ours, for who wants to abort or see an offset."""
+    def _response(self, response: ResponseHead, stream: Any) -> Any:
+        """The library's response. Its extension `durable_response` is ours, to abort it or to see its offset."""
         return self.library.Response(
             response.status_code,
             headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.pairs],
-            stream=stream(response),
+            stream=stream,
             extensions={"http_version": b"HTTP/1.1", "durable_response": response},
         )
 
     def _refusal(self, error: ProxyError) -> Any:
+        """The library's response to a refusal by the proxy. No SDK retries it, and a header says whose error it is."""
         headers = [("Durable-Proxy-Error", error.code), ("X-Should-Retry", "false")]
         if error.retry_after is not None:
             headers.append(("Retry-After", f"{error.retry_after:g}"))
@@ -111,95 +108,12 @@ class _Options:
         return self.library.Response(error.status if error.status >= 400 else 502, headers=headers, content=body)
 
 
-class SyncTransport(_Options):
-    """The synchronous half: `relay` is `handle_request` of whichever library."""
-
-    def _prepare(self) -> None:
-        self.durable = DurableFetch(self._settings, self.library, self._inner)
-
-    def relay(self, request: Any) -> Any:
-        """The response to a library's request; its exceptions are the library's."""
-        asking = self._asking(request, request.read())
-        with _raised(self.library):
-            try:
-                response = self.durable.perform(
-                    asking.upstream, asking.request_id, asking.timeouts, attempt=asking.attempt
-                )
-            except ProxyError as error:
-                return self._refusal(error)
-        return self._response(response, _stream(self.library))
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.durable.close()
-
-
-class AsyncTransport(_Options):
-    """The asynchronous half: `relay` is `handle_async_request`."""
-
-    def _prepare(self) -> None:
-        self.durable = AsyncDurableFetch(self._settings, self.library, self._inner)
-
-    async def relay(self, request: Any) -> Any:
-        """The response to a library's request; its exceptions are the library's."""
-        asking = self._asking(request, await request.aread())
-        with _raised(self.library):
-            try:
-                response = await self.durable.perform(
-                    asking.upstream, asking.request_id, asking.timeouts, attempt=asking.attempt
-                )
-            except ProxyError as error:
-                return self._refusal(error)
-        return self._response(response, _async_stream(self.library))
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self.durable.aclose()
-
-
 @contextmanager
-def _raised(library: ModuleType) -> Iterator[None]:
-    """Our errors as the library's; ours is the cause, and tells outcome and code."""
+def raised_as(library: ModuleType) -> Iterator[None]:
+    """Raise our errors as the library's. Ours is the cause (`__cause__`), with its outcome or code."""
     try:
         yield
     except NetworkError as error:
         raise getattr(library, error.fault.value)(str(error)) from error
     except DurableError as error:
         raise library.RemoteProtocolError(str(error)) from error
-
-
-@cache
-def _stream(library: ModuleType) -> type:
-    base: Any = library.SyncByteStream
-
-    class DurableByteStream(base):  # type: ignore[misc]  # the base is known when the library is
-        def __init__(self, response: DurableResponse) -> None:
-            self._response = response
-
-        def __iter__(self) -> Iterator[bytes]:
-            with _raised(library):
-                yield from self._response.iter_raw()
-
-        def close(self) -> None:
-            self._response.close()
-
-    return DurableByteStream
-
-
-@cache
-def _async_stream(library: ModuleType) -> type:
-    base: Any = library.AsyncByteStream
-
-    class AsyncDurableByteStream(base):  # type: ignore[misc]  # the base is known when the library is
-        def __init__(self, response: AsyncDurableResponse) -> None:
-            self._response = response
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            with _raised(library):
-                async for piece in self._response.iter_raw():
-                    yield piece
-
-        async def aclose(self) -> None:
-            await self._response.aclose()
-
-    return AsyncDurableByteStream
