@@ -20,7 +20,7 @@ from proxy.http.body import EMPTY, Body, BodyError, BytesBody, Cut
 from proxy.http.message import Handler, Request, Response
 from proxy.http.pipe import Pipe, PipeLimits
 from proxy.net.connection import Connection
-from proxy.net.listen import Listener
+from proxy.net.listen import Listener, ServerTls
 from proxy.wire.events import Buffer, HeadLimits, PeerError, Received, RequestHead
 from proxy.wire.h1 import CONTINUE, LAST_CHUNK, ServerCodec, encode_chunk
 
@@ -80,14 +80,14 @@ class HttpServer:
         self._date_line = b""
         self._dated_at = 0
 
-    def serve(self, sockets: list[socket.socket]) -> None:
-        """Accept connections on `sockets` from now on."""
-        self._listeners.append(Listener(sockets, lambda: _ServerConnection(self), self._has_room))
+    def serve(self, sockets: list[socket.socket], tls: ServerTls | None = None) -> None:
+        """Accept connections on `sockets` from now on, over TLS or without."""
+        self._listeners.append(Listener(sockets, lambda: _ServerConnection(self), self._has_room, tls))
         if not len(self._sweeper):
             self._sweeper.start("sweep", self._sweep())
 
     def _has_room(self) -> bool:
-        return len(self.connections) < self.limits.connections
+        return len(self.connections) + sum(map(len, self._listeners)) < self.limits.connections
 
     def forget(self, connection: "_ServerConnection") -> None:
         """A connection is gone."""

@@ -1,24 +1,28 @@
-"""Listening sockets and the accept loop, which stops before file descriptors run out."""
+"""Listening sockets and the accept loop, which stops before file descriptors run out, and TLS for what it accepts."""
 
 import asyncio
 import errno
 import logging
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from proxy.base.tasks import Tasks
 from proxy.net.connection import Connection
 
-__all__ = ["Listener", "bind_tcp", "bind_unix", "close_listening", "descriptor_limit"]
+__all__ = ["Listener", "ServerTls", "bind_tcp", "bind_unix", "close_listening", "descriptor_limit"]
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_RETRY_SECONDS = 0.1  # after an accept that failed for want of descriptors or memory
+_RETRY_SECONDS = 0.1  # after an accept that failed because descriptors or memory ran out
+_REPORT_SECONDS = 60.0  # between two log lines about that
 
 
 def descriptor_limit() -> int:
@@ -106,19 +110,47 @@ def close_listening(listening: socket.socket) -> None:
     listening.close()
 
 
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """TLS on accepted sockets.
+
+    `context` is called for each of them, so that a new certificate needs no new listener. `handshake_timeout`:
+    seconds until an unfinished handshake is given up. `shutdown_timeout`: seconds for the peer's half of the closing
+    handshake.
+    """
+
+    context: Callable[[], ssl.SSLContext]
+    handshake_timeout: float
+    shutdown_timeout: float
+
+
 class Listener:
-    """Accepts connections on some sockets while `has_room` says so; `made_room` wakes it after it did not."""
+    """Accepts connections on some sockets while `has_room` returns True; `made_room` wakes it after it did not.
+
+    An accepted socket becomes a connection in a task of its own, so that a client that is silent in its TLS handshake
+    delays nobody else. `len` is the number of those tasks: `has_room` has to count them beside the connections.
+    """
 
     def __init__(
-        self, sockets: list[socket.socket], factory: Callable[[], Connection], has_room: Callable[[], bool]
+        self,
+        sockets: list[socket.socket],
+        factory: Callable[[], Connection],
+        has_room: Callable[[], bool],
+        tls: ServerTls | None = None,
     ) -> None:
         self.sockets = sockets
         self._factory = factory
         self._has_room = has_room
+        self._tls = tls
         self._room = asyncio.Event()
-        self._tasks = Tasks("listener")
+        self._shortage = _Shortage()
+        self._accepting = Tasks("listener")
+        self._opening = Tasks("listener")
         for listening in sockets:
-            self._tasks.start("accept", self._accept(listening))
+            self._accepting.start("accept", self._accept(listening))
+
+    def __len__(self) -> int:
+        return len(self._opening)
 
     def made_room(self) -> None:
         """A connection ended: go on accepting."""
@@ -126,37 +158,50 @@ class Listener:
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        is_failing = False  # which is said once, until an accept succeeds
         while True:
             await self._wait_for_room()
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:
                 if error.errno in _SHORTAGES:
-                    if not is_failing:
-                        logger.warning("cannot accept: %s", error.strerror)
-                    is_failing = True
+                    self._shortage.happened(error, loop.time())
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            is_failing = False
             try:
-                await self._wait_for_room()  # another of the sockets may have taken it
-                if accepted.family != socket.AF_UNIX:
-                    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await self._connect(accepted)
-            except OSError:  # the peer is gone already
-                accepted.close()
+                await self._wait_for_room()  # another of the sockets may have used it up
             except BaseException:
                 accepted.close()
                 raise
+            task = self._opening.start("open", self._open(accepted))
+            task.add_done_callback(partial(self._opened, accepted))
 
-    async def _connect(self, accepted: socket.socket) -> None:
+    async def _open(self, accepted: socket.socket) -> None:
+        """Make a connection of an accepted socket; it is closed when that fails."""
+        loop = asyncio.get_running_loop()
         connection = self._factory()
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
+            if accepted.family != socket.AF_UNIX:
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is None:
+                await loop.connect_accepted_socket(lambda: connection, accepted)
+            else:
+                await loop.connect_accepted_socket(
+                    lambda: connection,
+                    accepted,
+                    ssl=self._tls.context(),
+                    ssl_handshake_timeout=self._tls.handshake_timeout,
+                    ssl_shutdown_timeout=self._tls.shutdown_timeout,
+                )
+        except OSError:  # the peer is gone already, or its handshake failed
+            accepted.close()
         except asyncio.CancelledError:
             connection.abandoned()
             raise
+
+    def _opened(self, accepted: socket.socket, task: "asyncio.Task[None]") -> None:
+        if task.cancelled() or task.exception() is not None:  # perhaps before it began
+            accepted.close()
+        self._room.set()  # a socket that did not become a connection has left its place
 
     async def _wait_for_room(self) -> None:
         while not self._has_room():
@@ -164,7 +209,26 @@ class Listener:
             await self._room.wait()
 
     async def aclose(self) -> None:
-        """Stop accepting and close the sockets; accepted connections are not touched."""
-        await self._tasks.aclose()
+        """Stop accepting and close the sockets, unfinished handshakes too; connections are not touched."""
+        await self._accepting.aclose()
+        await self._opening.aclose()
         for listening in self.sockets:
             close_listening(listening)
+
+
+class _Shortage:
+    """Reports failed accepts: the first one at once, the others once a minute, with their number."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._next_report = 0.0
+
+    def happened(self, error: OSError, now: float) -> None:
+        """An accept failed at the loop's time `now`."""
+        self._count += 1
+        if now >= self._next_report:
+            logger.warning(
+                "cannot accept connections: %s (failures since the last report: %d)", error.strerror, self._count
+            )
+            self._count = 0
+            self._next_report = now + _REPORT_SECONDS

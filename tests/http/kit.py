@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from proxy.http.pipe import Budget, PipeLimits
 from proxy.http.pool import Pool, PoolLimits
 from proxy.http.server import HttpServer, ServerLimits
 from proxy.net.dial import Dialler, tls_context
+from proxy.net.listen import ServerTls
 from proxy.wire.events import HeadLimits
 from proxy.wire.headers import Headers
 from tests.kit.loop_peers import Answer, Peer
@@ -64,8 +66,8 @@ class Served:
         self.port = port
         self._peers: list[Peer] = []
 
-    async def connect(self, first: bytes = b"") -> Peer:
-        peer = Peer(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 22))
+    async def connect(self, first: bytes = b"", tls: ssl.SSLContext | None = None) -> Peer:
+        peer = Peer(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 22, ssl=tls))
         self._peers.append(peer)
         if first:
             peer.send(first)
@@ -87,12 +89,15 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    handler: Handler, refuse: Callable[[Refusal, bytes | None], Response] = refuse, **limits: object
+    handler: Handler,
+    refuse: Callable[[Refusal, bytes | None], Response] = refuse,
+    tls: ServerTls | None = None,
+    **limits: object,
 ) -> AsyncIterator[Served]:
     """A server of `handler`; at the end it must stop at once and leave nothing."""
     server = HttpServer(handler, refuse, server_limits(**limits))
     bound = listening()
-    server.serve([bound])
+    server.serve([bound], tls)
     served = Served(server, bound.getsockname()[1])
     try:
         yield served

@@ -3,17 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import pytest
 
 from proxy.base.errors import Code, Refusal
 from proxy.http.body import EMPTY, BodyError, BytesBody, Cut, read_all
 from proxy.http.message import Request, Response
+from proxy.net.listen import ServerTls
 from proxy.wire.events import Buffer
 from proxy.wire.headers import Headers
 from tests.http.kit import Served, echo, serving
 from tests.kit.bodies import fed_pipe
-from tests.kit.waiting import until
+from tests.kit.certificates import Certificates
+from tests.kit.waiting import LONG, SOON, until
 
 GET = b"GET /%s HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
@@ -306,6 +309,31 @@ async def test_no_continue_in_the_middle_of_a_response() -> None:
 async def test_another_expectation_is_refused(echoing: Served) -> None:
     answer = await echoing.ask(b"GET / HTTP/1.1\r\nHost: h\r\nExpect: miracles\r\n\r\n")
     assert answer.status == 417
+
+
+async def test_over_tls_requests_are_answered_while_other_clients_are_silent_in_their_handshakes(
+    tmp_path: Path,
+) -> None:
+    certificates = Certificates.make(tmp_path)
+    async with serving(echo, tls=ServerTls(lambda: certificates.server, LONG, SOON)) as served:
+        silent = [await served.connect() for _ in range(5)]
+        peer = await served.connect(GET % b"a" + POST % 4 + b"body", tls=certificates.client)
+        assert [(await peer.response()).body for _ in range(2)] == [b"/a ", b"/ body"]
+        assert len(served.server.connections) == 1
+        for each in silent:
+            each.close()
+
+
+async def test_unfinished_handshakes_have_places_as_connections_have(tmp_path: Path) -> None:
+    certificates = Certificates.make(tmp_path)
+    async with serving(echo, tls=ServerTls(lambda: certificates.server, LONG, SOON), connections=2) as served:
+        silent = [await served.connect() for _ in range(2)]
+        waiting = asyncio.ensure_future(served.connect(GET % b"a", tls=certificates.client))
+        done, _ = await asyncio.wait([waiting], timeout=0.05)  # for what must not happen
+        assert not done
+        silent[0].close()
+        assert (await (await waiting).response()).body == b"/a "
+        silent[1].close()
 
 
 # Responses that break off

@@ -3,15 +3,19 @@
 import asyncio
 import errno
 import socket
+import ssl
 import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from proxy.net import listen
 from proxy.net.connection import Connection
-from proxy.net.listen import Listener, bind_tcp, bind_unix
-from tests.kit.waiting import SOON, until
+from proxy.net.listen import Listener, ServerTls, bind_tcp, bind_unix
+from tests.kit.certificates import Certificates
+from tests.kit.waiting import LONG, SOON, until
 
 
 def test_localhost_is_both_loopback_addresses_on_one_port() -> None:
@@ -73,7 +77,7 @@ class Counted:
         self.listener: Listener | None = None
 
     def has_room(self) -> bool:
-        return len(self.open) < self.bound
+        return len(self.open) + (len(self.listener) if self.listener is not None else 0) < self.bound
 
     def factory(self) -> Connection:
         counted = self
@@ -150,33 +154,140 @@ async def test_listening_that_ends_while_a_client_connects_forgets_nobody(turns:
                 await asyncio.sleep(0.002)
 
 
-async def test_want_of_descriptors_is_said_once_until_an_accept_succeeds(
+async def test_a_shortage_of_descriptors_is_reported_once_a_minute_with_a_count(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    loop = asyncio.get_running_loop()
     calls = 0
 
     async def accept(_: socket.socket) -> tuple[socket.socket, None]:
+        """Fails thrice, succeeds once, fails on; the report is due again at the tenth call."""
         nonlocal calls
         calls += 1
         if calls == 4:
             return socket.socket(), None
-        if calls > 7:
+        if calls > 12:
             await asyncio.Event().wait()
+        if calls == 10:
+            now = loop.time()
+            monkeypatch.setattr(loop, "time", lambda: now + 61)
         raise OSError(errno.EMFILE, "too many open files")
 
     async def connect(*_: object) -> None:
         raise ConnectionResetError
 
     monkeypatch.setattr(listen, "_RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(asyncio.get_running_loop(), "sock_accept", accept)
-    monkeypatch.setattr(asyncio.get_running_loop(), "connect_accepted_socket", connect)
+    monkeypatch.setattr(loop, "sock_accept", accept)
+    monkeypatch.setattr(loop, "connect_accepted_socket", connect)
     counted = Counted(1)
     listener = Listener(bind_tcp("127.0.0.1", 0), counted.factory, lambda: True)
     for _ in range(50):
         await asyncio.sleep(0)
-    assert calls == 8
-    assert caplog.messages == ["cannot accept: too many open files"] * 2
+    assert calls == 13
+    reports = [record.getMessage() for record in caplog.records]
+    said = "cannot accept connections: too many open files (failures since the last report: {})"
+    assert reports == [said.format(1), said.format(8)]
     await listener.aclose()
+
+
+# TLS
+
+
+@asynccontextmanager
+async def tls_listening(
+    tmp_path: Path, bound: int = 100, handshake_timeout: float = LONG
+) -> AsyncIterator[tuple[Counted, tuple[str, int], ssl.SSLContext]]:
+    """A listener with TLS: what it accepted, where it listens, and a client's context."""
+    certificates = Certificates.make(tmp_path)
+    counted = Counted(bound)
+    sockets = bind_tcp("127.0.0.1", 0)
+    place = sockets[0].getsockname()
+    tls = ServerTls(lambda: certificates.server, handshake_timeout, shutdown_timeout=SOON)
+    counted.listener = Listener(sockets, counted.factory, counted.has_room, tls)
+    try:
+        async with asyncio.timeout(SOON):
+            yield counted, place, certificates.client
+    finally:
+        await counted.listener.aclose()
+        assert not len(counted.listener)
+        for each in list(counted.open):
+            each.cut()
+        await until(lambda: not counted.open)
+
+
+async def _greeted(place: tuple[str, int], context: ssl.SSLContext) -> None:
+    reader, writer = await asyncio.open_connection(*place, ssl=context)
+    assert await reader.readexactly(1) == b"!"
+    writer.transport.abort()
+
+
+async def test_a_client_that_is_silent_in_its_handshake_delays_nobody(tmp_path: Path) -> None:
+    async with tls_listening(tmp_path) as (counted, place, context):
+        silent = [await asyncio.open_connection(*place) for _ in range(20)]
+        for _ in range(3):
+            await _greeted(place, context)
+        assert counted.listener is not None
+        assert len(counted.listener) == 20
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_a_handshake_that_does_not_end_in_time_is_given_up_and_makes_room(tmp_path: Path) -> None:
+    async with tls_listening(tmp_path, bound=1, handshake_timeout=0.05) as (counted, place, context):
+        reader, writer = await asyncio.open_connection(*place)
+        assert await reader.read() == b""
+        writer.close()
+        await _greeted(place, context)
+        assert counted.most == 1
+
+
+async def test_unfinished_handshakes_count_as_connections(tmp_path: Path) -> None:
+    async with tls_listening(tmp_path, bound=2) as (counted, place, context):
+        silent = [await asyncio.open_connection(*place) for _ in range(2)]
+        assert counted.listener is not None
+        await until(lambda: len(counted.listener or ()) == 2)
+        waiting = asyncio.ensure_future(_greeted(place, context))
+        await asyncio.sleep(0.01)  # for what must not happen
+        assert len(counted.listener) == 2
+        assert not waiting.done()
+        silent[0][1].close()
+        await waiting
+        silent[1][1].close()
+
+
+async def test_a_client_that_speaks_no_tls_is_let_go_and_the_next_one_is_served(tmp_path: Path) -> None:
+    async with tls_listening(tmp_path) as (counted, place, context):
+        reader, writer = await asyncio.open_connection(*place)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        with suppress(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        await _greeted(place, context)
+        assert counted.most == 1
+
+
+async def test_handshakes_are_let_go_when_listening_ends(tmp_path: Path) -> None:
+    async with tls_listening(tmp_path) as (counted, place, _):
+        reader, writer = await asyncio.open_connection(*place)
+        assert counted.listener is not None
+        await until(lambda: len(counted.listener or ()) == 1)
+        await counted.listener.aclose()
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_each_handshake_asks_for_the_context_of_its_moment(tmp_path: Path) -> None:
+    old, new = (Certificates.make(tmp_path) for _ in range(2))
+    contexts = [old.server, new.server]
+    counted = Counted(10)
+    sockets = bind_tcp("127.0.0.1", 0)
+    tls = ServerTls(lambda: contexts.pop(0), SOON, SOON)
+    counted.listener = Listener(sockets, counted.factory, counted.has_room, tls)
+    for client in (old.client, new.client):
+        await _greeted(sockets[0].getsockname(), client)
+    await counted.listener.aclose()
+    await until(lambda: not counted.open)
 
 
 async def test_a_unix_socket_goes_when_listening_ends(tmp_path: Path) -> None:
