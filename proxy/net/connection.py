@@ -27,8 +27,10 @@ __all__ = ["Connection"]
 
 _PEER_LEFT = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR are always reported
 
-# In these versions the writelines of asyncio's own socket transport never calls pause_writing (CVE-2024-12254).
-_WRITELINES_NEVER_PAUSES = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
+# Since 3.12 the writelines of asyncio's own socket transport has had faults that its write has not. Up to 3.12.8 and
+# 3.13.1 it never calls pause_writing (CVE-2024-12254). On a transport that was aborted, or that met an error in this
+# turn of the loop, it registers the socket again, and the number of the closed socket stays in the selector.
+_WRITELINES_IS_FAULTY = sys.version_info >= (3, 12)
 
 
 class Connection(asyncio.Protocol):
@@ -52,18 +54,19 @@ class Connection(asyncio.Protocol):
         """Take the transport (asyncio calls this once)."""
         self.transport = cast(asyncio.Transport, transport)
         self._writelines: Callable[[Iterable[Buffer]], None] = self.transport.writelines
-        if _WRITELINES_NEVER_PAUSES and type(transport).__module__.startswith("asyncio."):
-            self._writelines = self._writelines_then_look
+        if _WRITELINES_IS_FAULTY and type(transport).__module__.startswith("asyncio."):
+            self._writelines = self._write_with_care
         self.opened()
 
     def opened(self) -> None:
         """Called once when the socket is there, before anything is received."""
 
-    def _writelines_then_look(self, buffers: Iterable[Buffer]) -> None:
-        """Write, then have the transport compare its buffer with its marks: setting the marks does that."""
-        self.transport.writelines(buffers)
-        low, high = self.transport.get_write_buffer_limits()
-        self.transport.set_write_buffer_limits(high, low)
+    def _write_with_care(self, buffers: Iterable[Buffer]) -> None:
+        """Write without the faults of asyncio's writelines."""
+        if not self.transport.is_closing():
+            self.transport.writelines(buffers)
+            low, high = self.transport.get_write_buffer_limits()
+            self.transport.set_write_buffer_limits(high, low)  # pauses the writer if the buffer is over its mark
 
     def data_received(self, data: bytes) -> None:
         """Bytes came from the peer, never none."""

@@ -200,3 +200,12 @@ def test_no_room_above_touches_a_transport() -> None:
             ):
                 wrong.append(f"{path.relative_to(PROXY)}:{node.lineno}")
     assert not wrong
+
+
+async def test_a_write_to_a_socket_that_was_lost_in_this_turn_leaves_nothing_in_the_loop() -> None:
+    async with connected(None) as (connection, _):
+        descriptor = connection.transport.get_extra_info("socket").fileno()
+        connection.transport.abort()  # as an error of the socket does: the connection hears of it in the next turn
+        connection.write([bytes(16 << 20)])
+        await until(lambda: connection.is_lost)
+        assert not asyncio.get_running_loop().remove_writer(descriptor)
