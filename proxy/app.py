@@ -1,8 +1,10 @@
 """The only place where objects are wired together: a `Config` becomes a running proxy without its sockets."""
 
 import ssl
+from base64 import b64encode
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import apsw
@@ -19,8 +21,10 @@ from proxy.http.message import Handler
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.http.pool import Pool, PoolLimits
 from proxy.http.server import ServerLimits
-from proxy.net.dial import Address, Dialler, tls_context
+from proxy.net.dial import Address, Dialler, DialLimits, tls_context
+from proxy.net.egress import Bypass, Egress
 from proxy.net.listen import descriptor_limit
+from proxy.net.resolve import Resolver, ResolverLimits
 from proxy.policy.addresses import forbidden
 from proxy.policy.allowlist import Allowlist
 from proxy.policy.auth import Keyring
@@ -46,6 +50,7 @@ from proxy.wire.headers import Headers
 __all__ = ["App", "server_limits"]
 
 _STREAMS_ROOT = "/v1/streams/"
+_REMEMBERED_NAMES = 4096  # host names whose addresses are remembered
 _READ_BYTES = 256_000  # the most that uvloop reads at once; asyncio's own loop takes 2 % more
 
 
@@ -214,9 +219,21 @@ def _tls(config: Config) -> ssl.SSLContext:
 
 
 def _pools(config: Config, tls: ssl.SSLContext) -> _Pools:
-    dialler = Dialler(
-        tls, timeout=config.connect_timeout_seconds, dns_cache=config.dns_cache_seconds, forbidden=forbidden
+    dials = DialLimits(
+        timeout=config.connect_timeout_seconds,
+        attempt_delay=config.connect_attempt_seconds,
+        origins=_REMEMBERED_NAMES,
     )
+    names = ResolverLimits(
+        timeout=config.dns_timeout_seconds,
+        answers=config.dns_cache_seconds,
+        failures=config.dns_failure_seconds,
+        names=_REMEMBERED_NAMES,
+        lookups=config.max_dns_lookups,
+    )
+    # A resolver for each: names of upstreams never keep storage's name waiting.
+    to_upstreams = Dialler(tls, Resolver(names), dials, forbidden=forbidden, egress=_egress(config))
+    to_storage = Dialler(tls, Resolver(names), dials, forbidden=forbidden)
     head = HeadLimits(config.max_upstream_head_bytes, config.max_head_fields, config.max_target_bytes)
     # Below the mark one read more may come: together they are what may wait, and the largest append.
     mark = max(config.max_waiting_bytes - _READ_BYTES, config.max_waiting_bytes // 64)
@@ -241,7 +258,23 @@ def _pools(config: Config, tls: ssl.SSLContext) -> _Pools:
         idle=config.storage_idle_seconds,
         is_careful=False,
     )
-    return _Pools(Pool("upstream", dialler, upstream), Pool("storage", dialler, storage))
+    return _Pools(Pool("upstream", to_upstreams, upstream), Pool("storage", to_storage, storage))
+
+
+def _egress(config: Config) -> Egress | None:
+    if not config.egress_proxy:
+        return None
+    url = urlsplit(config.egress_proxy)
+    credentials = config.egress_credentials
+    if config.egress_credentials_file:
+        try:
+            credentials = Path(config.egress_credentials_file).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--egress-credentials-file cannot be read: {error}") from None
+    authorization = b"Basic " + b64encode(credentials.encode()) if credentials else None
+    return Egress(
+        url.hostname or "", url.port or 80, authorization, Bypass(config.no_proxy), config.max_upstream_head_bytes
+    )
 
 
 def _claim_settings(config: Config, retry: RetryPolicy) -> ClaimSettings:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from proxy.net.egress import Bypass
 from proxy.policy.allowlist import Allowlist
 from proxy.policy.auth import Keyring
 from proxy.policy.cors import Cors
@@ -76,6 +77,15 @@ class Config:
         "~/.local/share/durable-proxy", "Directory of the embedded store and the secret", unit="path"
     )
     ca_file: str = _setting("", "More certificate authorities to trust, beside the system's", unit="path")
+    egress_proxy: str = _setting(
+        "", "HTTP proxy through which upstreams are called, by CONNECT; it resolves and guards their addresses",
+        unit="URL",
+    )  # fmt: skip
+    egress_credentials: str = _setting("", "User and password for the egress proxy, joined by a colon", flag=None)
+    egress_credentials_file: str = _setting("", "File that holds user:password for the egress proxy", unit="path")
+    no_proxy: tuple[str, ...] = _setting(
+        (), "Host, address or network that is called without the egress proxy (repeatable); * is all", env="NO_PROXY"
+    )
 
     # Who may do what
     allowlist: tuple[str, ...] = _setting(
@@ -146,6 +156,10 @@ class Config:
         10_000, "Connections to one upstream origin at once", unit="connections", minimum=1
     )
     storage_connections: int = _setting(10_000, "Connections to storage at once", unit="connections", minimum=1)
+    max_dns_lookups: int = _setting(
+        256, "Host names of upstreams looked up at once; a name whose servers are silent keeps its place", unit="names",
+        minimum=1,
+    )  # fmt: skip
     recovery_at_once: int = _setting(
         50, "Streams left open by a former process that are closed at once", unit="streams", minimum=1
     )
@@ -175,7 +189,14 @@ class Config:
     drain_timeout_seconds: float = _setting(30.0, "After SIGTERM, transfers run on for this long", unit="s")
     upstream_idle_seconds: float = _setting(15.0, "A pooled upstream connection is kept for this", unit="s")
     storage_idle_seconds: float = _setting(60.0, "A pooled storage connection is kept for this", unit="s")
+    connect_attempt_seconds: float = _setting(
+        0.25, "Pause before a host's next address is tried beside the one before (RFC 8305)", unit="s", minimum=0.01
+    )
     dns_cache_seconds: float = _setting(10.0, "A resolved and checked address is used again for this", unit="s")
+    dns_timeout_seconds: float = _setting(5.0, "Waiting for the addresses of a host name", unit="s", minimum=0.01)
+    dns_failure_seconds: float = _setting(
+        2.0, "A host name that could not be resolved is not looked up again for this", unit="s"
+    )
     lease_seconds: int = _setting(
         8, "An instance that storage has not heard from for this long is dead, its streams end as interrupted",
         unit="s", minimum=2,
@@ -222,6 +243,7 @@ class Config:
             raise ConfigError(f"--port must be at most 65535, not {self.port}")
         for flag, check, values in (
             ("--allow", Allowlist, self.allowlist),
+            ("--no-proxy", Bypass, self.no_proxy if self.egress_proxy else ()),
             ("--cors-origin", lambda origins: Cors(origins, max_age=0), self.cors_origin),
             ("--pass-header", PassedHeaders, self.pass_header),
             ("PROXY_SECRET", Keyring, self.secret or ("none",)),
@@ -235,6 +257,9 @@ class Config:
         else:
             _check_url("--durable-streams-url", self.durable_streams_url)
         _check_url("--public-url", self.public_url)
+        _check_url("--egress-proxy", self.egress_proxy)
+        if self.egress_proxy and not re.fullmatch(r"http://[^/]+/?", self.egress_proxy):
+            raise ConfigError("--egress-proxy must be http://HOST:PORT")
         if self.max_request_bytes_total < self.max_request_bytes:
             raise ConfigError(
                 f"--max-request-bytes-total ({self.max_request_bytes_total}) must be at least --max-request-bytes"

@@ -15,6 +15,8 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "cors_origin": ("https://a.example,https://b.example", ("https://a.example", "https://b.example")),
     "pass_header": ("x-one, x-two-*", ("x-one", "x-two-*")),
     "secret": ("a, b", ("a, b",)),
+    "egress_proxy": ("http://egress.example:3128", "http://egress.example:3128"),
+    "no_proxy": ("10.0.0.0/8, .internal.example", ("10.0.0.0/8", ".internal.example")),
     "stream_ttl_seconds": ("90000", 90_000),
     "max_transfer_seconds": ("3601.5", 3601.5),
     "inactivity_timeout_seconds": ("599", 599.0),
@@ -57,7 +59,13 @@ def test_names_are_unique_and_every_setting_is_explained() -> None:
 
 def test_credentials_have_no_flag_and_stand_in_no_repr() -> None:
     credentials = {setting.name for setting in SETTINGS if setting.flag is None}
-    assert credentials == {"secret", "durable_streams_token", "store_read_token", "store_write_token"}
+    assert credentials == {
+        "secret",
+        "durable_streams_token",
+        "egress_credentials",
+        "store_read_token",
+        "store_write_token",
+    }
     values: dict[str, object] = dict.fromkeys(credentials, "CANARY")
     values["secret"] = ("CANARY", "CANARY 2")
     assert "CANARY" not in repr(Config(**values))  # type: ignore[arg-type]  # each by its field's name
@@ -88,6 +96,10 @@ def test_a_number_that_is_none_or_out_of_bounds_is_one_line_that_names_it(settin
         ({"pass_header": ("set-cookie",)}, "--pass-header"),
         ({"secret": ("",)}, "PROXY_SECRET"),
         ({"durable_streams_url": "localhost:4437"}, "--durable-streams-url"),
+        ({"egress_proxy": "egress.example:3128"}, "--egress-proxy"),
+        ({"egress_proxy": "https://egress.example"}, "--egress-proxy"),
+        ({"egress_proxy": "http://user:pass@egress.example"}, "--egress-proxy"),
+        ({"egress_proxy": "http://egress.example", "no_proxy": ("a b",)}, "--no-proxy"),
         ({"durable_streams_url": "http://"}, "--durable-streams-url"),
         ({"durable_streams_url": "http://user:pass@host/"}, "--durable-streams-url"),
         ({"durable_streams_url": "http://host:99999/"}, "--durable-streams-url"),

@@ -53,6 +53,7 @@ class Fault(Enum):
     DNS = "the host name could not be resolved"
     FORBIDDEN = "the host resolves to an address that is not allowed"
     CONNECT = "the connection could not be opened"
+    EGRESS = "the egress proxy could not be reached or refused"
     TLS = "the TLS handshake failed"
     RESET = "the connection was lost before the response"
     TIMEOUT = "the response did not come in time"

@@ -18,6 +18,7 @@ _FAILURES = {
     DialFailure.DNS: Fault.DNS,
     DialFailure.FORBIDDEN: Fault.FORBIDDEN,
     DialFailure.CONNECT: Fault.CONNECT,
+    DialFailure.EGRESS: Fault.EGRESS,
     DialFailure.TLS: Fault.TLS,
     DialFailure.TIMEOUT: Fault.CONNECT,
 }

@@ -1,22 +1,29 @@
-"""Opening connections: resolve, check every address, connect to one that was checked (TCP, TLS, Unix)."""
+"""Opening connections: resolve, check every address, connect to one that was checked (TCP, TLS, Unix).
+
+Several addresses are tried as RFC 8305 says: the next one after a quarter of a second, beside those before it.
+"""
 
 import asyncio
 import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, TypeVar
 
 import anyio
+from aiohappyeyeballs import start_connection
 
 from proxy.net.connection import Connection
+from proxy.net.egress import Egress, EgressError
+from proxy.net.resolve import ResolveError, Resolver
 
-__all__ = ["Address", "DialError", "DialFailure", "Dialler", "tls_context"]
+__all__ = ["Address", "DialError", "DialFailure", "DialLimits", "Dialler", "tls_context"]
 
 ConnectionT = TypeVar("ConnectionT", bound=Connection)
 
-_DNS_ENTRIES = 4096
+AddrInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
 
 
 class DialFailure(Enum):
@@ -27,6 +34,7 @@ class DialFailure(Enum):
     CONNECT = "the connection could not be opened"
     TLS = "the TLS handshake failed"
     TIMEOUT = "the connection could not be opened in time"
+    EGRESS = "the egress proxy could not be reached or refused"
 
 
 class DialError(Exception):
@@ -60,82 +68,136 @@ def tls_context(ca_file: str = "") -> ssl.SSLContext:
     return context
 
 
+@dataclass(frozen=True, slots=True)
+class DialLimits:
+    """`timeout`: seconds to open one connection, resolution and TLS included. `attempt_delay`: seconds after which the
+    next address is tried beside the one before (RFC 8305 section 5). `origins`: addresses remembered that worked last.
+    """
+
+    timeout: float
+    attempt_delay: float
+    origins: int
+
+
 class Dialler:
-    """Opens connections within `timeout` seconds. `forbidden` judges an address's text."""
+    """Opens connections. `forbidden` judges an address's text; `egress` is the proxy to go through, None: none."""
 
     def __init__(
-        self, tls: ssl.SSLContext, *, timeout: float, dns_cache: float, forbidden: Callable[[str], bool]
+        self,
+        tls: ssl.SSLContext,
+        resolver: Resolver,
+        limits: DialLimits,
+        *,
+        forbidden: Callable[[str], bool],
+        egress: Egress | None = None,
     ) -> None:
         self._tls = tls
-        self._timeout = timeout
-        self._dns_cache = dns_cache
+        self._resolver = resolver
+        self._limits = limits
         self._forbidden = forbidden
-        self._resolved: OrderedDict[Address, tuple[float, list[str]]] = OrderedDict()
+        self._egress = egress
+        self._worked: OrderedDict[str, str] = OrderedDict()  # by host, the address that was connected to last
 
     async def dial(self, factory: Callable[[], ConnectionT], address: Address) -> ConnectionT:
-        """A new connection; each resolved address is tried in turn, with a fair share of the time.
+        """A new connection to the first of the host's addresses that answers.
 
         Raises DialError. A cancelled call leaves no socket behind.
         """
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._timeout
         try:
-            with anyio.fail_after(self._timeout):
+            with anyio.fail_after(self._limits.timeout):
                 if address.uds:
-                    return (await loop.create_unix_connection(factory, address.uds))[1]
-                found = await self.resolve(address)
+                    return (await asyncio.get_running_loop().create_unix_connection(factory, address.uds))[1]
+                if self._egress is not None and self._egress.carries(address.host):
+                    return await self._tunnel(factory, address, self._egress)
+                return await self._direct(factory, address)
         except TimeoutError:
             raise DialError(DialFailure.TIMEOUT) from None
         except OSError:
             raise DialError(DialFailure.CONNECT) from None
-        failure = DialFailure.CONNECT
-        for index, text in enumerate(found):
-            share = (give_up - loop.time()) / (len(found) - index)
-            try:
-                with anyio.fail_after(share):
-                    return await self._connect(factory, address, text)
-            except TimeoutError:
-                failure = DialFailure.TIMEOUT
-            except DialError as error:
-                failure = error.failure
-            except OSError:
-                failure = DialFailure.CONNECT
-        raise DialError(failure)
 
-    async def _connect(self, factory: Callable[[], ConnectionT], address: Address, text: str) -> ConnectionT:
-        loop = asyncio.get_running_loop()
-        if not address.tls:
-            return (await loop.create_connection(factory, host=text, port=address.port))[1]
-        family = socket.AF_INET6 if ":" in text else socket.AF_INET
-        opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY for it
+    async def _direct(self, factory: Callable[[], ConnectionT], address: Address) -> ConnectionT:
+        """Connect to one of the addresses; one whose TLS handshake fails is left out, and the others are tried."""
+        untried = await self.resolve(address)
+        while True:
+            opened = await self._open(address.host, address.port, untried)
+            peer = _peer(opened)
+            try:
+                connection = await self._hand_over(factory, opened, address)
+            except DialError:
+                untried = [text for text in untried if text != peer]
+                if not untried:
+                    raise
+            else:
+                self._remember(address.host, peer)
+                return connection
+
+    async def _tunnel(self, factory: Callable[[], ConnectionT], address: Address, egress: Egress) -> ConnectionT:
+        """Connect through the egress proxy, which resolves the host's name: its addresses cannot be checked here."""
         try:
-            opened.setblocking(False)
-            await loop.sock_connect(opened, (text, address.port))
+            found = await self._resolver.resolve(egress.host)
+        except ResolveError:
+            raise DialError(DialFailure.EGRESS) from None
+        try:
+            opened = await self._open(egress.host, egress.port, list(found))
+        except OSError:
+            raise DialError(DialFailure.EGRESS) from None
+        try:
+            await egress.connect(opened, address.host, address.port)
+        except (OSError, EgressError):
+            opened.close()
+            raise DialError(DialFailure.EGRESS) from None
         except BaseException:
             opened.close()
             raise
+        return await self._hand_over(factory, opened, address)
+
+    async def _open(self, host: str, port: int, texts: list[str]) -> socket.socket:
+        """A connected socket to one of `texts`: the one that worked last first, then in turn, families interleaved."""
+        worked = self._worked.get(host)
+        texts = sorted(texts, key=lambda text: text != worked)
+        found = [_entry(text, port) for text in texts]
         try:
-            return (await loop.create_connection(factory, sock=opened, ssl=self._tls, server_hostname=address.host))[1]
+            return await start_connection(found, happy_eyeballs_delay=self._limits.attempt_delay)
+        except RuntimeError as error:  # uvloop's, for a socket that was closed meanwhile
+            raise OSError(str(error)) from None
+
+    async def _hand_over(
+        self, factory: Callable[[], ConnectionT], opened: socket.socket, address: Address
+    ) -> ConnectionT:
+        """Make a connection of a socket, after its TLS handshake. Closes the socket when it cannot."""
+        loop = asyncio.get_running_loop()
+        tls, name = (self._tls, address.host) if address.tls else (None, None)
+        try:
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return (await loop.create_connection(factory, sock=opened, ssl=tls, server_hostname=name))[1]
         except TimeoutError:
             raise
         except OSError:  # it was open, so that this is about the handshake
-            raise DialError(DialFailure.TLS) from None
+            raise DialError(DialFailure.TLS if address.tls else DialFailure.CONNECT) from None
 
     async def resolve(self, address: Address) -> list[str]:
-        """The host's addresses, checked when guarded, remembered for a short while. Raises DialError."""
-        loop = asyncio.get_running_loop()
-        known = self._resolved.get(address)
-        if known is not None and known[0] > loop.time():
-            return known[1]
+        """The host's addresses, all of them checked when guarded. Raises DialError."""
         try:
-            entries = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
+            found = await self._resolver.resolve(address.host)
+        except ResolveError:
             raise DialError(DialFailure.DNS) from None
-        found = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
         if address.guarded and any(map(self._forbidden, found)):
             raise DialError(DialFailure.FORBIDDEN)
-        self._resolved[address] = (loop.time() + self._dns_cache, found)
-        self._resolved.move_to_end(address)
-        if len(self._resolved) > _DNS_ENTRIES:
-            self._resolved.popitem(last=False)
-        return found
+        return list(found)
+
+    def _remember(self, host: str, text: str) -> None:
+        self._worked[host] = text
+        self._worked.move_to_end(host)
+        if len(self._worked) > self._limits.origins:
+            self._worked.popitem(last=False)
+
+
+def _entry(text: str, port: int) -> AddrInfo:
+    """A resolved address as getaddrinfo gives it, with its port."""
+    if ":" in text:
+        return (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (text, port, 0, 0))
+    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (text, port))
+
+
+def _peer(opened: socket.socket) -> str:
+    return str(opened.getpeername()[0])

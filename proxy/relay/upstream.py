@@ -24,6 +24,7 @@ _MESSAGES = {
     Fault.BUSY: "no connection to the upstream became free in time",
     Fault.DNS: "the upstream's host name could not be resolved",
     Fault.CONNECT: "the connection to the upstream could not be opened",
+    Fault.EGRESS: "the egress proxy in front of the upstream could not be reached or refused the tunnel",
     Fault.TLS: "the TLS handshake with the upstream failed",
     Fault.RESET: "the upstream closed the connection without an answer",
     Fault.PROTOCOL: "the upstream's answer was not valid HTTP",

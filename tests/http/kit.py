@@ -17,6 +17,7 @@ from proxy.net.dial import Dialler, tls_context
 from proxy.net.listen import ServerTls
 from proxy.wire.events import HeadLimits
 from proxy.wire.headers import Headers
+from tests.kit.dialling import make_dialler
 from tests.kit.loop_peers import Answer, Peer
 from tests.kit.waiting import LONG, SOON, until
 
@@ -126,9 +127,8 @@ def pool_limits(**changed: object) -> PoolLimits:
 
 
 def dialler(**changed: object) -> Dialler:
-    options = {"timeout": SOON, "dns_cache": 0.0, "forbidden": lambda _: False} | changed
-    tls = options.pop("tls", None) or tls_context()
-    return Dialler(tls, **options)  # type: ignore[arg-type]  # arguments of Dialler, by name
+    options = {"tls": tls_context(), "forbidden": lambda _: False} | changed
+    return make_dialler(**options)  # type: ignore[arg-type]  # arguments of make_dialler, by name
 
 
 @asynccontextmanager

@@ -11,8 +11,9 @@ from proxy.http.body import read_all
 from proxy.http.client import ClientConnection
 from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.http.pool import Pool
-from proxy.net.dial import Address, ConnectionT, Dialler, tls_context
+from proxy.net.dial import Address, ConnectionT, Dialler
 from tests.http.kit import get, pooling
+from tests.kit.dialling import make_dialler
 from tests.kit.loop_peers import OK, Peer, answering, origin, request_of
 from tests.kit.waiting import SOON, until
 
@@ -333,7 +334,7 @@ async def test_a_connection_that_is_spoilt_as_soon_as_it_is_open_is_not_used(how
                 connection.eof_received()
             return connection
 
-    dial = Spoiling(tls_context(), timeout=SOON, dns_cache=0.0, forbidden=lambda _: False)
+    dial = make_dialler(kind=Spoiling)
     async with origin(answering(OK)) as (_, address), pooling(dial) as pool:
         with pytest.raises(ExchangeError) as raised:
             await pool.at(address)(get())

@@ -3,46 +3,23 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from aiohappyeyeballs import start_connection
 
 from proxy.net.connection import Connection
-from proxy.net.dial import Address, DialError, DialFailure, Dialler, tls_context
+from proxy.net.dial import Address, AddrInfo, DialError, DialFailure, Dialler, tls_context
 from proxy.policy.addresses import forbidden
 from tests.kit.certificates import Certificates
+from tests.kit.dialling import Resolved, make_dialler
 from tests.kit.waiting import SOON, until
 
 
-class Resolved:
-    """Stands for the system's resolver: gives `answers` for every name, and counts the questions."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, answers: Sequence[str] | OSError) -> None:
-        self.answers = answers
-        self.asked = 0
-        loop = asyncio.get_running_loop()
-
-        async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
-            self.asked += 1
-            if isinstance(self.answers, OSError):
-                raise self.answers
-            return [(0, 0, 0, "", (answer, port)) for answer in self.answers]
-
-        class Resolving:
-            """The loop, but for its resolver (uvloop's attributes cannot be set)."""
-
-            def __getattr__(self, name: str) -> object:
-                return getattr(loop, name)
-
-        resolving = Resolving()
-        resolving.getaddrinfo = getaddrinfo  # type: ignore[attr-defined]  # what the dialler asks it for
-        monkeypatch.setattr("proxy.net.dial.asyncio.get_running_loop", lambda: resolving)
-
-
-def dialler(*, timeout: float = SOON, dns_cache: float = 0.0, tls: ssl.SSLContext | None = None) -> Dialler:
-    return Dialler(tls or tls_context(), timeout=timeout, dns_cache=dns_cache, forbidden=forbidden)
+def dialler(**changed: object) -> Dialler:
+    return make_dialler(forbidden=forbidden, **changed)  # type: ignore[arg-type]  # arguments of make_dialler, by name
 
 
 async def failure(dial: Dialler, address: Address) -> DialFailure:
@@ -91,31 +68,55 @@ async def test_the_next_address_is_tried_when_one_refuses(monkeypatch: pytest.Mo
         await close(connection)
 
 
-async def test_an_address_that_swallows_everything_gets_its_share_of_the_time_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with socket.create_server(("127.0.0.2", 0), backlog=0) as full:
+@contextmanager
+def swallowing(host: str) -> Iterator[int]:
+    """A port of `host` whose backlog is full: whoever connects gets no answer."""
+    with socket.create_server((host, 0), backlog=0) as full:
         port = full.getsockname()[1]
         fillers = [socket.socket() for _ in range(4)]
         for filler in fillers:
             filler.setblocking(False)
-            filler.connect_ex(("127.0.0.2", port))
-        server = socket.create_server(("127.0.0.1", port))
-        try:
-            Resolved(monkeypatch, ["127.0.0.2", "127.0.0.1"])
-            connection = await dialler(timeout=0.4).dial(Connection, Address("name", port))
+            filler.connect_ex((host, port))
+        yield port
+        for filler in fillers:
+            filler.close()
+
+
+async def test_an_address_that_swallows_everything_costs_one_pause_and_is_asked_last_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+
+    async def watched(found: Sequence[AddrInfo], **options: float) -> socket.socket:
+        tried.append(found[0][4][0])
+        return await start_connection(found, **options)  # type: ignore[arg-type]  # the dialler's own arguments
+
+    monkeypatch.setattr("proxy.net.dial.start_connection", watched)
+    Resolved(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+    with swallowing("127.0.0.2") as port, socket.create_server(("127.0.0.1", port)):
+        dial = dialler()
+        for _ in range(2):
+            connection = await dial.dial(Connection, Address("name", port))
             assert connection.transport.get_extra_info("peername")[0] == "127.0.0.1"
             await close(connection)
-            Resolved(monkeypatch, ["127.0.0.2"])
-            assert await failure(dialler(timeout=0.1), Address("name", port)) is DialFailure.TIMEOUT
-        finally:
-            server.close()
-            for filler in fillers:
-                filler.close()
+        assert tried == ["127.0.0.2", "127.0.0.1"]
+
+
+async def test_a_host_whose_addresses_all_swallow_everything_is_a_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    Resolved(monkeypatch, ["127.0.0.2"])
+    with swallowing("127.0.0.2") as port:
+        assert await failure(dialler(timeout=0.1), Address("name", port)) is DialFailure.TIMEOUT
 
 
 async def test_a_port_where_nobody_listens() -> None:
     assert await failure(dialler(), Address("127.0.0.1", 1)) is DialFailure.CONNECT
+
+
+async def test_a_name_whose_servers_are_silent_is_a_dns_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = Resolved(monkeypatch, ["127.0.0.1"])
+    resolved.silent = {"name"}
+    assert await failure(dialler(timeout=SOON, dns_timeout=0.05), Address("name", 80)) is DialFailure.DNS
+    resolved.speak.set()
 
 
 async def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,11 +142,10 @@ async def test_a_name_that_cannot_be_one(host: str) -> None:
 async def test_one_forbidden_address_among_the_answers_forbids_a_guarded_name(
     monkeypatch: pytest.MonkeyPatch, answers: list[str]
 ) -> None:
-    resolved = Resolved(monkeypatch, answers)
+    Resolved(monkeypatch, answers)
     dial = dialler(dns_cache=60)
-    for _ in range(2):
+    for _ in range(2):  # the answer is remembered, and judged each time
         assert await failure(dial, Address("name", 80, guarded=True)) is DialFailure.FORBIDDEN
-    assert resolved.asked == 2  # a refusal is not remembered
 
 
 async def test_what_was_remembered_for_a_literal_host_is_not_taken_for_a_guarded_one(
@@ -164,7 +164,7 @@ async def test_an_answer_is_remembered_for_its_time_only(monkeypatch: pytest.Mon
         for dial, asked in ((dialler(dns_cache=60), 1), (dialler(dns_cache=0), 4)):
             for _ in range(3):
                 await close(await dial.dial(Connection, Address("name", port)))
-            assert resolved.asked == asked
+            assert len(resolved.asked) == asked
 
 
 async def test_a_name_that_changes_its_mind_is_connected_to_where_it_was_checked(
@@ -197,6 +197,21 @@ async def test_a_certificate_of_an_authority_in_the_ca_file_is_trusted(certifica
 async def test_an_unknown_authority_is_a_tls_failure(certificates: Certificates) -> None:
     async with accepting(tls=certificates.server) as port:
         assert await failure(dialler(), Address("localhost", port, tls=True)) is DialFailure.TLS
+
+
+async def test_the_next_address_is_tried_when_the_handshake_with_one_fails(
+    monkeypatch: pytest.MonkeyPatch, certificates: Certificates, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Certificates.make(tmp_path / "other", "other.example")
+    Resolved(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+    async with accepting(tls=certificates.server) as port:
+        wrong = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.2", port, ssl=other.server)
+        dial = dialler(tls=tls_context(str(certificates.ca_file)))
+        connection = await dial.dial(Connection, Address("localhost", port, tls=True))
+        assert connection.transport.get_extra_info("peername")[0] == "127.0.0.1"
+        await close(connection)
+        wrong.close()
 
 
 async def test_a_certificate_for_another_name_is_a_tls_failure(tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""Diallers with a resolver that a test may answer for."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from proxy.net.dial import Dialler, DialLimits, tls_context
+from proxy.net.egress import Egress
+from proxy.net.resolve import Resolver, ResolverLimits
+from tests.kit.waiting import SOON
+
+__all__ = ["Resolved", "make_dialler", "resolver_limits"]
+
+
+def resolver_limits(
+    *, timeout: float = SOON, answers: float = 0.0, failures: float = 0.0, lookups: int = 100
+) -> ResolverLimits:
+    """A resolver's bounds that are not the test's subject."""
+    return ResolverLimits(timeout=timeout, answers=answers, failures=failures, names=100, lookups=lookups)
+
+
+def make_dialler(
+    kind: type[Dialler] = Dialler,
+    *,
+    tls: ssl.SSLContext | None = None,
+    timeout: float = SOON,
+    dns_cache: float = 0.0,
+    dns_timeout: float = SOON,
+    attempt_delay: float = 0.05,
+    forbidden: Callable[[str], bool] = lambda _: False,
+    egress: Egress | None = None,
+) -> Dialler:
+    """A dialler with bounds that are not the test's subject."""
+    limits = DialLimits(timeout=timeout, attempt_delay=attempt_delay, origins=100)
+    resolver = Resolver(resolver_limits(timeout=dns_timeout, answers=dns_cache))
+    return kind(tls or tls_context(), resolver, limits, forbidden=forbidden, egress=egress)
+
+
+class Resolved:
+    """Stands for the system's resolver, in its threads: the same answers for every name, and the names asked for.
+
+    A name in `silent` gets its answer when the test sets `speak`.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answers: Sequence[str] | OSError) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+        self.silent: set[str] = set()
+        self.speak = threading.Event()
+        monkeypatch.setattr("proxy.net.resolve.socket.getaddrinfo", self._getaddrinfo)
+
+    def _getaddrinfo(self, host: str, port: None, **_: object) -> list[tuple[int, int, int, str, tuple[str, None]]]:
+        self.asked.append(host)
+        if host in self.silent:
+            self.speak.wait(SOON)
+        if isinstance(self.answers, OSError):
+            raise self.answers
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (answer, port)) for answer in self.answers]
