@@ -1,4 +1,4 @@
-"""How an upstream call is stopped: one PATCH on the stream's signed URL, repeatable without harm. Only decides."""
+"""Stopping an upstream call: one PATCH on the stream's signed URL, which may be repeated. Decides; a driver sends."""
 
 from proxy.client.access import abort_url
 from proxy.client.errors import Fault, NetworkError
@@ -9,7 +9,7 @@ __all__ = ["Aborting"]
 
 
 class Aborting:
-    """One abort, with its retries; a `Plan` whose result is whether the stream was still there.
+    """One abort with its retries: a `Plan` whose result is whether the stream still existed.
 
     Raises ValueError when the URL is not absolute.
     """
@@ -24,7 +24,7 @@ class Aborting:
         return self._send
 
     def replied(self, status: int, headers: Fields, body: bytes) -> bool | None:
-        """True: it is aborted, or had ended. False: there is no such stream. Raises ProxyError for anything else."""
+        """True: the stream is aborted, or had ended. False: there is no such stream. Raises ProxyError otherwise."""
         if status in (404, 410):
             return False
         if status >= 300:
@@ -32,7 +32,7 @@ class Aborting:
         return True
 
     def failed(self, error: NetworkError) -> None:
-        """No answer. Raises `error` when there is no attempt left, or the proxy took the request and said nothing."""
+        """Note that no answer came. Raises `error` when no attempt is left, or the proxy had the request."""
         delay = None if error.fault is Fault.READ_TIMEOUT else self._backoff.failed()
         if delay is None:
             raise error

@@ -1,6 +1,7 @@
-"""Where the proxy is and what opens it: the service secret, and for one stream its signed URL. Owns every URL we make.
+"""The proxy's URL, and the credentials: the service secret for the proxy, a signed URL for one stream.
 
-No repr or error shows a URL of a stream, nor the secret; the secret stands in a header and nowhere else.
+Owns every URL that the client makes. No repr or error shows the secret or a stream's URL. The secret travels in a
+header, never in a URL.
 """
 
 import re
@@ -15,10 +16,12 @@ Authorization = str | Callable[[], str]
 
 
 class Place:
-    """A proxy: its create URL (`/v1/proxy` when the URL given has no path) and who we are to it.
+    """A proxy: its create URL (`/v1/proxy` when the given URL has no path), and the caller's authorization.
 
-    `authorization` is the service secret or a JWT, or a function that returns one when it is needed.
-    Raises ValueError when the URL is not an absolute http or https one, or holds credentials or a query.
+    `authorization` is the service secret or a JWT, or a function that returns one. It is called for each
+    request that needs it.
+
+    Raises ValueError when the URL is not absolute http or https, or holds credentials or a query.
     """
 
     def __init__(self, proxy_url: str, authorization: Authorization) -> None:
@@ -34,12 +37,12 @@ class Place:
         return f"<Place {self.url}>"
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """What tells the proxy who we are."""
+        """The header that authorizes a request to the proxy."""
         token = self._authorization if isinstance(self._authorization, str) else self._authorization()
         return (("Authorization", token if token[:7].lower() == "bearer " else f"Bearer {token}"),)
 
     def stream_url(self, location: str) -> str:
-        """The absolute form of a `Location`, which may be relative to the proxy. Raises ValueError when it has none."""
+        """The absolute form of a `Location`, which may be relative to the proxy. Raises ValueError when it is none."""
         url = urljoin(self.url, location)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or not _VISIBLE.fullmatch(url):
@@ -48,7 +51,7 @@ class Place:
 
 
 class Access:
-    """How one stream is read: by its signed URL, and when that has expired by the service secret."""
+    """How one stream is read: by its signed URL, and once the proxy has refused that, by the service secret."""
 
     def __init__(self, place: Place, stream_url: str) -> None:
         self._place = place
@@ -69,7 +72,7 @@ class Access:
         return (*own, ("Accept-Encoding", "identity"))
 
     def fall_back(self) -> bool:
-        """The signed URL was refused: use the secret from now on. False when that has happened before."""
+        """Use the secret from now on, because the signed URL was refused. False when the secret was in use already."""
         fallen, self._fallen_back = self._fallen_back, True
         return not fallen
 
@@ -83,7 +86,7 @@ def abort_url(stream_url: str) -> str:
 
 
 def _with_query(url: str, query: list[tuple[str, str]]) -> str:
-    """`url` with these parameters in place of its own of the same names."""
+    """`url` with these parameters; they replace parameters of the same names."""
     parts = urlsplit(url)
     names = {name for name, _ in query}
     kept = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in names]

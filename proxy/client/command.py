@@ -1,4 +1,4 @@
-"""`fetch`, as a command: a request through the proxy, its answer on stdout, resumable by an id after any end.
+"""The command `fetch`: sends a request through the proxy and writes the answer to stdout; resumable by an id.
 
 Owns arguments, exit codes and the progress line. Secrets come from the environment or from files, never from argv.
 """
@@ -23,9 +23,9 @@ DEFAULT_PROXY = "http://localhost:4440"
 
 EPILOG = """\
 environment:
-  PROXY_URL               the proxy, when --proxy is not given
-  PROXY_SECRET            its service secret, when --secret-file is not given
-  UPSTREAM_AUTHORIZATION  the upstream's Authorization, when no -H gives one
+  PROXY_URL               URL of the proxy, without --proxy
+  PROXY_SECRET            service secret of the proxy, without --secret-file
+  UPSTREAM_AUTHORIZATION  Authorization header for the upstream, unless -H sets one
 
 exit codes: 0 the answer is whole; 2 bad usage; 3 the proxy refused; 7 the proxy could not be reached;
 18 the answer ended early; 22 the upstream answered with an error (its body is on stdout); 23 stdout cannot be
@@ -35,15 +35,15 @@ written; 130 interrupted.
 USAGE, REFUSED, UNREACHABLE, INCOMPLETE, UPSTREAM_ERROR, UNWRITABLE = 2, 3, 7, 18, 22, 23
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
-_PROGRESS_SECONDS = 0.1  # between two progress lines: often enough to look alive, seldom enough to cost nothing
+_PROGRESS_SECONDS = 0.1  # between two progress lines: often enough to look alive, rare enough to cost nothing
 
 
 class _Usage(Exception):
-    """The arguments, or what they name, cannot be used."""
+    """The arguments, or a file that they name, cannot be used."""
 
 
 class _Unwritable(Exception):
-    """What came cannot be written to stdout."""
+    """The answer cannot be written to stdout."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,29 +51,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = "Send a request through the durable proxy and write the answer to stdout."
     parser.epilog = EPILOG
-    parser.add_argument("url", nargs="?", metavar="URL", help="of the upstream; not needed to resume or abort")
-    parser.add_argument("-X", "--request", metavar="METHOD", help="GET, or POST with -d")
+    parser.add_argument("url", nargs="?", metavar="URL", help="URL of the upstream; not needed to resume or abort")
+    parser.add_argument("-X", "--request", metavar="METHOD", help="request method (default: GET, or POST with -d)")
     parser.add_argument(
-        "-H", "--header", action="append", default=[], metavar="LINE", help="'Name: value', or @FILE with such lines"
+        "-H",
+        "--header",
+        action="append",
+        default=[],
+        metavar="LINE",
+        help="header field 'Name: value', or @FILE with one on each line",
     )
-    parser.add_argument("-d", "--data", metavar="DATA", help="request body, @FILE or @- for stdin; JSON unless -H says")
-    parser.add_argument("--proxy", metavar="URL", help=f"the proxy (default {DEFAULT_PROXY})")
-    parser.add_argument("--secret-file", metavar="FILE", help="holds the proxy's service secret in its first line")
-    parser.add_argument("--request-id", metavar="ID", help="name the request, so that its answer can be resumed")
+    parser.add_argument(
+        "-d",
+        "--data",
+        metavar="DATA",
+        help="request body; @FILE reads a file, @- stdin. Content-Type is JSON unless -H sets it",
+    )
+    parser.add_argument("--proxy", metavar="URL", help=f"URL of the proxy (default: {DEFAULT_PROXY})")
+    parser.add_argument("--secret-file", metavar="FILE", help="file with the proxy's service secret in its first line")
+    parser.add_argument("--request-id", metavar="ID", help="name for the request, by which its answer can be resumed")
     parser.add_argument(
         "-C",
         "--continue",
         dest="go_on",
         action="store_true",
-        help="write only what was not written before",
+        help="resume after the bytes that were written before, instead of at the start",
     )
-    parser.add_argument("--abort", action="store_true", help="stop the upstream call of --request-id")
-    parser.add_argument("--state-dir", metavar="DIR", help="where request ids are remembered")
-    parser.add_argument("-s", "--silent", action="store_true", help="no progress")
+    parser.add_argument("--abort", action="store_true", help="stop the upstream call of --request-id and forget the id")
+    parser.add_argument("--state-dir", metavar="DIR", help="folder in which request ids are remembered")
+    parser.add_argument("-s", "--silent", action="store_true", help="show no progress")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run it; the exit code."""
+    """Run the command; the exit code."""
     fetch: DurableFetch | None = None
     try:
         fetch = _fetch(args)
@@ -94,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, f"interrupted{_hint(fetch, args)}")
     except BrokenPipeError:
-        _discard_output()  # whoever read us has gone, as `head` does: nothing is left to say
+        _discard_output()  # the reader of the pipe has gone, as `head` does: that is no error
         return PIPE_CLOSED
     except _Unwritable as error:
         _discard_output()
@@ -118,7 +128,7 @@ def _fetch(args: argparse.Namespace) -> DurableFetch:
 
 def _run(fetch: DurableFetch, args: argparse.Namespace) -> int:
     if args.abort:
-        return 0 if fetch.abort(args.request_id) else _fail(USAGE, "nothing is remembered under this --request-id")
+        return 0 if fetch.abort(args.request_id) else _fail(USAGE, "no answer is remembered under this --request-id")
     if not _is_open(sys.stdout):
         raise _Unwritable("it is closed")
     with _response(fetch, args) as response:
@@ -133,7 +143,7 @@ def _response(fetch: DurableFetch, args: argparse.Namespace) -> DurableResponse:
     if args.url is None:
         resumed = fetch.resume(args.request_id)
         if resumed is None:
-            raise _Usage("nothing is remembered under this --request-id, or its stream is gone")
+            raise _Usage("no answer is remembered under this --request-id, or its stream no longer exists")
         return resumed
     content = _data(args.data)
     headers = [field for line in args.header for field in _fields(line)]
@@ -147,7 +157,7 @@ def _response(fetch: DurableFetch, args: argparse.Namespace) -> DurableResponse:
 
 
 def _copy(pieces: Iterator[bytes], out: BinaryIO) -> None:
-    """Every piece is written out before the next is asked for: then only does it count as consumed."""
+    """Write every piece before asking for the next one, because asking counts the piece as consumed."""
     for piece in pieces:
         try:
             out.write(piece)
@@ -159,25 +169,25 @@ def _copy(pieces: Iterator[bytes], out: BinaryIO) -> None:
 
 
 def _is_open(stream: TextIO | None) -> bool:
-    """Whether the process was started with it: the interpreter has None for one that was closed."""
+    """Whether the process was started with this stream; the interpreter holds None for a closed one."""
     return stream is not None
 
 
 def _discard_output() -> None:
-    """What stdout still holds goes nowhere: else the interpreter would write it at its end, and fail again."""
+    """Drop what stdout still buffers: the interpreter would write it at exit, and fail again."""
     if _is_open(sys.stdout):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Progress:
-    """One line that is written over and over, where somebody looks at it."""
+    """A line on the terminal that shows bytes and seconds, and is overwritten."""
 
     def __init__(self, out: TextIO, *, shown: bool) -> None:
         self._out = out
         self._shown = shown
 
     def over(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """The same pieces, counted."""
+        """The same pieces, counted as the caller takes them."""
         began = shown = time.monotonic()
         size = 0
         try:
@@ -230,23 +240,25 @@ def _secret(args: argparse.Namespace) -> str:
 
 
 def _state_dir() -> Path:
-    """XDG's place for what should survive, but belongs to this machine."""
+    """The default folder: the XDG state directory, for data that persists but belongs to this machine."""
     base = os.environ.get("XDG_STATE_HOME", "")
     try:
         return (Path(base) if base else Path.home() / ".local" / "state") / "durable-proxy"
     except RuntimeError:
-        raise _Usage("there is no home directory: give a --state-dir") from None
+        raise _Usage("no home directory was found: give a --state-dir") from None
 
 
 def _hint(fetch: DurableFetch | None, args: argparse.Namespace) -> str:
     if fetch is None or args.request_id is None or args.abort:
         return ""
     if not fetch.remembers(args.request_id):
-        return f"\nNo answer is known of yet: repeat the command with the same --request-id {args.request_id}"
-    return f"\nThe answer goes on being kept: resume it with --request-id {args.request_id}, and -C for the rest only"
+        return f"\nNo stream is known yet: repeat the command with the same --request-id {args.request_id}"
+    return (
+        f"\nThe answer is still being stored: resume it with --request-id {args.request_id}, and -C for the rest only"
+    )
 
 
 def _fail(code: int, message: str) -> int:
-    if _is_open(sys.stderr):  # else `print` would take stdout
+    if _is_open(sys.stderr):  # with None, `print` would write to stdout
         print(f"fetch: {message}", file=sys.stderr)
     return code

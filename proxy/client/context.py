@@ -1,4 +1,4 @@
-"""The request id of calls that an SDK makes: set around them, or sent as a header that goes no further than us."""
+"""The request id of calls that an SDK makes: set by a `with` block, or by a header that the transport removes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,11 @@ _request_id: ContextVar[str | None] = ContextVar("durable_request_id", default=N
 
 @contextmanager
 def durable_request(request_id: str) -> Iterator[None]:
-    """Requests that a durable transport sends inside carry this id: their answers can be resumed, also later.
+    """Give this id to the requests that a durable transport sends inside the block, so their answers can be resumed.
 
-    An id names one logical request at a time, "conversation-1:turn-7": another request under it takes its place.
-    A stream may be read to its end outside. Holds for this thread or task and the tasks it starts; may be nested.
+    An id names one logical request at a time, for example "conversation-1:turn-7". Another request under the same id
+    takes its place. A streamed answer may be read to its end after the block. The id holds for this thread or task and
+    for the tasks that it starts. Blocks may be nested. Raises ValueError when the id is empty.
     """
     if not request_id:
         raise ValueError("request_id is empty")
@@ -28,5 +29,5 @@ def durable_request(request_id: str) -> Iterator[None]:
 
 
 def current_request_id() -> str | None:
-    """The id that holds here, None outside any."""
+    """The id of the innermost block; None outside of any."""
     return _request_id.get()

@@ -1,7 +1,11 @@
-"""A request to an upstream, and how the proxy is asked to make it. Decides; a driver sends and waits.
+"""The create: how the proxy is asked to send a request to an upstream. Decides; a driver sends and waits.
 
-Owns which header fields go along, the request's fingerprint, what each answer to the create means, and which failures
-may be tried again: a lost answer may, because the `Idempotency-Key` makes the proxy give the same stream again.
+Owns which header fields are forwarded, a request's fingerprint, what each answer to the create means, and which
+failures are retried.
+
+Why a create may be repeated although an upstream call costs money: it carries an `Idempotency-Key`. Under one key the
+proxy calls the upstream once, and answers every later create with the stream of that call. So when an answer is lost,
+asking again with the same key finds the stream if there is one, and makes the call if there is none.
 """
 
 import hashlib
@@ -19,13 +23,13 @@ _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _STATUS = re.compile(r"[2-5][0-9]{2}")
 _BOUNDARY = re.compile(r'multipart/.*;\s*boundary="?([^";]+)"?', re.IGNORECASE | re.DOTALL)
 
-# Ours to set, or of one connection only (RFC 9110 section 7.6.1): they never go along.
+# Set by the client, or valid for one connection only (RFC 9110 section 7.6.1): never forwarded.
 _NOT_FORWARDED = frozenset({
     "accept-encoding", "connection", "content-length", "expect", "host", "keep-alive", "proxy-authorization",
     "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "upstream-method", "upstream-url",
 })  # fmt: skip
 
-# On the proxy's answer, but about the proxy's own HTTP: they are not the upstream's and never reach the caller.
+# On the proxy's answer, but about the proxy's own HTTP and not the upstream's: never passed to the caller.
 _NOT_PASSED = frozenset({
     "alt-svc", "cache-control", "connection", "content-encoding", "content-length", "content-type",
     "cross-origin-resource-policy", "date", "etag", "idempotent-replay", "keep-alive", "location", "server",
@@ -38,7 +42,10 @@ _NOTHING_STARTED = frozenset({"OVERLOADED", "DRAINING", "HTTP_502", "HTTP_503", 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """A request as the upstream is to see it; `url` is ASCII and absolute, without credentials or fragment."""
+    """A request as the upstream is to see it. `url` is ASCII and absolute, without credentials or fragment.
+
+    Raises ValueError when `method` is not a token.
+    """
 
     method: str
     url: str
@@ -47,14 +54,17 @@ class UpstreamRequest:
 
     def __post_init__(self) -> None:
         if not _METHOD.fullmatch(self.method):
-            raise ValueError("not a method")
+            raise ValueError("method is not a token")
 
     def __repr__(self) -> str:
         return f"<UpstreamRequest {self.method}>"
 
     @property
     def fingerprint(self) -> str:
-        """What makes two requests the same question: method, URL, body. A multipart boundary is chance, not content."""
+        """A hash of method, URL and body: requests with the same fingerprint ask the same.
+
+        Header fields do not count, because an API key may be renewed. Nor does a multipart boundary, which is random.
+        """
         content = self.content
         for name, value in self.headers:
             if name.lower() == "content-type" and (boundary := _BOUNDARY.match(value)):
@@ -64,15 +74,15 @@ class UpstreamRequest:
 
     @property
     def idempotency_key(self) -> str | None:
-        """The caller's own, if he gave one."""
+        """The caller's own `Idempotency-Key`, if there is one."""
         return next((value for name, value in self.headers if name.lower() == "idempotency-key"), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """The stream is there: its absolute signed URL, and the head of the upstream's answer.
+    """A stream: its absolute signed URL, and status and header fields of the upstream's answer.
 
-    `replayed`: it was there before, from an earlier request with the same key.
+    `replayed`: the stream existed before, from an earlier create with the same key.
     """
 
     stream_url: str
@@ -86,7 +96,7 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The upstream answered with an error of its own; there is no stream."""
+    """The upstream's own error: status, header fields and body. There is no stream."""
 
     status: int
     headers: Fields
@@ -97,7 +107,7 @@ Asked = Created | Answered
 
 
 class Creating:
-    """One create, with its retries: a `Plan`."""
+    """One create with its retries: a `Plan` whose result is a stream, or the upstream's own error."""
 
     def __init__(self, place: Place, upstream: UpstreamRequest, key: str, retry: Retry, timeouts: Timeouts) -> None:
         self._place = place
@@ -118,18 +128,18 @@ class Creating:
         self.delay = 0.0
 
     def request(self) -> Send:
-        """The create request; the same each time but for a token that may have been renewed."""
+        """The create request. Only its authorization may differ from the one before: a token may have been renewed."""
         headers = (*self._place.headers(), *self._headers)
         return Send("POST", self._place.url, headers, self._timeouts, self._content)
 
     def replied(self, status: int, headers: Fields, body: bytes) -> Asked | None:
-        """What the answer means; None: wait `delay` and send again. Raises ProxyError when the proxy refused."""
+        """The stream or the upstream's error; None to send again. Raises ProxyError when the proxy refused."""
         upstream_status = _upstream_status(headers)
         if status in (200, 201):
             try:
                 stream_url = self._place.stream_url(headers.get("location", "none:"))
             except ValueError:
-                raise ProxyError("INVALID_RESPONSE", "a create was answered without a stream", status=status) from None
+                raise ProxyError("INVALID_RESPONSE", "the answer to a create names no stream", status=status) from None
             seen = upstream_status if upstream_status is not None and upstream_status < 300 else 200
             return Created(stream_url, seen, _passed(headers), headers.get("idempotent-replay") == "true")
         if status == 502 and upstream_status is not None and upstream_status >= 400:
@@ -141,7 +151,7 @@ class Creating:
         return None
 
     def failed(self, error: NetworkError) -> None:
-        """No answer. Raises `error` when trying again is not the client's to decide: time is up, or attempts are."""
+        """Note that no answer came. Raises `error` when the caller's time is up or no attempt is left."""
         if error.fault in (Fault.READ_TIMEOUT, Fault.REQUEST):
             raise error
         self._failed(error, None)
@@ -159,7 +169,7 @@ def _upstream_status(headers: Fields) -> int | None:
 
 
 def _passed(headers: Fields) -> Fields:
-    """The fields of the upstream's answer that the proxy passed on, under the names that they had there."""
+    """The fields of the upstream's answer that the proxy passed on, under the upstream's names."""
     kept = [
         (name, value)
         for name, value in headers.pairs

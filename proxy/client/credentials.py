@@ -1,8 +1,9 @@
-"""What is remembered of a request that has an id: which question it was, its stream, how far the answer was read.
+"""What is remembered under a request id: the request's fingerprint, its stream, how far the answer was read.
 
-Written before the proxy is asked (with the key that makes a second asking harmless), completed when the stream is
-there, advanced as bytes are consumed, removed when the stream is done, expired or gone. A storage that fails costs
-the memory, never the answer.
+An entry is written before the create is sent, with the `Idempotency-Key`: whoever finds it after a crash can repeat
+the create without a second upstream call. It is completed when the stream is known, advanced as bytes are consumed,
+and removed when the stream has been read to its end or no longer exists. When the storage fails, the answer is still
+delivered but cannot be resumed.
 """
 
 import json
@@ -25,7 +26,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What is kept under a request id. `stream_url` is None while the proxy's answer is not known."""
+    """What is stored under a request id.
+
+    - `fingerprint`: of the request, to tell a repetition from another request under the same id.
+    - `key`: the `Idempotency-Key` of the create. It also tells whose entry this is.
+    - `stream_url`: None until the proxy has answered the create. `status`, `headers`: of the upstream's answer.
+    - `offset`, `ahead`: the position up to which the answer was consumed, as in `Position`.
+    """
 
     fingerprint: str
     key: str
@@ -45,19 +52,23 @@ class Credentials:
 
     @property
     def created(self) -> Created | None:
-        """The stream, as if the proxy had just told of it."""
+        """The stream; None until the proxy has answered the create."""
         if self.stream_url is None:
             return None
         return Created(self.stream_url, self.status, Fields(self.headers), replayed=True)
 
 
 def new_key() -> str:
-    """An `Idempotency-Key` that nobody has used."""
+    """A fresh `Idempotency-Key`."""
     return secrets.token_urlsafe(24)
 
 
 class Ledger:
-    """The credentials of one proxy in one storage."""
+    """The entries of one proxy in one storage. Threads and processes may share the storage.
+
+    A lock makes each change atomic within this process. Between processes the last write wins, so a change to a stored
+    entry is made only when its key is the caller's own: a slow reader never touches a newer stream's entry.
+    """
 
     def __init__(self, storage: Storage, prefix: str, proxy_url: str) -> None:
         self._storage = storage
@@ -65,16 +76,18 @@ class Ledger:
         self._lock = threading.Lock()
 
     def find(self, request_id: str) -> Credentials | None:
-        """What is kept under the id; None too when it cannot be read or understood."""
+        """The entry of the id; None when there is none, or it cannot be read or understood."""
         try:
             text = self._storage.get(self._key(request_id))
         except Exception as error:
-            logger.warning("the credentials' storage could not be read: %s", type(error).__name__)
+            logger.warning(
+                "credentials could not be read: %s (an earlier answer cannot be resumed)", type(error).__name__
+            )
             return None
         return _parsed(text) if text is not None else None
 
     def begin(self, request_id: str, upstream: UpstreamRequest) -> Credentials:
-        """The credentials of this question: those kept, or new ones when none are, or another question's."""
+        """The entry of this request. A new one replaces a missing entry or that of another request."""
         with self._lock:
             fingerprint = upstream.fingerprint
             kept = self.find(request_id)
@@ -85,39 +98,39 @@ class Ledger:
             return fresh
 
     def renew(self, request_id: str, upstream: UpstreamRequest) -> Credentials:
-        """New credentials in place of those kept: the old stream is of no use."""
+        """A new entry in place of the stored one, whose stream is not wanted or gone."""
         with self._lock:
             fresh = Credentials(upstream.fingerprint, upstream.idempotency_key or new_key())
             self._write(request_id, fresh)
             return fresh
 
     def complete(self, request_id: str, mine: Credentials, created: Created) -> Credentials:
-        """The stream is there."""
+        """Add the stream to the entry."""
         full = replace(mine, stream_url=created.stream_url, status=created.status, headers=created.headers.pairs)
         with self._lock:
             self._write(request_id, full)
         return full
 
     def advance(self, request_id: str, mine: Credentials, position: Position) -> None:
-        """So far the answer was consumed; nothing happens when the id has gone to another stream or was removed."""
+        """Note how far the answer was consumed, unless the entry was removed or belongs to another stream."""
         with self._lock:
             kept = self.find(request_id)
             if kept is not None and kept.key == mine.key and kept.position != position:
                 self._write(request_id, replace(kept, offset=position.offset, ahead=position.ahead))
 
     def remove(self, request_id: str, mine: Credentials) -> None:
-        """Done with this stream; another's credentials under the same id stay."""
+        """Remove the entry, unless it belongs to another stream."""
         with self._lock:
             kept = self.find(request_id)
             if kept is not None and kept.key == mine.key:
                 self.forget(request_id)
 
     def forget(self, request_id: str) -> None:
-        """Remove whatever is kept under the id."""
+        """Remove the entry of the id, whatever it is."""
         try:
             self._storage.delete(self._key(request_id))
         except Exception as error:
-            logger.warning("the credentials' storage could not be cleared: %s", type(error).__name__)
+            logger.warning("credentials could not be removed: %s (they stay in the storage)", type(error).__name__)
 
     def _key(self, request_id: str) -> str:
         return self._scope + quote(request_id, safe="")
@@ -126,7 +139,7 @@ class Ledger:
         try:
             self._storage.set(self._key(request_id), json.dumps(asdict(credentials)))
         except Exception as error:
-            logger.warning("no resume later: the credentials could not be stored: %s", type(error).__name__)
+            logger.warning("credentials could not be stored: %s (the answer cannot be resumed)", type(error).__name__)
 
 
 def _parsed(text: str) -> Credentials | None:

@@ -1,7 +1,7 @@
-"""What can go wrong, told apart: the proxy's answer, the network, a stream that ended before it was whole.
+"""The errors of this package: the proxy refused, the network failed, or a stream ended before it was whole.
 
 An upstream's own error is none of these: it stays a response, with its status, headers and body.
-No message here holds a URL, because a stream's URL is a credential.
+No message holds a URL, because a stream's URL is a credential.
 """
 
 from enum import Enum
@@ -12,14 +12,15 @@ __all__ = ["DurableError", "Fault", "IncompleteStream", "NetworkError", "ProxyEr
 
 
 class DurableError(Exception):
-    """Whatever this package raises by itself."""
+    """The base of all errors of this package."""
 
 
 class ProxyError(DurableError):
-    """The proxy refused, or answered what its protocol does not allow.
+    """The proxy refused, or an answer was not what its protocol allows.
 
-    `code` is the proxy's (`UPSTREAM_NOT_ALLOWED`, …), `HTTP_418` when a response without one came from something in
-    between, `INVALID_RESPONSE` when the protocol was broken. `retry_after` is in seconds.
+    - `code`: the proxy's code (`UPSTREAM_NOT_ALLOWED`, …). `HTTP_` and the status when the answer carried no code, so
+      something between the client and the proxy sent it. `INVALID_RESPONSE` when an answer broke the protocol.
+    - `message`: for people. `status`: of the HTTP answer. `retry_after`: seconds, None when the answer named none.
     """
 
     def __init__(self, code: str, message: str, *, status: int, retry_after: float | None = None) -> None:
@@ -31,12 +32,12 @@ class ProxyError(DurableError):
 
     @property
     def gone(self) -> bool:
-        """The stream is out of reach for good: not there, not ours, or not what the protocol says."""
+        """Whether the stream is out of reach for good."""
         return self.status in (200, 401, 403, 404, 410)
 
 
 class Fault(Enum):
-    """What failed between us and the proxy; the values are the names that httpx gives to it."""
+    """What failed between the client and the proxy; the values are the names of httpx's exceptions."""
 
     CONNECT = "ConnectError"
     CONNECT_TIMEOUT = "ConnectTimeout"
@@ -46,11 +47,11 @@ class Fault(Enum):
     READ = "ReadError"
     READ_TIMEOUT = "ReadTimeout"
     PROTOCOL = "RemoteProtocolError"
-    REQUEST = "LocalProtocolError"  # the request itself cannot be sent, ever
+    REQUEST = "LocalProtocolError"  # the request itself can never be sent
 
 
 class NetworkError(DurableError):
-    """The proxy could not be reached, or not for long enough; raised when the retries are used up."""
+    """The connection to the proxy failed, and no retry was left. `fault` says how it failed last."""
 
     def __init__(self, fault: Fault, detail: str) -> None:
         super().__init__(detail)
@@ -58,7 +59,7 @@ class NetworkError(DurableError):
 
 
 class IncompleteStream(DurableError):
-    """The stream ended, but not because the answer was whole. `bytes_read` were delivered before this was raised."""
+    """The stream ended before the answer was whole. `outcome` says why; `bytes_read` bytes were delivered before."""
 
     def __init__(self, outcome: Outcome, bytes_read: int) -> None:
         super().__init__(f"the stream ended early ({outcome.value}) after {bytes_read} bytes")

@@ -1,6 +1,6 @@
 """Server-sent events from bytes (WHATWG HTML section 9.2): any split of the same bytes gives the same events.
 
-An event counts when its blank line has come: one that was cut off is forgotten with its decoder. No I/O.
+An event counts when its blank line has arrived. One that was cut off is dropped with its decoder. No I/O.
 """
 
 import re
@@ -12,31 +12,34 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class EventTooLarge(Exception):
-    """An event is larger than the decoder may hold."""
+    """An event is larger than the decoder's limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event's type ("message" when none was given) and its data, lines joined by LF."""
+    """One event: its type ("message" when it names none) and its data, with lines joined by LF."""
 
     name: bytes
     data: bytes
 
 
 class EventDecoder:
-    """Bytes in, whole events out. `id` and `retry` fields mean nothing here and are ignored, as comments are."""
+    """Bytes in, whole events out. Comments, `id` and `retry` fields are ignored: the protocol gives them no meaning.
+
+    `max_bytes` bounds what is held: the line that is not complete and the event's data lines.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._line: list[bytes] = []  # the pieces of a line whose end has not come
+        self._line: list[bytes] = []  # pieces of a line whose end has not arrived
         self._size = 0  # bytes held, in the line and in the event's data
-        self._skip_lf = False  # a CR ended the last piece: an LF after it belongs to the same line end
+        self._skip_lf = False  # the last piece ended with CR, so an LF that follows belongs to it
         self._started = False
         self._name = b""
         self._data: list[bytes] = []
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes. Raises EventTooLarge past the limit."""
+        """The events that `data` completes. Raises EventTooLarge above `max_bytes`."""
         if self._skip_lf and data:
             self._skip_lf = False
             data = data.removeprefix(b"\n")

@@ -1,4 +1,4 @@
-"""What goes to the proxy and what comes back, free of any HTTP library: fields, requests, the proxy's error body."""
+"""Messages to and from the proxy, without an HTTP library: header fields, requests, the proxy's error body."""
 
 import json
 import re
@@ -18,9 +18,9 @@ _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class Fields(Mapping[str, str]):
-    """Header fields: case does not matter to a look-up, repeated ones are joined by a comma. The repr shows names.
+    """Header fields. A look-up ignores case and joins repeated fields by a comma. The repr shows the names only.
 
-    Values are bytes read as Latin-1, so that whatever was sent can be sent on.
+    Values are bytes decoded as Latin-1, so that any value can be sent on unchanged.
     """
 
     def __init__(self, pairs: Pairs = ()) -> None:
@@ -47,13 +47,13 @@ class Fields(Mapping[str, str]):
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Every field as it was given, in order."""
+        """Every field as given, in order."""
         return self._pairs
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A request to the proxy. The repr shows the method alone: everything else may hold a credential."""
+    """A request to the proxy. The repr shows the method only, because everything else may hold a credential."""
 
     method: str
     url: str
@@ -69,30 +69,34 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Plan(Protocol[T_co]):
-    """A request that is sent until its answer is understood: wait `delay` seconds, send `request`, tell what came."""
+    """A request that is sent until its answer is understood.
+
+    A driver waits `delay` seconds, sends `request`, and passes the answer to `replied` or the loss to `failed`. It
+    repeats this until `replied` returns a result, or one of the two raises.
+    """
 
     @property
     def delay(self) -> float:
         """Seconds to wait before the next sending."""
 
     def request(self) -> Send:
-        """What to send now."""
+        """The request to send now."""
 
     def replied(self, status: int, headers: Fields, body: bytes) -> T_co | None:
-        """What the answer means; None: send again. Raises when it is a refusal."""
+        """The result; None to send again. Raises ProxyError when the answer is a refusal."""
 
     def failed(self, error: NetworkError) -> None:
-        """No answer came. Raises `error` when it is not to be sent again."""
+        """Note that no answer came. Raises `error` when the request is not to be sent again."""
 
 
 def retry_after(headers: Fields) -> float | None:
-    """Seconds of a `Retry-After` that is a number; dates are not worth a clock here."""
+    """The seconds of a `Retry-After` that is a number."""
     value = headers.get("retry-after", "").strip()
     return float(value) if _SECONDS.fullmatch(value) else None
 
 
 def proxy_error(status: int, headers: Fields, body: bytes) -> ProxyError:
-    """The error that a proxy's answer tells of; `HTTP_{status}` when its body is not the proxy's."""
+    """The error in a proxy's answer; its code is `HTTP_{status}` when the body is not the proxy's error object."""
     code, message = f"HTTP_{status}", "the proxy, or something in front of it, answered without an error code"
     try:
         told = json.loads(body)["error"]

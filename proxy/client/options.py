@@ -1,4 +1,4 @@
-"""Every number of the client: unit and reason beside it. What a caller may choose is in `Retry` and `Timeouts`."""
+"""Every number of the client, with unit and reason. Callers choose those in `Retry` and `Timeouts`."""
 
 import random
 from dataclasses import dataclass, replace
@@ -11,18 +11,18 @@ __all__ = [
     "TRANSIENT_STATUSES", "Backoff", "Live", "OnClose", "OnCloseName", "Retry", "Timeouts",
 ]  # fmt: skip
 
-ABANDONED_SECONDS = 30 * 86400.0  # a file that nobody touched for so long; streams live for a day by default
+ABANDONED_SECONDS = 30 * 86400.0  # a file untouched for this long is removed; streams live for a day by default
 DEFAULT_PREFIX = "durable-streams:"  # of keys in a storage that other things may share
-ERROR_BODY_BYTES = 1 << 20  # of an error answer; the proxy passes on at most 64 KiB, another server may send more
-ERROR_BODY_SECONDS = 10.0  # for all of it; the proxy itself gives an upstream's error body 5 s
-EVENT_BYTES = 32 << 20  # one server-sent event; a stream with larger ones is read by long-poll, which holds none
-LEAST_SECONDS = 0.01  # a socket's time-out, when hardly any is left: nought would mean "do not wait" to some
-LOST_ATTEMPTS = 256  # requests whose answer was lost, remembered for an SDK's retry; few are ever in flight at once
-MAX_CONNECTIONS = 1000  # each answer that is being read holds one; what openai and anthropic allow themselves
-MAX_IDLE_CONNECTIONS = 100  # the same
-MEMORY_ENTRIES = 10_000  # credentials in `MemoryStorage`, about 1 KiB each; the oldest go first
-SILENCE_SECONDS = 90.0  # a live read with no byte, not even a keep-alive, is dead: servers speak up every 30 to 60 s
-TAIL_BYTES = 32  # of what was delivered, kept to see `data: [DONE]` at the end
+ERROR_BODY_BYTES = 1 << 20  # read of an error answer; the proxy sends at most 64 KiB, another server may send more
+ERROR_BODY_SECONDS = 10.0  # for the whole error answer; the proxy gives an upstream's error body 5 s
+EVENT_BYTES = 32 << 20  # one server-sent event; a stream with larger ones is read by long-poll, which buffers no events
+LEAST_SECONDS = 0.01  # shortest time-out of a socket, because 0 can mean "do not wait"
+LOST_ATTEMPTS = 256  # lost requests remembered for an SDK's retry; few are in flight at once
+MAX_CONNECTIONS = 1000  # each answer being read holds one; the openai and anthropic SDKs use the same number
+MAX_IDLE_CONNECTIONS = 100  # kept open for reuse; the openai and anthropic SDKs use the same number
+MEMORY_ENTRIES = 10_000  # credentials in `MemoryStorage`, about 1 KiB each
+SILENCE_SECONDS = 90.0  # a live read without a byte for so long is dead: the server sends keep-alives every 30 to 60 s
+TAIL_BYTES = 32  # last delivered bytes that are kept, to see whether they end with `data: [DONE]`
 
 # Statuses that can be another one a moment later, so the same request is sent again. Most of them come from something
 # between the client and the proxy: a load balancer, a CDN or a gateway. Repeating costs nothing: a read changes
@@ -37,18 +37,18 @@ TRANSIENT_STATUSES = frozenset({
 
 
 class Live(Enum):
-    """How new bytes are waited for; the values are those of the `live` parameter."""
+    """How a read waits for new bytes; the values are those of the `live` parameter."""
 
     SSE = "sse"
     LONG_POLL = "long-poll"
 
 
 class OnClose(Enum):
-    """What closing an unfinished response means to the upstream call."""
+    """What closing an unfinished response does to the upstream call."""
 
-    AUTO = "auto"  # abort, unless a request id lets somebody resume it
-    ABORT = "abort"
-    DETACH = "detach"
+    AUTO = "auto"  # abort, unless there is a request id by which the answer can be resumed
+    ABORT = "abort"  # abort
+    DETACH = "detach"  # let it go on
 
 
 OnCloseName = Literal["auto", "abort", "detach"]
@@ -56,10 +56,13 @@ OnCloseName = Literal["auto", "abort", "detach"]
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How hard the client tries. Waits double from `first_delay` up to `max_delay`, each with full jitter (seconds).
+    """How often and how long the client tries.
 
-    `reads`: failures in a row, without one new byte, before a read gives up; the default rides out about half a
-    minute. `creates`: attempts to get a request answered at all; few, because SDKs retry on top of it.
+    - `reads`: a read gives up after this many failures in a row without a new byte. The default bridges about 30 s.
+    - `creates`: attempts to have a request answered. Few, because SDKs retry on top of them.
+    - `first_delay`, `max_delay`: seconds. The longest wait before a retry doubles from the first to the second; each
+      wait is drawn at random from zero up to it.
+    - `live`: how a read waits for new bytes.
     """
 
     reads: int = 10
@@ -71,9 +74,12 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. `answer`: from the request to the response's head; longer than the proxy's own wait for an upstream.
+    """Longest waits, in seconds; None waits for ever.
 
-    `data`: the longest time without a new byte of the answer, None for ever: keep-alives do not count.
+    - `connect`: for a connection to the proxy. `write`: for the socket to take a piece of the request.
+    - `pool`: for a place in the connection pool.
+    - `answer`: from the request to the head of the response. The default exceeds the proxy's own wait for an upstream.
+    - `data`: for a new byte of the answer. Keep-alives do not count.
     """
 
     connect: float | None = 10.0
@@ -83,18 +89,20 @@ class Timeouts:
     data: float | None = None
 
     def for_reading(self, waited: float) -> "Timeouts":
-        """The same for a read, after `waited` seconds without a byte: its socket may be silent for what is left of
-        `data`, but never for longer than a live server is."""
+        """The time-outs of a read, after `waited` seconds without a byte.
+
+        Its socket may be silent for what is left of `data`, but never for longer than a live server is.
+        """
         left = SILENCE_SECONDS if self.data is None else max(self.data - waited, LEAST_SECONDS)
         return replace(self, answer=min(left, SILENCE_SECONDS))
 
     def for_abort(self) -> "Timeouts":
-        """The same for an abort, which is answered at once or not at all."""
+        """The time-outs of an abort, which is answered at once or not at all."""
         return replace(self, answer=self.connect)
 
 
 class Backoff:
-    """Counts failures in a row and says how long to wait after each."""
+    """Counts failures in a row, and says how long to wait after each."""
 
     def __init__(self, retry: Retry, attempts: int) -> None:
         self._retry = retry
@@ -102,11 +110,11 @@ class Backoff:
         self._failures = 0
 
     def progressed(self) -> None:
-        """Something worked: count from nought again."""
+        """Something worked: start counting from zero."""
         self._failures = 0
 
     def failed(self, retry_after: float | None = None) -> float | None:
-        """Seconds to wait before the next attempt; None when there is none left."""
+        """Count a failure. Seconds to wait before the next attempt; None when no attempt is left."""
         self._failures += 1
         if self._failures >= self._attempts:
             return None
@@ -115,5 +123,5 @@ class Backoff:
         return max(delay, min(retry_after, self._retry.max_delay)) if retry_after is not None else delay
 
     def pause(self) -> float:
-        """Seconds before asking again when nothing failed and nothing came: so that no server makes us spin."""
+        """Seconds to wait after an answer without news, so that a server that answers at once causes no busy loop."""
         return random.uniform(0.5, 1.0) * self._retry.first_delay  # noqa: S311  # jitter, not a secret

@@ -1,11 +1,13 @@
-"""The read loop without its I/O: which request to send next, which bytes of the answer are new, when and how it ends.
+"""The read loop without I/O: which request to send next, which bytes are new, when and how the stream ends.
 
-An offset is an opaque token, and stands only between two appends: when a connection is cut in between, nobody can
-name the place. So a position is an offset and how many bytes beyond it have been delivered; the next read starts at
-the offset, and that many bytes of it are dropped.
+How reading goes on at the exact byte. An offset is an opaque token, and tokens stand only between appends. When a
+connection is cut in the middle of an append, no token names that place. So a position is a token and the number of
+bytes beyond it that have been delivered: the next read starts at the token, and that many of its bytes are dropped.
+This is right because a stream only grows: the bytes after a token never change.
 
-A driver sends `request`, gives the answer's head to `head`, its body to `receive`, its end to `ended`, its loss to
-`lost`, waits `delay` seconds, and begins again until `outcome` stands. No clock here: `now` is any monotonic one's.
+A driver waits `delay` seconds, sends `request`, and passes on what comes: the head to `head`, pieces of the body to
+`receive`, the body's end to `ended`, a failure to `lost`, an answer that `head` did not accept to `refused`. It repeats
+this until `outcome` is set. There is no clock here: `now` is the time in seconds of any monotonic clock.
 """
 
 import binascii
@@ -25,7 +27,7 @@ __all__ = ["START", "Position", "Reading"]
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a stream: `ahead` bytes beyond an offset token of the server's."""
+    """A place in a stream: `ahead` bytes beyond one of the server's offset tokens."""
 
     offset: str
     ahead: int
@@ -36,7 +38,7 @@ START = Position("-1", 0)
 
 @dataclass(frozen=True, slots=True)
 class _Plain:
-    """What the head of a catch-up or long-poll answer promises for its end."""
+    """What the head of a catch-up or long-poll answer says about the stream behind its body."""
 
     offset: str
     up_to_date: bool
@@ -45,10 +47,12 @@ class _Plain:
 
 
 class Reading:
-    """One reader's way through one stream, from a position to the end.
+    """Reads one stream from a position to its end.
 
-    With `catch_up`, what is already there is read plainly first; a stream that was just created is followed live at
-    once. `timeouts.data` is the longest wait for a new byte: after it NetworkError (READ_TIMEOUT) is raised.
+    - `catch_up`: read what the stream already holds by plain reads, then follow it live. A stream that was just created
+      is followed live at once.
+    - `timeouts.data`: the longest wait for a new byte; after it NetworkError (READ_TIMEOUT) is raised.
+    - `now`: the time; waiting for the first byte begins here.
     """
 
     def __init__(
@@ -63,25 +67,25 @@ class Reading:
         self._live = retry.live
         self._catch_up = catch_up
         self._cursor: str | None = None
-        self._since = now  # when waiting for the next byte began
-        self._seen = 0  # bytes of this answer behind the offset
+        self._since = now  # when the wait for the next byte began
+        self._seen = 0  # bytes of this answer after the token
         self._spoke = False  # this answer held an event
         self._brought = False  # this answer held a new byte
         self._plain: _Plain | None = None
         self._events: EventDecoder | None = None
         self._closed_without_outcome = False
-        self._broken: NetworkError | ProxyError | None = None  # what follows the bytes that were just handed out
+        self._broken: NetworkError | ProxyError | None = None  # to be raised after the bytes that were just handed out
         self.delay = 0.0
         self.bytes_read = 0
         self.outcome: Outcome | None = None
 
     @property
     def position(self) -> Position:
-        """Where the next byte to be delivered stands."""
+        """The place of the next byte to be delivered."""
         return Position(self._offset, self._ahead)
 
     def request(self, now: float) -> Send:
-        """The next read. Forgets what was left of the one before."""
+        """The next read. Drops what was kept of the answer before."""
         self._seen = 0
         self._spoke = self._brought = False
         self._plain = self._events = self._broken = None
@@ -96,13 +100,13 @@ class Reading:
         )
 
     def head(self, status: int, headers: Fields, *, framed: bool) -> bool:
-        """Whether the body is the stream's; if not, an error's body is to be read and given to `refused`.
+        """Whether the body belongs to the stream. If not, the answer goes to `refused`, an error with its body.
 
-        `framed`: the end of the body can be told from a cut.
+        `framed`: the body's end can be told from a connection that was cut.
         """
         if status == 200 and self._live is Live.SSE and not self._catch_up:
             if headers.get("stream-sse-data-encoding") != "base64":
-                return False  # text events do not carry every byte as it was
+                return False  # events in text form do not carry every byte unchanged
             self._events = EventDecoder(EVENT_BYTES)
         elif status in (200, 204):
             offset = headers.get("stream-next-offset")
@@ -118,11 +122,11 @@ class Reading:
 
     @property
     def satisfied(self) -> bool:
-        """Nothing more is wanted of this body, though its end has not come: go on to `ended`."""
+        """Whether the rest of this body is of no interest, so that the driver calls `ended` before its end."""
         return self._events is not None and (self.outcome is not None or self._closed_without_outcome)
 
     def refused(self, status: int, headers: Fields, body: bytes, now: float) -> None:
-        """An answer that is not the stream. Raises ProxyError when trying again cannot help."""
+        """Note an answer that `head` did not accept. Raises ProxyError when asking again cannot help."""
         if status in (200, 204):
             self._unusable(now)
             return
@@ -137,7 +141,7 @@ class Reading:
         self._failed(error, now, error.retry_after)
 
     def receive(self, data: bytes, now: float) -> bytes:
-        """The bytes of the stream that `data` brings and that were not delivered yet; often none."""
+        """The bytes in `data` that belong to the stream and were not delivered before; often none."""
         fresh = self._fresh(data) if self._events is None else self._live_bytes(self._events, data)
         if fresh:
             self._since = now
@@ -149,11 +153,11 @@ class Reading:
         return fresh
 
     def consumed(self, now: float) -> None:
-        """The caller wants more: the wait for the next byte begins now, however long he kept the last ones."""
+        """Note that the caller asks for more: the wait for the next byte begins now, not when the last one arrived."""
         self._since = now
 
     def ended(self, now: float) -> None:
-        """The body ended as its framing promised, or all is here that it was to bring."""
+        """Note that the body ended as its framing promised, or that it is `satisfied`."""
         self._raise_broken()
         if self._plain is not None:
             self._end_plain(self._plain)
@@ -165,20 +169,20 @@ class Reading:
             self._check(now)
 
     def lost(self, error: NetworkError, now: float) -> None:
-        """No answer, or it was cut. Raises `error` when there is no attempt left, or the caller's time is up."""
+        """Note that no answer came, or that it was cut. Raises `error` when no attempt or no time is left."""
         if self.outcome is not None:
-            return  # the closing event had come: there was nothing left to lose
+            return  # the closing event had arrived before: nothing was lost
         if error.fault is Fault.READ_TIMEOUT:
             self._check(now)
         self._failed(error, now)
 
     def verdict(self) -> None:
-        """At the end: raises IncompleteStream unless the stream was whole."""
+        """Raise IncompleteStream unless the stream ended as whole."""
         if self.outcome is not None and self.outcome is not Outcome.COMPLETE:
             raise IncompleteStream(self.outcome, self.bytes_read)
 
     def _fresh(self, payload: bytes) -> bytes:
-        """The part of `payload`, which follows what this answer has brought so far, that was not delivered before."""
+        """The part of `payload` that was not delivered before; `payload` follows what this answer brought so far."""
         self._seen += len(payload)
         new = self._seen - self._ahead
         if new <= 0:
@@ -187,7 +191,7 @@ class Reading:
         return payload if new == len(payload) else payload[-new:]
 
     def _advance(self, offset: str) -> None:
-        """Everything that this answer has brought so far lies before `offset`."""
+        """Move to a token that stands right after everything that this answer brought so far."""
         self._ahead -= min(self._ahead, self._seen)
         self._seen = 0
         if offset != self._offset:
@@ -195,7 +199,7 @@ class Reading:
             self._backoff.progressed()
 
     def _live_bytes(self, events: EventDecoder, data: bytes) -> bytes:
-        """What is new in the events that `data` completes. What is wrong with one is raised after them."""
+        """The new bytes in the events that `data` completes. An error in one is raised after those before it."""
         self._raise_broken()
         fresh: list[bytes] = []
         try:
@@ -203,7 +207,7 @@ class Reading:
                 fresh.append(self._event(event))
         except EventTooLarge:
             self._live = Live.LONG_POLL
-            self._broken = NetworkError(Fault.PROTOCOL, "an event was too large")
+            self._broken = NetworkError(Fault.PROTOCOL, "an event was larger than the client holds")
         except (NetworkError, ProxyError) as error:
             self._broken = error
         if not any(fresh):
@@ -232,11 +236,11 @@ class Reading:
             told = json.loads(data)
             offset = told["streamNextOffset"]
         except (ValueError, LookupError, TypeError, RecursionError):
-            raise _broken("a control event was not understood") from None
+            raise _broken("a control event was not valid") from None
         if not isinstance(offset, str):
             raise _broken("an offset was not a string")
         self._advance(offset)
-        self._backoff.progressed()  # the stream is there, and says that nothing is new
+        self._backoff.progressed()  # the stream exists; it has no new bytes
         cursor = told.get("streamCursor")
         self._cursor = cursor if isinstance(cursor, str) else self._cursor
         if told.get("streamClosed") is True:
@@ -255,24 +259,24 @@ class Reading:
 
     def _close(self, outcome: object) -> None:
         if self._ahead:
-            raise ProxyError("INVALID_RESPONSE", "the stream is shorter than it was", status=200)
+            raise ProxyError("INVALID_RESPONSE", "the stream is shorter than before", status=200)
         if outcome is None and self._plain is None and not self._closed_without_outcome:
-            # A closing event need not tell the outcome: the head of a plain read at the end does, if anything does.
+            # The closing event may lack the outcome. Then the head of a plain read at the end has it, if it is known.
             self._closed_without_outcome = self._catch_up = True
             return
         try:
             self.outcome = Outcome.COMPLETE if outcome is None else Outcome(outcome)
         except ValueError:
-            raise ProxyError("INVALID_RESPONSE", "the stream's outcome is not one we know", status=200) from None
+            raise ProxyError("INVALID_RESPONSE", "the stream's outcome is unknown to this client", status=200) from None
 
     def _unusable(self, now: float) -> None:
-        """A success that cannot be used as it is: another way of reading may be."""
+        """Note a success that cannot be used, and try another way of reading."""
         if self._live is Live.SSE and not self._catch_up:
             self._live = Live.LONG_POLL
         elif self._live is Live.SSE:
-            self._catch_up = False  # events carry their own ends, so that a body need not
+            self._catch_up = False  # an event marks its own end, so a cut body cannot pass for a whole one
         else:
-            error = ProxyError("INVALID_RESPONSE", "the answer to a read was not a stream's", status=200)
+            error = ProxyError("INVALID_RESPONSE", "the answer to a read did not come from the stream", status=200)
             self._failed(error, now)
 
     def _failed(self, error: NetworkError | ProxyError, now: float, retry_after: float | None = None) -> None:
@@ -284,9 +288,9 @@ class Reading:
 
     def _check(self, now: float) -> None:
         if self._patience is not None and now - self._since >= self._patience:
-            raise NetworkError(Fault.READ_TIMEOUT, "no new byte of the answer came in time")
+            raise NetworkError(Fault.READ_TIMEOUT, "no new byte of the answer arrived in time")
 
 
 def _broken(detail: str) -> NetworkError:
-    """The server's bytes are not what the protocol says: as good as a lost connection, and tried again like one."""
+    """The error for bytes that break the protocol. It is retried, as a lost connection is."""
     return NetworkError(Fault.PROTOCOL, detail)

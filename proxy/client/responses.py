@@ -1,4 +1,4 @@
-"""What a durable response is before anything is read: its head, its stream, how far it was consumed. No I/O."""
+"""The head of a durable response: status, headers, stream, and how far it was consumed. No I/O."""
 
 import time
 
@@ -12,10 +12,12 @@ __all__ = ["ResponseHead"]
 
 
 class ResponseHead:
-    """An upstream's answer, by way of a durable stream.
+    """An upstream's answer, read from a durable stream.
 
-    An upstream's error is one too: it has no stream (`stream_id` is None), its body came with it. `stream_url` is a
-    credential: who has it can read and abort the stream. `was_resumed`: the stream was there before this request.
+    - `status_code`, `headers`: the upstream's.
+    - `stream_id`, `stream_url`: the stream. The URL is a credential: it opens the stream for reading and aborting. Both
+      are None for an upstream's error, which has no stream: its body came with it.
+    - `was_resumed`: whether the stream existed before this request.
     """
 
     def __init__(self, source: Delivery | Answered) -> None:
@@ -45,17 +47,17 @@ class ResponseHead:
 
     @property
     def offset(self) -> str | None:
-        """A token of the stream's: every byte before it has been consumed. None without a stream."""
+        """A token for a place in the stream: every byte before it has been consumed. None without a stream."""
         return self._delivery.position.offset if self._delivery is not None else None
 
     @property
     def outcome(self) -> Outcome | None:
-        """How the stream ended; None while that is not known."""
+        """How the stream ended; None until the end is known."""
         return self._reading.outcome if self._reading is not None else None
 
     @property
     def unfinished(self) -> bool:
-        """Neither read to its end nor closed."""
+        """Whether it has been neither read to its end nor closed."""
         return self._delivery is not None and not self._delivery.over
 
     @property

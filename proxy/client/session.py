@@ -1,7 +1,10 @@
-"""One logical request from question to last byte, free of I/O: what is resumed, what is asked anew, what is kept.
+"""One request from the first attempt to the last byte, without I/O: what is resumed, asked again and remembered.
 
-`Session` is what a durable fetch is made of besides its connections. `Call` is one request; `Delivery` is the stream
-that answers it: its place in the ledger, and what closing it early means. Drivers wait and send.
+A `Session` is a durable fetch without its connections. A `Call` is one request. A `Delivery` is the stream that answers
+it, with its entry in the ledger and what closing it early means. Drivers wait and send.
+
+When credentials are forgotten. An entry is the only way back to an answer that has been paid for, so it is removed only
+when nobody can need it: the answer was read to its end, the caller aborted it, or the stream is gone for good.
 """
 
 import threading
@@ -22,7 +25,10 @@ __all__ = ["Call", "Delivery", "Session", "Settings"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a caller chooses once; the meaning of each is told by `create_durable_fetch`."""
+    """What a caller chooses once for a durable fetch; `create_durable_fetch` documents each option.
+
+    Raises ValueError when `resume_from` is not one of its values.
+    """
 
     place: Place
     storage: Storage
@@ -38,36 +44,52 @@ class Settings:
             raise ValueError("resume_from must be start or offset")
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What belongs to one call: its request id (or None), its time-outs, and whether its caller repeats failures."""
+
+    request_id: str | None
+    timeouts: Timeouts
+    repeats: bool
+
+
 class Session:
-    """The settings, the ledger, and the keys of requests whose answer was lost."""
+    """The settings, the ledger, and the keys of requests whose answer was lost.
+
+    An SDK repeats a failed request without saying which one it repeats, and without a request id. So the key of a
+    request whose answer was lost is kept by fingerprint: a retry of the same request takes it, and gets the stream that
+    the lost answer was about instead of a second upstream call.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.ledger = Ledger(settings.storage, settings.storage_prefix, settings.place.url)
-        self._lost: OrderedDict[str, str] = OrderedDict()  # the fingerprint of each key
+        self._lost: OrderedDict[str, str] = OrderedDict()  # fingerprints by key, the latest loss last
         self._lock = threading.Lock()
 
     def call(
         self, upstream: UpstreamRequest, request_id: str | None, *, timeouts: Timeouts, attempt: int | None
     ) -> "Call":
-        """`attempt`: how often the caller, who repeats what fails, has tried before; None for one who does not."""
-        repeats = attempt is not None
+        """The call for a request. `attempt`: as in `DurableFetch.perform`."""
+        terms = _Terms(request_id, timeouts, repeats=attempt is not None)
         if request_id is not None:
-            credentials = self.ledger.begin(request_id, upstream)
-            return Call(self, upstream, request_id, credentials, timeouts, repeats=repeats)
+            return Call(self, upstream, self.ledger.begin(request_id, upstream), terms)
         lost = self._take_lost(upstream.fingerprint) if attempt else None
-        credentials = Credentials(upstream.fingerprint, upstream.idempotency_key or lost or new_key())
-        return Call(self, upstream, None, credentials, timeouts, repeats=repeats)
+        return Call(
+            self, upstream, Credentials(upstream.fingerprint, upstream.idempotency_key or lost or new_key()), terms
+        )
 
     def kept(self, request_id: str) -> "Delivery | None":
-        """The stream that is remembered under the id, ready to be read on."""
+        """The stream that is remembered under the id, to be read from there; None when there is none."""
         credentials = self.ledger.find(request_id)
         if credentials is None or credentials.created is None:
             return None
-        return Delivery(self, credentials.created, request_id, credentials, self.settings.timeouts, repeats=False)
+        return Delivery(
+            self, credentials.created, credentials, _Terms(request_id, self.settings.timeouts, repeats=False)
+        )
 
     def remember_lost(self, credentials: Credentials) -> None:
-        """The answer got lost on the way: who asks the same again, as a retry, gets the same stream."""
+        """Keep the key of a request whose answer was lost, for a retry of it."""
         with self._lock:
             self._lost[credentials.key] = credentials.fingerprint
             self._lost.move_to_end(credentials.key)
@@ -75,7 +97,7 @@ class Session:
                 self._lost.popitem(last=False)
 
     def _take_lost(self, fingerprint: str) -> str | None:
-        """The latest key of this question, for one retry only: questions alike may be lost at the same time."""
+        """The latest lost key of this request, taken out: each is for one retry, and equal requests may be lost too."""
         with self._lock:
             key = next((key for key, asked in reversed(self._lost.items()) if asked == fingerprint), None)
             if key is not None:
@@ -84,92 +106,73 @@ class Session:
 
 
 class Call:
-    """One request: perhaps answered before, else to be asked."""
+    """One request: answered by a stream that it already has, or to be asked."""
 
-    def __init__(
-        self,
-        session: Session,
-        upstream: UpstreamRequest,
-        request_id: str | None,
-        credentials: Credentials,
-        timeouts: Timeouts,
-        *,
-        repeats: bool,
-    ) -> None:
+    def __init__(self, session: Session, upstream: UpstreamRequest, credentials: Credentials, terms: _Terms) -> None:
         self._session = session
         self._upstream = upstream
-        self._request_id = request_id
         self._credentials = credentials
-        self._timeouts = timeouts
-        self._repeats = repeats
+        self._terms = terms
 
     def resumption(self) -> "Delivery | None":
-        """The stream that answered this very question before, if there is one and the caller wants it."""
+        """The stream that this request already has; None when there is none, or the caller does not want it."""
         created = self._credentials.created
         if created is None or not self._session.settings.auto_resume:
             return None
         return self._delivery(created)
 
     def creating(self) -> Creating:
-        """The create of this question; a stream that answered it before is put out of mind."""
-        if self._credentials.stream_url is not None and self._request_id is not None:
-            self._credentials = self._session.ledger.renew(self._request_id, self._upstream)
+        """The create for this request. A stream that it had before is forgotten."""
+        if self._credentials.stream_url is not None and self._terms.request_id is not None:
+            self._credentials = self._session.ledger.renew(self._terms.request_id, self._upstream)
         settings = self._session.settings
-        return Creating(settings.place, self._upstream, self._credentials.key, settings.retry, self._timeouts)
+        return Creating(settings.place, self._upstream, self._credentials.key, settings.retry, self._terms.timeouts)
 
     def created(self, created: Created) -> "Delivery":
-        """The stream is there: remember it before anything else."""
-        if self._request_id is not None:
-            self._credentials = self._session.ledger.complete(self._request_id, self._credentials, created)
+        """The stream that the create was answered with. It is remembered before anything else happens."""
+        if self._terms.request_id is not None:
+            self._credentials = self._session.ledger.complete(self._terms.request_id, self._credentials, created)
         return self._delivery(created)
 
     def failed(self, error: DurableError | None) -> None:
-        """There is no stream; None: an upstream's own error. When nobody can know, the key is kept for a retry."""
+        """The create brought no stream; None stands for the upstream's own error.
+
+        When nobody can know whether there is a stream, the key is kept for a retry.
+        """
         lost = isinstance(error, NetworkError) and error.fault is not Fault.REQUEST
         unknown = lost or (isinstance(error, ProxyError) and error.code.startswith("HTTP_5"))
-        if unknown and self._request_id is None:
+        if unknown and self._terms.request_id is None:
             self._session.remember_lost(self._credentials)
-        if not unknown and self._request_id is not None:
-            self._session.ledger.remove(self._request_id, self._credentials)
+        if not unknown and self._terms.request_id is not None:
+            self._session.ledger.remove(self._terms.request_id, self._credentials)
 
     def _delivery(self, created: Created) -> "Delivery":
-        return Delivery(
-            self._session, created, self._request_id, self._credentials, self._timeouts, repeats=self._repeats
-        )
+        return Delivery(self._session, created, self._credentials, self._terms)
 
 
 class Delivery:
     """A stream on its way to the caller."""
 
-    def __init__(
-        self,
-        session: Session,
-        created: Created,
-        request_id: str | None,
-        credentials: Credentials,
-        timeouts: Timeouts,
-        *,
-        repeats: bool,
-    ) -> None:
+    def __init__(self, session: Session, created: Created, credentials: Credentials, terms: _Terms) -> None:
         self._session = session
-        self._request_id = request_id
+        self._request_id = terms.request_id
         self._credentials = credentials
-        self._timeouts = timeouts
+        self._timeouts = terms.timeouts
         streamed = created.headers.get("content-type", "").lower().startswith("text/event-stream")
-        self._repeats = repeats and not streamed  # who is handed a stream has his answer, and asks no more
+        self._repeats = terms.repeats and not streamed  # an SDK that was handed a stream does not ask again
         self._tail = b""
         self.over = False  # nothing is left to close
         self.created = created
         self.access = Access(session.settings.place, created.stream_url)
-        self.position = START  # before which every byte has been consumed
+        self.position = START  # every byte before it has been consumed
 
     def __repr__(self) -> str:
         return f"<Delivery {self.access.stream_id}>"
 
     def reading(self, now: float) -> Reading:
-        """The read loop: from the start, or from where the caller stopped if he wants to go on there.
+        """The read loop: from the start, or from where the caller stopped when `resume_from` is "offset".
 
-        What is encoded is always read from the start: a decoder cannot begin in the middle.
+        A body with a content coding is read from the start in either case: a decoder cannot begin in its middle.
         """
         settings = self._session.settings
         go_on = settings.resume_from == "offset" and "content-encoding" not in self.created.headers
@@ -185,26 +188,27 @@ class Delivery:
         )
 
     def took(self, piece: bytes) -> None:
-        """The caller gets these bytes now."""
+        """Note that the caller is about to get these bytes."""
         self._tail = (self._tail + piece[-TAIL_BYTES:])[-TAIL_BYTES:]
 
     def consumed(self, position: Position) -> None:
-        """The caller asks for more, and so has done with all up to here."""
+        """Note that the caller asked for more, so everything before `position` has been consumed."""
         if position != self.position:
             self.position = position
             if self._request_id is not None:
                 self._session.ledger.advance(self._request_id, self._credentials, position)
 
     def finished(self) -> None:
-        """The stream has been read to its end, whatever that was, or is gone: nobody needs to find it again."""
+        """Forget the stream: it was read to its end, or aborted, or no longer exists."""
         self.over = True
         if self._request_id is not None:
             self._session.ledger.remove(self._request_id, self._credentials)
 
     def failed(self, error: DurableError) -> None:
-        """Reading has ended with an error that the caller sees: after some, another attempt can still have it all.
+        """Note that reading ended with an error that the caller sees.
 
-        A caller who repeats what fails finds it again, and closes nothing for good; any other's close still decides.
+        Unless the stream is gone, another attempt can still read all of it. For a caller that repeats failures the
+        stream stays, so its close aborts nothing. For any other caller the close decides as usual.
         """
         if isinstance(error, IncompleteStream) or (isinstance(error, ProxyError) and error.gone):
             self.finished()
@@ -214,9 +218,10 @@ class Delivery:
                 self._session.remember_lost(self._credentials)
 
     def aborts_on_close(self) -> bool:
-        """The caller closes: whether the upstream call is to be aborted. True once at most.
+        """Whether a close now has to abort the upstream call. True at most once.
 
-        Who has seen `data: [DONE]` has seen all, though the stream's end may not have come: that is never aborted.
+        A caller that has seen `data: [DONE]` has the whole answer, although the stream may not have ended yet: then
+        nothing is aborted. The openai SDK closes at that point.
         """
         if self.over:
             return False

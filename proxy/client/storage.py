@@ -1,4 +1,4 @@
-"""Where credentials are kept between calls, or between processes: any object with get, set and delete will do."""
+"""Where credentials are kept between calls or between processes: any object with `get`, `set` and `delete`."""
 
 import contextlib
 import hashlib
@@ -19,20 +19,20 @@ _OURS = re.compile(r"[0-9a-f]{64}\.json|\.[0-9a-f]{64}\.json\.[0-9a-f]{16}")
 
 
 class Storage(Protocol):
-    """Texts by key. What it keeps opens streams: keep it as private as what they answer."""
+    """Texts by key. The values open streams, so they need as much privacy as the answers do."""
 
     def get(self, key: str) -> str | None:
-        """The value, None when there is none."""
+        """The value; None when the key has none."""
 
     def set(self, key: str, value: str) -> None:
-        """Keep `value` in place of what was there."""
+        """Store the value, replacing an earlier one."""
 
     def delete(self, key: str) -> None:
-        """Forget it; no error when there is nothing."""
+        """Remove the value; no error when the key has none."""
 
 
 class MemoryStorage:
-    """In this process only; the oldest entries go when there are too many."""
+    """Texts in this process. Above `max_entries`, the entries that were set longest ago are dropped."""
 
     def __init__(self, max_entries: int = MEMORY_ENTRIES) -> None:
         self._max_entries = max_entries
@@ -40,12 +40,12 @@ class MemoryStorage:
         self._lock = threading.Lock()
 
     def get(self, key: str) -> str | None:
-        """The value, None when there is none."""
+        """The value; None when the key has none."""
         with self._lock:
             return self._values.get(key)
 
     def set(self, key: str, value: str) -> None:
-        """Keep `value`; what was set longest ago is dropped past the limit."""
+        """Store the value; drop the oldest entries above the limit."""
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)
@@ -53,15 +53,15 @@ class MemoryStorage:
                 self._values.popitem(last=False)
 
     def delete(self, key: str) -> None:
-        """Forget it."""
+        """Remove the value."""
         with self._lock:
             self._values.pop(key, None)
 
 
 class FileStorage:
-    """A file for each key, readable by its owner only (0600, the folder 0700 when it is made here).
+    """A file for each key, readable by its owner only (mode 0600; a folder made here has mode 0700).
 
-    Names are hashes of the keys. A file is replaced whole or not at all, so that several processes may share a folder.
+    File names are hashes of the keys. A file is replaced as a whole, so several processes may share a folder.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -72,14 +72,14 @@ class FileStorage:
         return self._directory / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
     def get(self, key: str) -> str | None:
-        """The value, None when there is none. Raises OSError when it cannot be read."""
+        """The value; None when the key has none. Raises OSError when the file cannot be read."""
         try:
             return self._path(key).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
 
     def set(self, key: str, value: str) -> None:
-        """Keep `value`. Raises OSError when it cannot be written; what was there before stays then."""
+        """Store the value. Raises OSError when the file cannot be written; the earlier value stays."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._prune()
         path = self._path(key)
@@ -95,11 +95,11 @@ class FileStorage:
             raise
 
     def delete(self, key: str) -> None:
-        """Forget it. Raises OSError when it cannot be removed."""
+        """Remove the value. Raises OSError when the file cannot be removed."""
         self._path(key).unlink(missing_ok=True)
 
     def _prune(self) -> None:
-        """Once, at the first writing: remove what was abandoned so long ago that its stream is gone."""
+        """At the first write, remove files that are so old that their streams have expired."""
         if self._pruned:
             return
         self._pruned = True

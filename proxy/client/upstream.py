@@ -1,4 +1,4 @@
-"""What callers give, as the request that the upstream is to see: URL normalised, header fields listed, JSON encoded."""
+"""A caller's arguments as an upstream request: URL normalised, header fields listed, JSON encoded."""
 
 import json as json_module
 import re
@@ -19,7 +19,11 @@ Json = object
 def upstream_request(
     library: ModuleType, url: str, method: str, headers: HeaderInput, content: Content, json: Json
 ) -> UpstreamRequest:
-    """The request. Raises ValueError for a URL that is not absolute or holds credentials, or two bodies at once."""
+    """The upstream request.
+
+    Raises ValueError for a URL that is not absolute or holds credentials, for two bodies at once, and for header fields
+    that are not Latin-1.
+    """
     try:
         parsed = library.URL(url)
     except library.InvalidURL:
@@ -40,7 +44,7 @@ def upstream_request(
 
 
 def bare_url(url: object) -> str:
-    """A library's URL in ASCII, without credentials and fragment. Raises ValueError when it is not http or https."""
+    """The text of a library's URL: ASCII, without credentials and fragment. Raises ValueError unless http or https."""
     scheme = str(getattr(url, "scheme", ""))
     host = getattr(url, "raw_host", b"").decode("ascii")
     if scheme not in ("http", "https") or not host:

@@ -306,7 +306,7 @@ def test_a_storage_that_fails_costs_the_memory_and_never_the_answer(
 ) -> None:
     proxy.stream(b"hello ", b"world")
     assert connect(storage=Broken())(request_id=ID).read() == b"hello world"
-    assert "no resume later" in caplog.text
+    assert "the answer cannot be resumed" in caplog.text
 
 
 @pytest.mark.parametrize(
