@@ -1,6 +1,7 @@
 """The only place where objects are wired together: a `Config` becomes a running proxy without its sockets."""
 
 import ssl
+import time
 from base64 import b64encode
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,11 +12,12 @@ import apsw
 
 from proxy.config import Config, ConfigError
 from proxy.handlers.abort import Abort
-from proxy.handlers.create import Create, CreateSettings
+from proxy.handlers.create import Create, CreateSettings, Signing
 from proxy.handlers.delete import Delete
 from proxy.handlers.ops import Health
 from proxy.handlers.read import Head, Read, ReadSettings
 from proxy.handlers.router import Router
+from proxy.handlers.routes import Access, Credential, Route
 from proxy.handlers.static import StaticFiles
 from proxy.http.message import Handler
 from proxy.http.pipe import Budget, PipeLimits
@@ -43,7 +45,7 @@ from proxy.store import Store, lock_data_directory
 from proxy.store.sqlite.lock import DirectoryInUse
 from proxy.store.sqlite.schema import ForeignDatabase, UnsafeSqlite
 from proxy.streams.client import Endpoint, Storage
-from proxy.streams.producer import RetryPolicy
+from proxy.streams.retry import RetryPolicy
 from proxy.wire.events import HeadLimits
 from proxy.wire.headers import Headers
 
@@ -142,7 +144,7 @@ class App:
             ),
         )
         create = Create(
-            keyring,
+            Signing(keyring, time.time),
             Allowlist(config.allowlist),
             upstream,
             self.transfers,
@@ -158,17 +160,21 @@ class App:
             config.storage_silence_seconds,
             config.shared_cache,
         )
-        wait = config.abort_wait_seconds
+        read = Read(storage, records, self._orphans, reading)
+        abort = Abort(self._fleet, wait=config.abort_wait_seconds)
+        delete = Delete(storage, records, self._fleet, wait=config.storage_timeout_seconds)
+        creating = {b"POST": Route("create", Credential.SERVICE, create)}
+        health = Route("health", Credential.NONE, Health(self.transfers))
         return Router(
-            create=create,
-            streams={
-                b"GET": Read(keyring, storage, records, self._orphans, reading),
-                b"HEAD": Head(keyring, storage, records),
-                b"PATCH": Abort(keyring, self._fleet, wait=wait),
-                b"DELETE": Delete(keyring, storage, records, self._fleet, wait=config.storage_timeout_seconds),
+            {b"/v1/proxy": creating, b"/v1/proxy/": creating, b"/health": {b"GET": health, b"HEAD": health}},
+            {
+                b"GET": Route("read", Credential.SIGNATURE_OR_SERVICE, read),
+                b"HEAD": Route("head", Credential.SERVICE, Head(storage, records)),
+                b"PATCH": Route("abort", Credential.SIGNATURE, abort),
+                b"DELETE": Route("delete", Credential.SERVICE, delete),
             },
-            health=Health(self.transfers),
             static=StaticFiles(),
+            access=Access(keyring, time.time),
             cors=Cors(config.cors_origin, max_age=config.cors_max_age_seconds),
         )
 

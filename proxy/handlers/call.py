@@ -1,6 +1,5 @@
-"""A request as an operation sees it: the stream it names and its query, parsed once."""
+"""A request as an operation sees it: the stream it names, its query, and what let its caller in."""
 
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -8,18 +7,27 @@ from proxy.base.errors import Code, Refusal
 from proxy.http.message import Request, Response
 from proxy.wire.url import parse_query, query_values
 
-__all__ = ["Call", "Operation", "parse_call"]
+__all__ = ["Call", "Operation", "Query", "parsed_query"]
 
-_UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_MAX_PAIRS = 32  # of a query; ours has six names, and a pair costs a microsecond before any credential is seen
+
+Query = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`stream_id` is canonical, "" where the operation names no stream; `query` keeps repeated parameters."""
+    """One request for an operation, after its credential was checked.
+
+    request: the request itself; its body has not been read.
+    stream_id: the stream in canonical spelling, "" where the operation names none.
+    query: the decoded parameters in order, repeated ones kept.
+    is_signed: whether a pre-signed URL let the caller in, not the service secret.
+    """
 
     request: Request
     stream_id: str
-    query: list[tuple[bytes, bytes]]
+    query: Query
+    is_signed: bool = False
 
     def values(self, name: bytes) -> list[bytes]:
         """Every value of a query parameter."""
@@ -36,9 +44,9 @@ class Call:
 Operation = Callable[[Call], Awaitable[Response]]
 
 
-def parse_call(request: Request, stream_id: bytes = b"") -> Call:
-    """The call that `request` makes. Raises Refusal for a stream id that is not spelled canonically."""
-    if stream_id and not _UUID.fullmatch(stream_id):
-        raise Refusal(Code.STREAM_NOT_FOUND, "there is no such stream")
+def parsed_query(request: Request) -> Query:
+    """The request's parameters. Raises Refusal when there are too many to be ours."""
     query = request.target.partition(b"?")[2]
-    return Call(request, stream_id.decode(), parse_query(query) if query else [])
+    if query.count(b"&") >= _MAX_PAIRS:
+        raise Refusal(Code.INVALID_REQUEST, f"a query may have {_MAX_PAIRS} parameters")
+    return parse_query(query) if query else []

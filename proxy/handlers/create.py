@@ -1,26 +1,26 @@
 """POST /v1/proxy: check, ask the upstream, start the transfer, answer with a pre-signed URL (protocol: Create)."""
 
 import secrets
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
+from proxy.handlers.routes import Clock
 from proxy.handlers.uploads import Upload, Uploads
 from proxy.http.body import EMPTY
 from proxy.http.message import Response
 from proxy.policy.allowlist import Allowlist, Match
 from proxy.policy.auth import Keyring
-from proxy.policy.forwarding import PassedHeaders, content_encoding, content_type, passed_headers, upstream_headers
+from proxy.policy.forwarding import PassedHeaders, upstream_headers
 from proxy.relay.idempotency import Claim, Claims, Replay, fingerprint, stream_id_of
 from proxy.relay.record import Record
 from proxy.relay.transfers import Transfers
-from proxy.relay.upstream import Upstream, about, error_answer
+from proxy.relay.upstream import Upstream, described, error_answer
 from proxy.wire.headers import Field, Headers
 from proxy.wire.url import Url, UrlError, parse_url
 
-__all__ = ["Create", "CreateSettings"]
+__all__ = ["Create", "CreateSettings", "Signing"]
 
 _METHODS = (b"GET", b"POST", b"PUT", b"PATCH", b"DELETE")
 _NO_STORE: Field = (b"cache-control", b"no-store")
@@ -29,9 +29,13 @@ _MAX_KEY_BYTES = 255  # protocol: Idempotency-Key
 
 @dataclass(frozen=True, slots=True)
 class CreateSettings:
-    """`url_seconds`: life of a pre-signed URL; `base`: what Location starts with.
+    """Bounds of creates, and what their answers say.
 
-    Bytes of a request body, `max_request_bytes`, and of all that are held at once, `max_request_bytes_total`.
+    url_seconds: life of a pre-signed URL.
+    base: what Location starts with: the public URL without its final slash, or nothing.
+    max_request_bytes: bytes of one request body.
+    max_request_bytes_total: bytes of all request bodies that are held at once.
+    passed: the upstream's header fields that reach the caller.
     """
 
     url_seconds: int
@@ -39,6 +43,14 @@ class CreateSettings:
     max_request_bytes: int
     max_request_bytes_total: int
     passed: PassedHeaders
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """What Locations are signed with: the keys, and the time from which they last."""
+
+    keyring: Keyring
+    clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +68,10 @@ class Create:
     """The create operation."""
 
     def __init__(
-        self, keyring: Keyring, allowlist: Allowlist, upstream: Upstream, transfers: Transfers, claims: Claims,
+        self, signing: Signing, allowlist: Allowlist, upstream: Upstream, transfers: Transfers, claims: Claims,
         settings: CreateSettings,
     ) -> None:  # fmt: skip
-        self._keyring = keyring
+        self._signing = signing
         self._allowlist = allowlist
         self._upstream = upstream
         self._transfers = transfers
@@ -70,9 +82,6 @@ class Create:
     async def __call__(self, call: Call) -> Response:
         """201 with Location, the upstream's error as 502, or 200 for a replay. Raises Refusal, StorageError."""
         headers = call.request.headers
-        self._keyring.check_service(
-            query=call.values(b"secret"), authorization=headers.get_all(b"authorization"), now=time.time()
-        )
         url, method, match = self._checked(headers)
         key = _idempotency_key(headers)
         self._transfers.reserve()
@@ -115,20 +124,14 @@ class Create:
         passed = self._settings.passed
         if not 200 <= answer.status < 300:
             return error_answer(answer, await self._upstream.error_body(answer), passed)
-        record = Record(
-            content_type=content_type(answer.headers),
-            status=answer.status,
-            content_encoding=content_encoding(answer.headers),
-            passed=tuple(passed_headers(answer.headers, passed)),
-            fingerprint=request_print,
-            transfer=secrets.token_hex(8) if request_print else "",  # without a key the stream's id is used once
-        )
+        life = secrets.token_hex(8) if request_print else ""  # without a key the stream's id is used once
+        record = replace(described(answer, passed), fingerprint=request_print, transfer=life)
         try:
             await self._transfers.start(stream_id, answer.body, record)
         except BaseException:
             answer.body.close()
             raise
-        return Response(201, Headers.trusted([self._location(stream_id), *about(answer, passed), _NO_STORE]), EMPTY)
+        return Response(201, Headers.trusted([self._location(stream_id), *record.fields(), _NO_STORE]), EMPTY)
 
     async def _create_once(self, key: bytes, order: _Order) -> Response:
         stream_id = stream_id_of(key)
@@ -151,19 +154,12 @@ class Create:
             self._claims.release(claim, self._transfers.removed(stream_id))
 
     def _replayed(self, stream_id: str, record: Record) -> Response:
-        fields = [
-            self._location(stream_id),
-            (b"upstream-status", b"%d" % record.status),
-            (b"upstream-content-type", record.content_type),
-        ]
-        if record.content_encoding is not None:
-            fields.append((b"upstream-content-encoding", record.content_encoding))
-        fields += [*record.passed, (b"idempotent-replay", b"true"), _NO_STORE]
+        fields = [self._location(stream_id), *record.fields(), (b"idempotent-replay", b"true"), _NO_STORE]
         return Response(200, Headers.trusted(fields), EMPTY)
 
     def _location(self, stream_id: str) -> Field:
-        expires = int(time.time()) + self._settings.url_seconds
-        signature = self._keyring.sign(stream_id, expires)
+        expires = int(self._signing.clock()) + self._settings.url_seconds
+        signature = self._signing.keyring.sign(stream_id, expires)
         path = f"{self._settings.base}/v1/proxy/{stream_id}?expires={expires}&signature={signature}"
         return b"location", path.encode()
 

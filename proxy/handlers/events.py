@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from proxy.http.body import Body, BodyError, Cut
-from proxy.streams.client import StorageError
+from proxy.streams.answers import StorageError
 from proxy.wire.events import Buffer
 
 __all__ = ["ClosingEvents"]

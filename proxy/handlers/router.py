@@ -1,27 +1,31 @@
-"""From a request to its operation, and from every failure to its answer. The one place that makes error bodies."""
+"""From a request to its operation, and from every failure to its answer. The one place that makes error bodies.
+
+Order of checks (protocol): the path is known, the method is one of its, the credential is good, the stream's id is
+spelled canonically; only then does the operation run, which finds out whether the stream exists.
+"""
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 
 from proxy.base.errors import Code, Refusal
-from proxy.handlers.call import Operation, parse_call
+from proxy.handlers.call import Call, parsed_query
+from proxy.handlers.routes import Access, Routes
 from proxy.http.body import EMPTY, BodyError, BytesBody, TooLarge
 from proxy.http.message import Handler, Request, Response
 from proxy.policy.cors import Cors
-from proxy.streams.client import StorageError
+from proxy.streams.answers import StorageError
 from proxy.wire.headers import Field, Headers
 
-__all__ = ["Router", "Routes", "error_response"]
+__all__ = ["Router", "error_response"]
 
 logger = logging.getLogger(__name__)
 
-_COLLECTION = b"/v1/proxy"
 _STREAMS = b"/v1/proxy/"
 _STATIC = b"/static/"
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _RETRY_AFTER: Field = (b"retry-after", b"1")
-
-Routes = Mapping[bytes, Operation]
 
 
 class NotAllowed(Refusal):
@@ -48,16 +52,18 @@ def error_response(refusal: Refusal) -> Response:
 class Router:
     """The proxy's whole protocol as a Handler. Every response carries the CORS and hardening fields."""
 
-    def __init__(self, *, create: Operation, streams: Routes, health: Operation, static: Handler, cors: Cors) -> None:
-        """`streams` holds the operations on `/v1/proxy/{id}` by method; HEAD is one of them."""
-        self._create: Routes = {b"POST": create}
+    def __init__(
+        self, fixed: Mapping[bytes, Routes], streams: Routes, *, static: Handler, access: Access, cors: Cors
+    ) -> None:
+        """`fixed`: the routes of each path; `streams`: those of `/v1/proxy/{id}`; `static`: files, for anyone."""
+        self._fixed = fixed
         self._streams = streams
-        self._health: Routes = {b"GET": health, b"HEAD": health}
         self._static = static
+        self._access = access
         self._cors = cors
 
     async def __call__(self, request: Request) -> Response:
-        """Answer one request; never raises but for cancellation."""
+        """Answer one request. Raises BodyError when the request itself broke off, and nothing else."""
         if request.method == b"OPTIONS":
             return Response(204, self._cors.preflight(request.headers), EMPTY)
         try:
@@ -65,14 +71,14 @@ class Router:
         except Refusal as refusal:
             response = error_response(refusal)
         except StorageError as error:
-            logger.warning("%r: %s", request, error)
+            logger.warning("%r: storage failed: %s", request, error)
             response = error_response(Refusal(Code.STORAGE_ERROR, "storage failed"))
         except TooLarge:
             response = error_response(Refusal(Code.REQUEST_TOO_LARGE, "the request body is too large"))
         except BodyError:
-            raise  # the request itself broke off: the server knows why
+            raise  # the server knows why
         except Exception:
-            logger.exception("%r failed", request)
+            logger.exception("%r failed: an error of the proxy's own (it is answered with 500)", request)
             response = error_response(Refusal(Code.INTERNAL_ERROR, "the proxy failed to handle the request"))
         return self._decorated(response, request.headers.get(b"origin"))
 
@@ -87,22 +93,23 @@ class Router:
 
     async def _route(self, request: Request) -> Response:
         path = request.target.partition(b"?")[0]
-        if path in (_COLLECTION, _STREAMS):
-            return await _operation(self._create, request)(parse_call(request))
-        if path.startswith(_STREAMS):
-            call = parse_call(request, path[len(_STREAMS) :])
-            return await _operation(self._streams, request)(call)
-        if path == b"/health":
-            return await _operation(self._health, request)(parse_call(request))
-        if path.startswith(_STATIC):
-            if request.method not in (b"GET", b"HEAD"):
-                raise NotAllowed((b"GET", b"HEAD"))
-            return await self._static(request)
-        raise Refusal(Code.NOT_FOUND, "there is nothing here")
+        routes, stream_id = self._fixed.get(path), ""
+        if routes is None and path.startswith(_STREAMS) and b"/" not in path[len(_STREAMS) :]:
+            routes, stream_id = self._streams, path[len(_STREAMS) :].decode("latin-1")
+        if routes is None:
+            return await self._file(request, path)
+        route = routes.get(request.method)
+        if route is None:
+            raise NotAllowed(tuple(routes))
+        query = parsed_query(request)
+        is_signed = self._access.check(route.credential, request, stream_id, query)
+        if stream_id and not _UUID.fullmatch(stream_id):
+            raise Refusal(Code.STREAM_NOT_FOUND, "there is no such stream")
+        return await route.operation(Call(request, stream_id, query, is_signed))
 
-
-def _operation(routes: Routes, request: Request) -> Operation:
-    operation = routes.get(request.method)
-    if operation is None:
-        raise NotAllowed(tuple(routes))
-    return operation
+    async def _file(self, request: Request, path: bytes) -> Response:
+        if not path.startswith(_STATIC):
+            raise Refusal(Code.NOT_FOUND, "there is nothing here")
+        if request.method not in (b"GET", b"HEAD"):
+            raise NotAllowed((b"GET", b"HEAD"))
+        return await self._static(request)

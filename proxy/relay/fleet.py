@@ -9,8 +9,10 @@ from proxy.relay.instance import Instance, abort_message, mailbox_name
 from proxy.relay.orphans import Orphans, end_orphan
 from proxy.relay.record import Record, Records
 from proxy.relay.transfers import Transfers
-from proxy.streams.client import Reply, Storage, StorageError
-from proxy.streams.producer import Producer, RetryPolicy
+from proxy.streams.answers import AppendResult, StorageError
+from proxy.streams.client import JSON, Storage
+from proxy.streams.producer import Producer
+from proxy.streams.retry import RetryPolicy
 
 __all__ = ["Fleet", "FleetSettings"]
 
@@ -84,9 +86,9 @@ class Fleet:
     async def _tell(self, stream_id: str, record: Record) -> bool:
         """Put the message into the owner's mailbox, once however often it is told; False when there is none."""
         name, life = mailbox_name(record.owner), f"{stream_id}.{record.transfer}"
-        mailbox = Producer(self._storage, name, b"application/json", self._settings.retry, life=life)
-        return await mailbox.append((abort_message(stream_id, record.transfer),)) is Reply.ACCEPTED
+        mailbox = Producer(self._storage, name, JSON, self._settings.retry, life=life)
+        return await mailbox.append((abort_message(stream_id, record.transfer),)) is AppendResult.ACCEPTED
 
     async def _is_closed(self, stream_id: str) -> bool:
         metadata = await self._storage.head(stream_id)
-        return metadata is None or b"stream-closed" in metadata.headers
+        return metadata is None or metadata.is_closed

@@ -20,15 +20,16 @@ from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
 from proxy.relay.instance import Instance
 from proxy.relay.record import Record, Records
-from proxy.streams.client import Reply, Storage, StorageError
-from proxy.streams.producer import Producer, RetryPolicy
+from proxy.streams.answers import AppendResult, StorageError
+from proxy.streams.client import JSON, Storage, expires_at
+from proxy.streams.producer import Producer
+from proxy.streams.retry import RetryPolicy
 from proxy.wire.events import Buffer
 
 __all__ = ["Claim", "ClaimSettings", "Claims", "Replay", "fingerprint", "stream_id_of"]
 
 logger = logging.getLogger(__name__)
 
-_JSON = b"application/json"
 _MAX_CLAIM_BYTES = 4096
 
 
@@ -155,10 +156,10 @@ class Claims:
     async def _claim(self, stream_id: str, request: str, token: str) -> bool:
         """Whether the claim is ours: it did not exist, or it is the one that we made before an answer was lost."""
         expires = datetime.now(UTC) + timedelta(seconds=self._settings.patience)
-        lifetime = (b"stream-expires-at", expires.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode())
+        lifetime = expires_at(expires.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
         name = _claim_name(stream_id)
         content = json.dumps({"fingerprint": request, "token": token, "owner": await self._instance.owner()}).encode()
-        if await self._storage.create(name, _JSON, lifetime, content) is Reply.ACCEPTED:
+        if await self._storage.create(name, JSON, lifetime, content) is AppendResult.ACCEPTED:
             return True
         held = await self._held(stream_id)
         if held is None:
@@ -207,7 +208,7 @@ class Claims:
         name, token = _claim_name(stream_id), secrets.token_hex(16)
         content = json.dumps({"of": held.token, "owner": await self._instance.owner(), "token": token}).encode()
         retry = self._settings.retry
-        producer = Producer(self._storage, name, _JSON, retry, epoch=len(held.clearing) + 1, life=held.token)
+        producer = Producer(self._storage, name, JSON, retry, epoch=len(held.clearing) + 1, life=held.token)
         is_said = False
         while clock() < give_up:
             try:

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 import anyio
 
 from proxy.base.tasks import Tasks
-from proxy.http.body import BodyError, TooLarge, read_all
-from proxy.streams.client import Storage, StorageError, discard, unexpected
+from proxy.streams.answers import StorageError
+from proxy.streams.client import JSON, Storage, ttl
 
 __all__ = ["Instance", "InstanceSettings", "abort_message", "lease_name", "mailbox_name"]
 
 logger = logging.getLogger(__name__)
 
-_JSON = b"application/json"
 _MAX_LEASE_BYTES = 64
 _MISSES = 3  # looks without a lease after which its instance counts as dead
 
@@ -138,7 +137,7 @@ class Instance:
             with anyio.fail_after(self._settings.lease / 4):  # requests that are lost may cost no more of the lease
                 if await self._storage.read_whole(lease, _MAX_LEASE_BYTES) is None:
                     await self._make_mailbox()
-                    await self._storage.create(lease, _JSON, (b"stream-ttl", b"%d" % self._settings.lease))
+                    await self._storage.create(lease, JSON, ttl(self._settings.lease))
         except (StorageError, TimeoutError) as error:
             if not self._is_troubled:
                 logger.warning("other instances cannot be told that this one is alive: %s", str(error) or "time-out")
@@ -150,44 +149,35 @@ class Instance:
         self._held_until = began + self._settings.lease
 
     async def _make_mailbox(self) -> None:
-        await self._storage.create(mailbox_name(self.name), _JSON, (b"stream-ttl", b"%d" % self._settings.mail))
+        await self._storage.create(mailbox_name(self.name), JSON, ttl(self._settings.mail))
         self._has_mailbox.set()
 
     async def _follow(self, abort: Callable[[str, str], None]) -> None:
         """Read the mail as it comes, for ever."""
         await self._has_mailbox.wait()
-        offset = b"-1"
+        offset: bytes | None = None
         while True:
             try:
-                read = await self._read_mail(offset, abort)
+                following = await self._read_mail(offset, abort)
             except StorageError:
-                read = None
-            if read is None or read == offset:  # nothing came, however soon storage said so
+                following = offset
+            if following == offset:  # nothing came, however soon storage said so
                 await asyncio.sleep(self._settings.renew)
-            offset = read or offset
+            offset = following
 
-    async def _read_mail(self, offset: bytes, abort: Callable[[str, str], None]) -> bytes | None:
-        """Act on what stands behind `offset`, or comes there; returns the next offset. Raises StorageError."""
-        query = b"offset=" + offset + b"&live=long-poll"
-        response = await self._storage.read(
-            mailbox_name(self.name), query, self._storage.headers(), timeout=self._settings.silence
+    async def _read_mail(self, offset: bytes | None, abort: Callable[[str, str], None]) -> bytes | None:
+        """Act on what follows `offset` (None: the start), waiting for it; the next offset. Raises StorageError."""
+        settings = self._settings
+        found = await self._storage.poll(
+            mailbox_name(self.name), offset, timeout=settings.silence, max_bytes=settings.mail_bytes
         )
-        if response.status in (404, 410):
-            discard(response)
+        if found is None:
             await self._make_mailbox()
-            return b"-1"
-        if response.status not in (200, 204):
-            discard(response)
-            raise unexpected(response)
-        try:
-            with anyio.fail_after(self._settings.silence):
-                content = await read_all(response.body, self._settings.mail_bytes)
-        except (BodyError, TooLarge, TimeoutError):
-            response.body.close()
-            raise StorageError("the mail could not be read") from None
+            return None
+        content, following = found
         for stream_id, transfer in _aborts(content):
             abort(stream_id, transfer)
-        return response.headers.get(b"stream-next-offset")
+        return following
 
     async def aclose(self) -> None:
         """Let go: whoever looks finds that this instance is gone. Call it when no transfer is left."""

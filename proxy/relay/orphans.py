@@ -11,9 +11,11 @@ import anyio
 from proxy.base.tasks import Tasks
 from proxy.relay.instance import Instance
 from proxy.relay.record import Record, Records
-from proxy.streams.client import Reply, Storage, StorageError
+from proxy.streams.answers import AppendResult, StorageError
+from proxy.streams.client import OCTETS, Storage
 from proxy.streams.names import Outcome
-from proxy.streams.producer import Producer, RetryPolicy
+from proxy.streams.producer import Producer
+from proxy.streams.retry import RetryPolicy
 
 __all__ = ["OrphanSettings", "Orphans", "end_orphan"]
 
@@ -32,7 +34,7 @@ async def end_orphan(
     """
     records.forget(stream_id)
     metadata = await storage.head(stream_id)
-    if metadata is None or b"stream-closed" in metadata.headers:
+    if metadata is None or metadata.is_closed:
         return False
     record = await records.get(stream_id)
     if owner is not None and (record is None or record.owner != owner):
@@ -40,13 +42,13 @@ async def end_orphan(
     is_ours = False
     if record is not None and record.outcome is None:  # else its owner has recorded why it ended
         reply = await records.end(stream_id, record, Outcome.INTERRUPTED, budget=retry.budget, fence=_FENCE)
-        is_ours = reply is Reply.ACCEPTED
-    content_type = metadata.headers.get(b"content-type") or b"application/octet-stream"
+        is_ours = reply is AppendResult.ACCEPTED
+    content_type = metadata.content_type or OCTETS
     life = record.transfer if record is not None else ""
     reply = await Producer(storage, stream_id, content_type, retry, epoch=_FENCE, life=life).close()
-    if record is not None and is_ours and reply is Reply.CLOSED:  # its owner had finished in between
+    if record is not None and is_ours and reply is AppendResult.CLOSED:  # its owner had finished in between
         await records.withdraw(stream_id, record, fence=_FENCE + 1)
-    return reply is Reply.ACCEPTED
+    return reply is AppendResult.ACCEPTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ import asyncio
 from dataclasses import dataclass
 
 from proxy.http.body import Body, BodyError, Cut
-from proxy.streams.client import Reply
+from proxy.streams.answers import AppendResult
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
 
-__all__ = ["Pace", "Stopped", "Watch", "pump"]
+__all__ = ["Pace", "Stopped", "Waiting", "pump"]
 
 _OUTCOMES = {
     Cut.RESET: Outcome.UPSTREAM_ERROR,
@@ -31,21 +31,21 @@ class Pace:
 class Stopped(Exception):
     """Storage wants no more from this producer: the stream is gone, closed or fenced, or has lost an append."""
 
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.value)
-        self.reply = reply
+    def __init__(self, result: AppendResult) -> None:
+        super().__init__(result.value)
+        self.result = result
 
 
-class Watch:
+class Waiting:
     """Since when the pump has been waiting for the upstream, in the loop's time; None while it does not."""
 
-    __slots__ = ("waiting_since",)
+    __slots__ = ("since",)
 
     def __init__(self) -> None:
-        self.waiting_since: float | None = None
+        self.since: float | None = None
 
 
-async def pump(body: Body, producer: Producer, pace: Pace, watch: Watch) -> Outcome:
+async def pump(body: Body, producer: Producer, pace: Pace, waiting: Waiting) -> Outcome:
     """Append everything that `body` yields, in order; a body that ends whole closes the stream with its last append.
 
     Afterwards the body is closed: nobody else takes from it. COMPLETE means closed. Any other outcome leaves the
@@ -55,9 +55,9 @@ async def pump(body: Body, producer: Producer, pace: Pace, watch: Watch) -> Outc
     clock = asyncio.get_running_loop().time
     not_before = 0.0
     try:
-        watch.waiting_since = clock()
+        waiting.since = clock()
         while parts := await body.take():
-            watch.waiting_since = None
+            waiting.since = None
             if (rest := not_before - clock()) > 0:
                 await asyncio.sleep(rest)  # what arrives meanwhile makes the next batch larger
             if sum(map(len, parts)) < pace.batch_bytes:
@@ -66,16 +66,16 @@ async def pump(body: Body, producer: Producer, pace: Pace, watch: Watch) -> Outc
             if producer.is_closed:
                 return Outcome.COMPLETE
             del parts  # or it would stay in memory beside the next
-            watch.waiting_since = clock()
+            waiting.since = clock()
     except BodyError as error:
         return _OUTCOMES[error.cut]
     finally:
-        watch.waiting_since = None
+        waiting.since = None
         body.close()  # nothing more is taken, and what was taken is not held any more
     _accepted(await producer.close())
     return Outcome.COMPLETE
 
 
-def _accepted(reply: Reply) -> None:
-    if reply is not Reply.ACCEPTED:
-        raise Stopped(reply)
+def _accepted(result: AppendResult) -> None:
+    if result is not AppendResult.ACCEPTED:
+        raise Stopped(result)

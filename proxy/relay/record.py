@@ -10,14 +10,14 @@ import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from proxy.streams.client import Reply, Storage, StorageError
+from proxy.streams.answers import AppendResult, StorageError
+from proxy.streams.client import JSON, Storage, ttl
 from proxy.streams.names import Outcome
-from proxy.streams.producer import Producer, RetryPolicy
+from proxy.streams.producer import Producer
+from proxy.streams.retry import RetryPolicy
 from proxy.wire.headers import Field, Headers
 
 __all__ = ["Record", "RecordSettings", "Records", "outcome_of", "record_name"]
-
-_JSON = b"application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,17 @@ class Record:
     transfer: str = ""
     owner: str = ""
     outcome: Outcome | None = None
+
+    def fields(self) -> list[Field]:
+        """The header fields that tell a caller about the upstream's answer, in the order in which they are sent."""
+        return [(b"upstream-status", b"%d" % self.status), *self.content_fields(), *self.passed]
+
+    def content_fields(self) -> list[Field]:
+        """Those of them that a reader needs to understand the bytes: media type and coding."""
+        fields = [(b"upstream-content-type", self.content_type)]
+        if self.content_encoding is not None:
+            fields.append((b"upstream-content-encoding", self.content_encoding))
+        return fields
 
     def encode(self) -> bytes:
         """The facts as the record's first JSON message."""
@@ -136,17 +147,19 @@ class Records:
         self._storage = storage
         self._retry = retry
         self._settings = settings
-        self._lifetime: Field = (b"stream-ttl", b"%d" % settings.ttl_seconds)
+        self._lifetime = ttl(settings.ttl_seconds)
         self._known: OrderedDict[str, _Remembered] = OrderedDict()
 
-    async def create(self, stream_id: str, record: Record) -> Reply:
+    async def create(self, stream_id: str, record: Record) -> AppendResult:
         """Write a new record: ACCEPTED, DUPLICATE, or EXISTS when there was another. Raises StorageError."""
-        reply = await self._storage.create(record_name(stream_id), _JSON, self._lifetime, record.encode())
-        if reply is not Reply.EXISTS:
+        reply = await self._storage.create(record_name(stream_id), JSON, self._lifetime, record.encode())
+        if reply is not AppendResult.EXISTS:
             self._remember(stream_id, record, is_final=False)
         return reply
 
-    async def end(self, stream_id: str, record: Record, outcome: Outcome, *, budget: float, fence: int = 0) -> Reply:
+    async def end(
+        self, stream_id: str, record: Record, outcome: Outcome, *, budget: float, fence: int = 0
+    ) -> AppendResult:
         """Append `outcome`; sent twice it is stored once. Raises StorageError past `budget` seconds.
 
         `fence` is the epoch to write under: one who takes over from a dead owner uses a later one. A record that is
@@ -156,10 +169,10 @@ class Records:
         even a full store lets it do.
         """
         name = record_name(stream_id)
-        producer = Producer(self._storage, name, _JSON, self._retry, epoch=fence, life=record.transfer)
+        producer = Producer(self._storage, name, JSON, self._retry, epoch=fence, life=record.transfer)
         content = json.dumps({"outcome": outcome.value}).encode()
         reply = await producer.append((content,), close=not (fence and self._settings.is_shared), budget=budget)
-        if reply is Reply.ACCEPTED:
+        if reply is AppendResult.ACCEPTED:
             self._remember(stream_id, replace(record, outcome=outcome), is_final=True)
         else:
             self.forget(stream_id)
@@ -168,7 +181,7 @@ class Records:
     async def withdraw(self, stream_id: str, record: Record, *, fence: int) -> None:
         """Take back the outcome that was appended last, under an epoch after its own. Raises StorageError."""
         name = record_name(stream_id)
-        producer = Producer(self._storage, name, _JSON, self._retry, epoch=fence, life=record.transfer)
+        producer = Producer(self._storage, name, JSON, self._retry, epoch=fence, life=record.transfer)
         await producer.append((json.dumps({"withdrawn": record.transfer}).encode(),))
         self.forget(stream_id)
 

@@ -17,8 +17,9 @@ from proxy.base.tasks import Tasks
 from proxy.relay.orphans import end_orphan
 from proxy.relay.record import Records
 from proxy.relay.transfers import Transfers
-from proxy.streams.client import Storage, StorageError
-from proxy.streams.producer import RetryPolicy
+from proxy.streams.answers import StorageError
+from proxy.streams.client import Storage
+from proxy.streams.retry import RetryPolicy
 
 __all__ = ["OpenStreams", "Recovery", "RecoverySettings"]
 

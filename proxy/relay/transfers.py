@@ -13,18 +13,18 @@ from proxy.base.tasks import Tasks
 from proxy.http.body import Body, Cut
 from proxy.relay.instance import Instance
 from proxy.relay.orphans import end_orphan
-from proxy.relay.pump import Pace, Stopped, Watch, pump
+from proxy.relay.pump import Pace, Stopped, Waiting, pump
 from proxy.relay.record import Record, Records
-from proxy.streams.client import Reply, Storage, StorageError
+from proxy.streams.answers import AppendResult, StorageError
+from proxy.streams.client import OCTETS, Storage, ttl
 from proxy.streams.names import Outcome
-from proxy.streams.producer import Producer, RetryPolicy
-from proxy.wire.headers import Field
+from proxy.streams.producer import Producer
+from proxy.streams.retry import RetryPolicy
 
 __all__ = ["Transfer", "TransferSettings", "Transfers"]
 
 logger = logging.getLogger(__name__)
 
-_OCTETS = b"application/octet-stream"  # of every data stream, so that bytes stay bytes
 _STREAM, _RECORD = "stream", "record"
 _YOUNG_SECONDS = 1.0  # a stream of an idempotency key is surely still its maker's
 
@@ -54,7 +54,7 @@ class Transfer:
         self.stream_id = stream_id
         self.body = body
         self.record = record
-        self.watch = Watch()
+        self.waiting = Waiting()
         self.started = asyncio.get_running_loop().time()
         self.established = asyncio.Event()
         self.failure: StorageError | None = None
@@ -91,7 +91,7 @@ class Transfers:
         self._instance = instance
         self._settings = settings
         self._has_room = has_room
-        self._lifetime: Field = (b"stream-ttl", b"%d" % settings.stream_ttl)
+        self._lifetime = ttl(settings.stream_ttl)
         self._running: dict[str, Transfer] = {}
         self._left_open = 0  # of those running
         self._expected = 0
@@ -221,7 +221,7 @@ class Transfers:
 
         recording = self._tasks.start(f"{transfer.stream_id} record", create_record())
         try:
-            _made(transfer, _STREAM, await self._storage.create(transfer.stream_id, _OCTETS, self._lifetime))
+            _made(transfer, _STREAM, await self._storage.create(transfer.stream_id, OCTETS, self._lifetime))
         except StorageError as error:
             transfer.failure = error
         finally:
@@ -243,13 +243,13 @@ class Transfers:
         settings = self._settings
         producer = self._producer(transfer)
         try:
-            outcome = await pump(transfer.body, producer, settings.pace, transfer.watch)
+            outcome = await pump(transfer.body, producer, settings.pace, transfer.waiting)
         except Stopped as stopped:
             transfer.body.close()
-            if stopped.reply is not Reply.GAP:
+            if stopped.result is not AppendResult.GAP:
                 logger.info("stream %s: %s", transfer.stream_id, stopped)
                 self._records.forget(transfer.stream_id)  # whoever closed or deleted it knows the outcome
-                if stopped.reply is Reply.CLOSED:
+                if stopped.result is AppendResult.CLOSED:
                     await self._closed_by_another(transfer)
                 return
             outcome = Outcome.STORAGE_ERROR
@@ -275,7 +275,7 @@ class Transfers:
             return True
 
         life = transfer.record.transfer
-        producer = Producer(self._storage, transfer.stream_id, _OCTETS, self._settings.retry, epoch=epoch, life=life)
+        producer = Producer(self._storage, transfer.stream_id, OCTETS, self._settings.retry, epoch=epoch, life=life)
         producer.may_begin = may_begin if life else None
         return producer
 
@@ -285,13 +285,13 @@ class Transfers:
         async def record_and_close(budget: float) -> None:
             nonlocal producer
             reply = await self._records.end(transfer.stream_id, transfer.record, outcome, budget=budget)
-            if reply is Reply.FENCED:  # our close would tell who has taken over that the stream is whole
+            if reply is AppendResult.FENCED:  # our close would tell who has taken over that the stream is whole
                 retry = replace(self._settings.retry, budget=budget)
                 await end_orphan(self._storage, self._records, retry, transfer.stream_id)
                 return
-            if await producer.close(budget=budget) is Reply.GAP:  # storage has lost an append: begin a new count
+            if await producer.close(budget=budget) is AppendResult.GAP:  # storage has lost an append: begin a new count
                 producer = self._producer(transfer, epoch=1)
-                if await producer.close(budget=budget) is Reply.GAP:
+                if await producer.close(budget=budget) is AppendResult.GAP:
                     raise StorageError("storage misses an append that was never made", is_final=True)
 
         await self._insist(transfer, outcome, record_and_close)
@@ -352,7 +352,7 @@ class Transfers:
             now = clock()
             quiet_since, oldest = now - self._settings.inactivity, now - self._settings.longest
             for transfer in self._running.values():
-                waiting = transfer.watch.waiting_since
+                waiting = transfer.waiting.since
                 if (waiting is not None and waiting <= quiet_since) or transfer.started <= oldest:
                     transfer.abort(Cut.IDLE)
 
@@ -377,8 +377,8 @@ class Transfers:
         await self._sweeper.aclose()
 
 
-def _made(transfer: Transfer, what: str, reply: Reply) -> None:
+def _made(transfer: Transfer, what: str, reply: AppendResult) -> None:
     """Storage answered a create: what was there already is not ours to fill, nor to remove."""
-    if reply is Reply.EXISTS:
+    if reply is AppendResult.EXISTS:
         transfer.made.discard(what)
         transfer.failure = StorageError(f"the {what} exists already", is_final=True)

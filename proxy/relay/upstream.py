@@ -14,11 +14,12 @@ from proxy.http.pool import Pool
 from proxy.net.dial import Address
 from proxy.policy.allowlist import Match
 from proxy.policy.forwarding import PassedHeaders, content_encoding, content_type, passed_headers
+from proxy.relay.record import Record
 from proxy.wire.events import Buffer, first_bytes
-from proxy.wire.headers import Field, Headers
+from proxy.wire.headers import Headers
 from proxy.wire.url import Url
 
-__all__ = ["Upstream", "UpstreamSettings", "about", "error_answer"]
+__all__ = ["Upstream", "UpstreamSettings", "described", "error_answer"]
 
 _MESSAGES = {
     Fault.BUSY: "no connection to the upstream became free in time",
@@ -99,18 +100,19 @@ def _refusal(exchange: Fault) -> Refusal:
     return Refusal(Code.UPSTREAM_ERROR, _MESSAGES[exchange])
 
 
-def about(response: Response, passed: PassedHeaders) -> list[Field]:
-    """The fields on our answer that tell about the upstream's: status, content type and coding, what passes."""
-    fields = [
-        (b"upstream-status", b"%d" % response.status),
-        (b"upstream-content-type", content_type(response.headers)),
-    ]
-    if (encoding := content_encoding(response.headers)) is not None:
-        fields.append((b"upstream-content-encoding", encoding))
-    return fields + passed_headers(response.headers, passed)
+def described(response: Response, passed: PassedHeaders) -> Record:
+    """What is remembered of an upstream's answer: status, content type and coding, the header fields that pass."""
+    headers = response.headers
+    return Record(
+        content_type=content_type(headers),
+        status=response.status,
+        content_encoding=content_encoding(headers),
+        passed=tuple(passed_headers(headers, passed)),
+    )
 
 
 def error_answer(response: Response, body: BytesBody, passed: PassedHeaders) -> Response:
     """The 502 that hands an upstream's error on."""
-    fields = [(b"content-type", content_type(response.headers)), *about(response, passed)]
+    record = described(response, passed)
+    fields = [(b"content-type", record.content_type), *record.fields()]
     return Response(502, Headers.trusted(fields), body)

@@ -1,47 +1,46 @@
-"""Durable streams over any Handler: create, append, read, head, delete. Owns paths, headers and what statuses mean.
+"""Durable streams over any Handler: create, append, read, head, delete. Owns paths and request headers.
 
-Expected answers are values (`Reply`); `StorageError` is everything else. Nothing here retries but requests that
-storage may safely see twice.
+A request that storage may safely see twice is repeated at once when its connection was lost; nothing else is retried
+here.
 """
 
 import asyncio
 from dataclasses import dataclass
-from enum import Enum
+from typing import Final
 
 from proxy.http.body import EMPTY, BodyError, BytesBody, TooLarge, read_all
 from proxy.http.message import ExchangeError, Handler, Request, Response
+from proxy.streams.answers import (
+    GONE,
+    AppendResult,
+    Metadata,
+    Reading,
+    ReadRefused,
+    StorageError,
+    append_result,
+    unexpected,
+)
+from proxy.streams.names import PRODUCER_SEQ, STREAM_CLOSED, STREAM_EXPIRES_AT, STREAM_TTL
 from proxy.wire.events import Buffer
 from proxy.wire.headers import Field, Headers
 
-__all__ = ["Endpoint", "Reply", "Storage", "StorageError", "discard"]
+__all__ = ["JSON", "OCTETS", "Endpoint", "ReadQuery", "Storage", "expires_at", "ttl"]
 
-_QUICK_RETRIES = 2  # a pooled connection may die under an idempotent request, a second one rarely does
-
-
-class Reply(Enum):
-    """What storage did with a create or an append (Durable Streams protocol, sections on PUT and POST)."""
-
-    ACCEPTED = "stored"
-    DUPLICATE = "stored before by the same request, whose answer was lost"
-    EXISTS = "the stream exists already"
-    CLOSED = "the stream is closed"
-    FENCED = "a producer of a later epoch has taken over"
-    GAP = "an earlier sequence number is missing"
-    GONE = "there is no such stream"
-
-
-class StorageError(Exception):
-    """Storage could not be reached or answered what the protocol does not foresee. `retry_after` is in seconds."""
-
-    def __init__(self, message: str, *, retry_after: float | None = None, is_final: bool = False) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        self.is_final = is_final  # trying again cannot help
+JSON: Final = b"application/json"
+OCTETS: Final = b"application/octet-stream"
+_QUICK_RETRIES = 2  # a pooled connection may die under an idempotent request; a second one rarely does
+_START = b"-1"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where storage is: a Handler, the path that stream names are appended to, fields for every request."""
+    """Where storage is.
+
+    handler: answers requests to it: a pool's, or the embedded store's own.
+    root: the path that stream names are appended to, with its final slash.
+    headers: the fields of every request.
+    timeout: seconds for the head of an answer, and for the body of a small one.
+    """
 
     handler: Handler
     root: bytes
@@ -49,14 +48,37 @@ class Endpoint:
     timeout: float
 
 
-def discard(response: Response) -> None:
-    """Drop a response whose body nobody wants. One that has arrived whole costs its connection nothing."""
-    if not response.body.ended:
-        response.body.close()
+@dataclass(frozen=True, slots=True)
+class ReadQuery:
+    """The parameters of a read; None: absent. Values are well-formed query values, as the caller has checked.
+
+    offset: a token of storage's, or `-1`, or `now`.
+    live: `long-poll` or `sse`; None: a catch-up read.
+    cursor: what storage gave the last live read to send back.
+    """
+
+    offset: bytes | None = None
+    live: bytes | None = None
+    cursor: bytes | None = None
+
+    def encode(self) -> bytes:
+        """The query part of the target, without its question mark; empty without parameters."""
+        pairs = ((b"offset", self.offset), (b"live", self.live), (b"cursor", self.cursor))
+        return b"&".join(name + b"=" + value for name, value in pairs if value is not None)
+
+
+def ttl(seconds: int) -> Field:
+    """The lifetime of a stream that expires `seconds` after its last read or write; HEAD is neither."""
+    return STREAM_TTL, b"%d" % seconds
+
+
+def expires_at(rfc3339: str) -> Field:
+    """The lifetime of a stream that expires at a fixed time, by storage's clock."""
+    return STREAM_EXPIRES_AT, rfc3339.encode("ascii")
 
 
 class Storage:
-    """A durable-streams backend. Stream names are ASCII path segments, chosen by the caller."""
+    """A durable-streams backend. Stream names are ASCII paths below the root, chosen by the caller."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -71,89 +93,111 @@ class Storage:
 
     async def create(
         self, name: str, content_type: bytes, lifetime: Field, data: bytes = b"", *, closed: bool = False
-    ) -> Reply:
-        """Create a stream; `lifetime` is its Stream-TTL or Stream-Expires-At field.
+    ) -> AppendResult:
+        """Create a stream that holds `data`; `lifetime` is made by `ttl` or `expires_at`.
 
         ACCEPTED; EXISTS when there was one already; DUPLICATE when there is one after an attempt whose answer was
-        lost: probably that attempt's. Raises StorageError.
+        lost: probably that attempt's. Raises StorageError. A cancelled call may or may not have created it.
         """
         headers = self.headers((b"content-type", content_type), lifetime)
         if closed:
-            headers = headers.plus((b"stream-closed", b"true"))
+            headers = headers.plus((STREAM_CLOSED, b"true"))
         response, is_repeated = await self._repeatable(b"PUT", self.target(name), headers, data)
-        discard(response)
+        _discard(response)
         if response.status == 201:
-            return Reply.ACCEPTED
+            return AppendResult.ACCEPTED
         if response.status in (200, 409):
-            return Reply.DUPLICATE if is_repeated else Reply.EXISTS
+            return AppendResult.DUPLICATE if is_repeated else AppendResult.EXISTS
         raise unexpected(response)
 
-    async def append(self, target: bytes, headers: Headers, parts: tuple[Buffer, ...]) -> Reply:
-        """Send one append attempt, its buffers by reference. StorageError: its fate is unknown, or it was refused."""
+    async def append(self, target: bytes, headers: Headers, parts: tuple[Buffer, ...]) -> AppendResult:
+        """Send one append, its buffers by reference; a producer makes `target` and `headers` once for all.
+
+        Raises StorageError: the append may or may not have been stored.
+        """
         endpoint = self._endpoint
         request = Request(b"POST", target, headers, BytesBody(parts), endpoint.timeout)
         try:
             response = await endpoint.handler(request)
         except ExchangeError as error:
             raise StorageError(str(error)) from None
-        status = response.status
-        discard(response)
-        if status == 200:
-            return Reply.ACCEPTED
-        if status == 204:
-            return Reply.DUPLICATE if b"producer-seq" in headers else Reply.ACCEPTED
-        return _refused(response)
+        _discard(response)
+        return append_result(response, is_numbered=PRODUCER_SEQ in headers)
 
-    async def head(self, name: str) -> Response | None:
+    async def head(self, name: str) -> Metadata | None:
         """The metadata of a stream, None when there is none. Raises StorageError."""
         response = await self._call(b"HEAD", self.target(name), self._endpoint.headers)
-        discard(response)
+        _discard(response)
         if response.status == 200:
-            return response
-        if response.status in (404, 410):
+            return Metadata.of(response)
+        if response.status in GONE:
             return None
         raise unexpected(response)
 
     async def read_whole(self, name: str, max_bytes: int) -> bytes | None:
-        """A small stream's content in one piece, None when there is none. Raises StorageError."""
+        """A small stream's content in one piece, None when there is no such stream.
+
+        Raises StorageError, a final one when the content is larger than `max_bytes`.
+        """
         collected = b""
-        offset = b"-1"
+        offset = _START
         while True:
-            response = await self._call(b"GET", self.target(name) + b"?offset=" + offset, self._endpoint.headers)
-            if response.status in (404, 410):
-                discard(response)
+            query = ReadQuery(offset)
+            response = await self._call(b"GET", self.target(name) + b"?" + query.encode(), self._endpoint.headers)
+            if response.status in GONE:
+                _discard(response)
                 return None
             if response.status != 200:
-                discard(response)
+                _discard(response)
                 raise unexpected(response)
-            try:
-                async with asyncio.timeout(self._endpoint.timeout):
-                    collected += await read_all(response.body, max_bytes - len(collected))
-            except TooLarge:
-                raise StorageError("a stream is larger than it should be", is_final=True) from None
-            except (BodyError, TimeoutError):
-                response.body.close()
-                raise StorageError("a read broke off") from None
-            following = response.headers.get(b"stream-next-offset")
-            if following is None or following == offset or b"stream-up-to-date" in response.headers:
+            collected += await _small_body(response, self._endpoint.timeout, max_bytes - len(collected))
+            metadata = Metadata.of(response)
+            if metadata.is_up_to_date or metadata.next_offset in (None, offset):
                 return collected
-            offset = following
+            offset = metadata.next_offset or offset
 
-    async def read(self, name: str, query: bytes, headers: Headers, *, timeout: float) -> Response:
-        """The response to a read, whatever its status; its body is streamed. Raises StorageError.
+    async def read(self, name: str, query: ReadQuery, *conditions: Field, timeout: float) -> Reading | ReadRefused:
+        """A read whose body is streamed; `conditions` are the reader's Accept and If-None-Match.
 
-        `timeout` is for the response's head: that of a long-poll comes when there is something to read.
+        `timeout`: seconds until the head of the answer; that of a long-poll comes when there is something to read.
+        Raises StorageError.
         """
-        target = self.target(name) + (b"?" + query if query else b"")
-        return (await self._repeatable(b"GET", target, headers, timeout=timeout))[0]
+        parameters = query.encode()
+        target = self.target(name) + (b"?" + parameters if parameters else b"")
+        response, _ = await self._repeatable(b"GET", target, self.headers(*conditions), timeout=timeout)
+        if response.status in (200, 204, 304):
+            return Reading(response.status, Metadata.of(response), response.body)
+        _discard(response)
+        if response.status in GONE:
+            return ReadRefused.GONE
+        if response.status == 400:
+            return ReadRefused.INVALID
+        raise unexpected(response)
+
+    async def poll(
+        self, name: str, offset: bytes | None, *, timeout: float, max_bytes: int
+    ) -> tuple[bytes, bytes] | None:
+        """Wait for what follows `offset` (None: the start) in a small stream: its bytes, and the offset after them.
+
+        None when there is no such stream; no bytes when none came before storage answered. `timeout`: seconds for the
+        answer's head, and again for its body. Raises StorageError.
+        """
+        at = offset or _START
+        found = await self.read(name, ReadQuery(at, b"long-poll"), timeout=timeout)
+        if found is ReadRefused.GONE:
+            return None
+        if isinstance(found, ReadRefused):
+            raise StorageError(f"a long-poll was refused: {found.value}", is_final=True)
+        content = await _small_body(found, timeout, max_bytes)
+        return content, found.metadata.next_offset or at
 
     async def delete(self, name: str) -> bool:
         """Delete a stream; False when there was none. Raises StorageError."""
         response = await self._call(b"DELETE", self.target(name), self._endpoint.headers)
-        discard(response)
+        _discard(response)
         if response.status in (200, 202, 204):
             return True
-        if response.status in (404, 410):
+        if response.status in GONE:
             return False
         raise unexpected(response)
 
@@ -163,7 +207,7 @@ class Storage:
     async def _repeatable(
         self, method: bytes, target: bytes, headers: Headers, data: bytes = b"", *, timeout: float | None = None
     ) -> tuple[Response, bool]:
-        """An exchange that is repeated at once when its connection was lost (PUT, HEAD, GET, DELETE), and whether."""
+        """The response to a PUT, HEAD, GET or DELETE, and whether it was sent again because a connection was lost."""
         endpoint = self._endpoint
         for attempt in range(_QUICK_RETRIES + 1):
             body = BytesBody((data,)) if data else EMPTY
@@ -177,25 +221,19 @@ class Storage:
         raise AssertionError("unreachable")
 
 
-def _refused(response: Response) -> Reply:
-    """What a status that stores nothing says about the append."""
-    headers = response.headers
-    if response.status in (404, 410):
-        return Reply.GONE
-    if response.status == 403 and b"producer-epoch" in headers:
-        return Reply.FENCED
-    if response.status == 409:
-        if headers.get(b"stream-closed") == b"true":
-            return Reply.CLOSED
-        if b"producer-expected-seq" in headers:
-            return Reply.GAP
-    raise unexpected(response)
+async def _small_body(answer: Response | Reading, timeout: float, max_bytes: int) -> bytes:
+    """The whole body within `timeout` seconds. Raises StorageError, a final one past `max_bytes`."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await read_all(answer.body, max_bytes)
+    except TooLarge:
+        raise StorageError("a stream is larger than it should be", is_final=True) from None
+    except (BodyError, TimeoutError):
+        answer.body.close()
+        raise StorageError("a read broke off") from None
 
 
-def unexpected(response: Response) -> StorageError:
-    """The error for a status that the operation does not foresee; 5xx, 408, 425 and 429 are worth another try."""
-    status = response.status
-    after = response.headers.get(b"retry-after")
-    seconds = float(after) if after is not None and after.isdigit() and len(after) < 6 else None
-    retryable = status >= 500 or status in (408, 425, 429)
-    return StorageError(f"storage answered {status}", retry_after=seconds, is_final=not retryable)
+def _discard(response: Response) -> None:
+    """Drop a response whose body nobody wants. One that has arrived whole costs its connection nothing."""
+    if not response.body.ended:
+        response.body.close()

@@ -1,41 +1,33 @@
 """The idempotent producer: appends in order, each stored exactly once however often it must be sent.
 
-Owns sequence numbers, retries and their budget (Durable Streams protocol, idempotent producers). One append is in
-flight at a time; its buffers are kept until storage has acknowledged them.
+Owns sequence numbers (Durable Streams, idempotent producers). One append is in flight at a time; its buffers are kept
+until storage has acknowledged them.
+
+Why an append is stored once. Storage keeps, for each producer id, the last epoch and sequence number that it accepted,
+and commits them together with the data. An attempt whose answer was lost is sent again with the same bytes and the same
+number: either storage has the number already and answers "duplicate", or it has not and stores the bytes now. The
+number moves on only after one of these two answers. So a number never stands for two different appends, except in one
+case, which `close` treats: an append that failed for good may have used up its number, and the close that follows
+under the same number is then answered "duplicate" although nothing was closed.
 """
 
-import asyncio
-import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
-from proxy.streams.client import Reply, Storage, StorageError
+from proxy.streams.answers import AppendResult, StorageError
+from proxy.streams.client import Storage
+from proxy.streams.names import PRODUCER_EPOCH, PRODUCER_ID, PRODUCER_SEQ, STREAM_CLOSED
+from proxy.streams.retry import RetryPolicy, retried
 from proxy.wire.events import Buffer
 from proxy.wire.headers import Headers
 
-__all__ = ["Producer", "RetryPolicy"]
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How long a failing append is tried again, in seconds: in all, and at least and at most between two attempts."""
-
-    budget: float
-    first_delay: float
-    longest_delay: float
-
-    def delay(self, failures: int, retry_after: float | None) -> float:
-        """Full jitter over an exponential bound, never sooner than storage asked for."""
-        bound = min(self.longest_delay, self.first_delay * 2.0 ** min(failures, 32))
-        jittered = random.uniform(0, bound)  # noqa: S311  # spreads load, guards nothing
-        return max(jittered, retry_after or 0.0)
+__all__ = ["Producer"]
 
 
 class Producer:
     """Appends to one stream under one producer id. Not for concurrent use.
 
     `life` tells streams apart that had the same name one after the other: the producer of one is a stranger to the
-    next, who is refused unless it has stored nothing so far; then `may_begin` is asked.
+    next, which refuses it unless it has stored nothing so far; then `may_begin` is asked.
 
     `append` and `close` return ACCEPTED, or what stops this producer for good: CLOSED, FENCED, GAP, GONE. They raise
     StorageError once the retry budget is spent; the sequence number is then still the same, so that a later call
@@ -58,56 +50,46 @@ class Producer:
         self._target = storage.target(name)
         self._headers: Headers = storage.headers(
             (b"content-type", content_type),
-            (b"producer-id", f"{name}.{life}".encode("ascii") if life else name.encode("ascii")),
-            (b"producer-epoch", b"%d" % epoch),
+            (PRODUCER_ID, f"{name}.{life}".encode("ascii") if life else name.encode("ascii")),
+            (PRODUCER_EPOCH, b"%d" % epoch),
         )
         self._seq = 0
         self._is_uncertain = False  # what was last sent under the present number may or may not be stored
         self.is_closed = False
 
-    async def append(self, parts: tuple[Buffer, ...], *, close: bool = False, budget: float | None = None) -> Reply:
+    async def append(
+        self, parts: tuple[Buffer, ...], *, close: bool = False, budget: float | None = None
+    ) -> AppendResult:
         """Store `parts` (at least one byte, unless it closes), and close the stream with them if asked.
 
-        `budget` replaces the policy's. A cancelled call may or may not have stored them.
+        `budget` replaces the policy's, in seconds. A cancelled call may or may not have stored them.
         """
         if not self._seq and self.may_begin is not None and not await self.may_begin():
-            return Reply.GONE
-        headers = self._headers.plus((b"producer-seq", b"%d" % self._seq))
+            return AppendResult.GONE
+        headers = self._headers.plus((PRODUCER_SEQ, b"%d" % self._seq))
         if close:
-            headers = headers.plus((b"stream-closed", b"true"))
+            headers = headers.plus((STREAM_CLOSED, b"true"))
         try:
-            reply = await self._storage.append(self._target, headers, parts)
+            result = await self._storage.append(self._target, headers, parts)
         except StorageError as error:
             self._is_uncertain = True
-            reply = await self._insist(headers, parts, error, self._retry.budget if budget is None else budget)
+            result = await retried(
+                lambda: self._storage.append(self._target, headers, parts), error, self._retry, budget=budget
+            )
         self._is_uncertain = False
-        if reply is Reply.ACCEPTED or reply is Reply.DUPLICATE:
+        if result is AppendResult.ACCEPTED or result is AppendResult.DUPLICATE:
             self._seq += 1
             self.is_closed = close
-            return Reply.ACCEPTED
-        return reply
+            return AppendResult.ACCEPTED
+        return result
 
-    async def close(self, *, budget: float | None = None) -> Reply:
+    async def close(self, *, budget: float | None = None) -> AppendResult:
         """Close the stream without more data; also after an append that failed, whatever became of it."""
         was_uncertain = self._is_uncertain
-        reply = await self.append((), close=True, budget=budget)
-        if was_uncertain and reply is Reply.ACCEPTED:
-            # The number may have been used up by the append that failed: then this close was taken for its duplicate.
-            reply = await self.append((), close=True, budget=budget)
-            return Reply.ACCEPTED if reply is Reply.CLOSED else reply
-        return reply
-
-    async def _insist(self, headers: Headers, parts: tuple[Buffer, ...], error: StorageError, budget: float) -> Reply:
-        """Send the very same append until storage says what became of it, or the budget is spent."""
-        give_up = asyncio.get_running_loop().time() + budget
-        failures = 0
-        while True:
-            delay = self._retry.delay(failures, error.retry_after)
-            if error.is_final or asyncio.get_running_loop().time() + delay > give_up:
-                raise error
-            await asyncio.sleep(delay)
-            failures += 1
-            try:
-                return await self._storage.append(self._target, headers, parts)
-            except StorageError as again:
-                error = again
+        result = await self.append((), close=True, budget=budget)
+        if was_uncertain and result is AppendResult.ACCEPTED:
+            # The failed append may have used up the number: then this close was answered as its duplicate, and only
+            # the next number closes. If this close was the first under its number, the next one finds CLOSED.
+            result = await self.append((), close=True, budget=budget)
+            return AppendResult.ACCEPTED if result is AppendResult.CLOSED else result
+        return result

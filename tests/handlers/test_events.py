@@ -13,7 +13,7 @@ from proxy.base.errors import Code, Refusal
 from proxy.handlers.bounds import Counted
 from proxy.handlers.events import ClosingEvents
 from proxy.http.body import Body, BodyError, BytesBody, Cut
-from proxy.streams.client import StorageError
+from proxy.streams.answers import StorageError
 from proxy.wire.events import Buffer
 from tests.kit.bodies import Scripted, Tap
 from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -11,20 +12,32 @@ from hypothesis import strategies as st
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
 from proxy.handlers.router import Router, error_response
+from proxy.handlers.routes import Access, Credential, Route
 from proxy.http.body import BodyError, Cut, TooLarge, read_all
 from proxy.http.message import Request, Response
+from proxy.policy.auth import Keyring
 from proxy.policy.cors import Cors
-from proxy.streams.client import StorageError
+from proxy.streams.answers import StorageError
 from proxy.wire.headers import Headers
 from tests.http.kit import serving
 from tests.kit.calls import Answer, Client
 
 ID = "00000000-0000-4000-8000-000000000000"
+NOW = 1_700_000_000.0
 ORIGIN = "https://app.example"
 
 
-def router_of(failure: BaseException | None = None, *, origins: tuple[str, ...] = ()) -> Router:
-    """Every operation answers with its name, or fails so."""
+BEARER = {"authorization": "Bearer the secret"}
+KEYRING = Keyring(("the secret",))
+
+
+def router_of(
+    failure: BaseException | None = None,
+    *,
+    origins: tuple[str, ...] = (),
+    credentials: Mapping[bytes, Credential] | None = None,
+) -> Router:
+    """Every operation answers with its name, or fails so; each needs the credential given, or none."""
 
     def operation(name: str):  # type: ignore[no-untyped-def]  # an Operation
         async def answer(call: Call) -> Response:
@@ -39,11 +52,20 @@ def router_of(failure: BaseException | None = None, *, origins: tuple[str, ...] 
     async def static(request: Request) -> Response:
         return Response(200, Headers([(b"x-name", b"static")]))
 
+    def route(name: str) -> Route:
+        needed = (credentials or {}).get(name.encode(), Credential.NONE)
+        return Route(name, needed, operation(name))
+
+    creating = {b"POST": route("create")}
     return Router(
-        create=operation("create"),
-        streams={name: operation(name.decode()) for name in (b"GET", b"HEAD", b"PATCH", b"DELETE")},
-        health=operation("health"),
+        {
+            b"/v1/proxy": creating,
+            b"/v1/proxy/": creating,
+            b"/health": dict.fromkeys((b"GET", b"HEAD"), route("health")),
+        },
+        {name: route(name.decode()) for name in (b"GET", b"HEAD", b"PATCH", b"DELETE")},
         static=static,
+        access=Access(KEYRING, lambda: NOW),
         cors=Cors(origins, max_age=60),
     )
 
@@ -93,8 +115,8 @@ async def test_another_method_on_a_known_path_is_told_which_are_allowed(method: 
 
 @pytest.mark.parametrize(
     "target",
-    ["/", "/v1", "/v1/", "/v1/proxyx", "/v2/proxy", "/V1/proxy", "//v1/proxy", "/health/", "/healthz", "/static", "*",
-     "/v1/%70roxy", "/v1/proxy;x"],
+    ["/", "/v1", "/v1/", f"/v1/proxy/{ID}/", f"/v1/proxy/{ID}/x", "/v1/proxy//", "/v1/proxyx", "/v2/proxy",
+     "/V1/proxy", "//v1/proxy", "/health/", "/healthz", "/static", "*", "/v1/%70roxy", "/v1/proxy;x"],
 )  # fmt: skip
 async def test_an_unknown_path_is_not_found(target: str) -> None:
     found = await ask("GET", target)
@@ -103,13 +125,77 @@ async def test_an_unknown_path_is_not_found(target: str) -> None:
 
 @pytest.mark.parametrize(
     "spelling",
-    [ID.upper().replace("0", "A"), "{" + ID + "}", ID.replace("-", ""), ID + "/", ID + "%00", ID + ".record", "..",
+    [ID.upper().replace("0", "A"), "{" + ID + "}", ID.replace("-", ""), ID + "%00", ID + ".record", "..",
      "%2e%2e", "x", ID[:-1], ID + "0", "urn:uuid:" + ID, " " + ID, ID.replace("0", "%30", 1)],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PATCH", "DELETE"])
 async def test_an_id_in_any_other_spelling_is_no_stream(method: str, spelling: str) -> None:
     found = await ask(method, f"/v1/proxy/{spelling}")
     assert (found.status, json.loads(found.body)["error"]["code"]) == (404, "STREAM_NOT_FOUND")
+
+
+CREDENTIALS = {
+    b"create": Credential.SERVICE,
+    b"GET": Credential.SIGNATURE_OR_SERVICE,
+    b"HEAD": Credential.SERVICE,
+    b"PATCH": Credential.SIGNATURE,
+    b"DELETE": Credential.SERVICE,
+}
+
+
+@pytest.mark.parametrize("spelling", [ID, ID.upper(), "some-id", "..", "x%00", "%C3%A9", "\xff"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PATCH", "DELETE"])
+async def test_without_credentials_nothing_is_said_about_an_id(method: str, spelling: str) -> None:
+    router = router_of(credentials=CREDENTIALS)
+    found = await ask(method, f"/v1/proxy/{spelling}", router)
+    expected = "MISSING_SIGNATURE" if method == "PATCH" else "MISSING_SECRET"
+    assert (found.status, json.loads(found.body)["error"]["code"]) == (401, expected)
+    half = await ask(method, f"/v1/proxy/{spelling}?signature=x&expires=9", router)
+    expected = {"GET": "SIGNATURE_INVALID", "PATCH": "SIGNATURE_INVALID"}.get(method, "MISSING_SECRET")
+    assert (half.status, json.loads(half.body)["error"]["code"]) == (401, expected)
+
+
+async def test_the_method_is_looked_at_before_the_credential_and_the_credential_before_the_id() -> None:
+    router = router_of(credentials=CREDENTIALS)
+    assert (await ask("PUT", "/v1/proxy/some-id", router)).status == 405
+    assert (await ask("GET", "/v1/proxy/some-id", router)).status == 401
+    assert (await ask("GET", "/v1/proxy/some-id", router, **BEARER)).status == 404
+    assert (await ask("GET", f"/v1/proxy/{ID}", router, **BEARER)).status == 200
+    assert (await ask("POST", "/v1/proxy", router)).status == 401
+    assert (await ask("POST", "/v1/proxy", router, **BEARER)).status == 200
+    assert (await ask("GET", "/health", router)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "signed", "bearer", "status"),
+    [
+        ("GET", True, False, 200), ("GET", False, True, 200), ("GET", False, False, 401), ("GET", True, True, 200),
+        ("PATCH", True, False, 200), ("PATCH", False, True, 401),
+        ("HEAD", True, False, 401), ("HEAD", False, True, 200),
+        ("DELETE", True, False, 401), ("DELETE", False, True, 200),
+    ],
+)  # fmt: skip
+async def test_each_operation_takes_the_credential_that_its_route_declares(
+    method: str, signed: bool, bearer: bool, status: int
+) -> None:
+    router = router_of(credentials=CREDENTIALS)
+    expires = int(NOW) + 1
+    query = f"?expires={expires}&signature={KEYRING.sign(ID, expires)}" if signed else ""
+    assert (await ask(method, f"/v1/proxy/{ID}{query}", router, **(BEARER if bearer else {}))).status == status
+
+
+async def test_the_gate_judges_by_the_clock_that_it_was_given() -> None:
+    router = router_of(credentials=CREDENTIALS)
+    for expires, status in ((int(NOW), 401), (int(NOW) + 1, 200)):
+        target = f"/v1/proxy/{ID}?expires={expires}&signature={KEYRING.sign(ID, expires)}"
+        assert (await ask("GET", target, router)).status == status
+
+
+async def test_a_query_of_thousands_of_parameters_is_refused_before_it_is_parsed() -> None:
+    router = router_of(credentials=CREDENTIALS)
+    found = await ask("GET", f"/v1/proxy/{ID}?" + "a&" * 4000, router)
+    assert (found.status, json.loads(found.body)["error"]["code"]) == (400, "INVALID_REQUEST")
+    assert (await ask("GET", f"/v1/proxy/{ID}?" + "a&" * 31, router, **BEARER)).status == 200
 
 
 @settings(deadline=None, max_examples=50)
@@ -119,7 +205,7 @@ def test_any_target_gets_an_answer(target: bytes, method: str) -> None:
     for prefix in (b"/", b"/v1/proxy/", b"/v1/proxy?", b"/v1/proxy/" + ID.encode() + b"?"):
         request = Request(method.encode(), prefix + target, Headers())
         response = asyncio.run(_call(router, request))
-        assert response.status in (200, 204, 404, 405)
+        assert response.status in (200, 204, 400, 404, 405)
 
 
 async def _call(router: Router, request: Request) -> Response:

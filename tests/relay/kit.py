@@ -10,7 +10,7 @@ from proxy.relay.pump import Pace
 from proxy.relay.record import Record, Records, RecordSettings
 from proxy.relay.transfers import Transfers, TransferSettings
 from proxy.streams.client import Endpoint, Storage
-from proxy.streams.producer import RetryPolicy
+from proxy.streams.retry import RetryPolicy
 from proxy.wire.headers import Headers
 from tests.kit.bodies import Tap
 from tests.kit.memory_storage import MemoryStorage, Stored

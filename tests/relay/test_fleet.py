@@ -11,7 +11,7 @@ from proxy.http.message import Request, Response
 from proxy.relay.instance import abort_message, lease_name, mailbox_name
 from proxy.relay.orphans import end_orphan
 from proxy.relay.record import outcome_of
-from proxy.streams.client import Reply, StorageError
+from proxy.streams.answers import AppendResult, StorageError
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
 from tests.kit.bodies import Tap
@@ -404,7 +404,7 @@ async def test_an_owner_that_finishes_while_it_is_being_fenced_keeps_its_outcome
             with contextlib.suppress(StorageError):
                 await Relay.over(storage).records.end(ID, record, outcome, budget=1.0)
         if request.method == b"POST" and request.target.endswith(ID.encode()) and not producer.is_closed:
-            assert await producer.close() is Reply.ACCEPTED
+            assert await producer.close() is AppendResult.ACCEPTED
         return await storage(request)
 
     fencer = Relay.over(overtaken)

@@ -14,7 +14,7 @@ from proxy.http.message import Handler, Request, Response
 from proxy.relay.idempotency import Claim, Claims, ClaimSettings, Replay, fingerprint, stream_id_of
 from proxy.relay.record import Record
 from proxy.store import open_store
-from proxy.streams.client import StorageError
+from proxy.streams.answers import StorageError
 from tests.kit.handlers import Failing, Recording, answer, lost
 from tests.kit.memory_storage import MemoryStorage
 from tests.kit.store_settings import store_settings

@@ -7,8 +7,8 @@ import pytest
 from proxy.http.body import EMPTY, Body, BytesBody, Cut
 from proxy.http.message import Request, Response
 from proxy.http.pipe import Budget, PipeLimits
-from proxy.relay.pump import Pace, Stopped, Watch, pump
-from proxy.streams.client import Reply, StorageError
+from proxy.relay.pump import Pace, Stopped, Waiting, pump
+from proxy.streams.answers import AppendResult, StorageError
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
 from tests.kit.bodies import Scripted, Tap
@@ -45,7 +45,7 @@ async def test_a_cut_body_leaves_the_stream_open_with_all_that_came(
 ) -> None:
     memory, stream = stored()
     producer = Producer(Relay.over(memory).storage, ID, OCTETS, RETRY)
-    assert await pump(Scripted(batches, cut), producer, PACE, Watch()) is outcome
+    assert await pump(Scripted(batches, cut), producer, PACE, Waiting()) is outcome
     assert (stream.data, stream.is_closed) == (b"".join(batches), False)
 
 
@@ -54,7 +54,7 @@ async def test_every_cut_has_an_outcome() -> None:
     for cut in Cut:
         memory, _ = stored()
         producer = Producer(Relay.over(memory).storage, ID, OCTETS, RETRY)
-        assert await pump(Scripted([b"x"], cut), producer, PACE, Watch()) is not Outcome.COMPLETE
+        assert await pump(Scripted([b"x"], cut), producer, PACE, Waiting()) is not Outcome.COMPLETE
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ async def test_a_whole_body_closes_the_stream(body: Body, appends: int) -> None:
     memory, stream = stored()
     recording = Recording(memory)
     producer = Producer(Relay.over(recording).storage, ID, OCTETS, RETRY)
-    assert await pump(body, producer, PACE, Watch()) is Outcome.COMPLETE
+    assert await pump(body, producer, PACE, Waiting()) is Outcome.COMPLETE
     assert stream.is_closed
     assert stream.data in (b"onetwo", b"")
     assert len(recording.seen) == appends
@@ -92,7 +92,7 @@ async def test_what_arrives_during_an_append_is_the_next_append() -> None:
         return await recording(request)
 
     producer = Producer(Relay.over(slow).storage, ID, OCTETS, RETRY)
-    task = asyncio.ensure_future(pump(tap.body, producer, PACE, Watch()))
+    task = asyncio.ensure_future(pump(tap.body, producer, PACE, Waiting()))
     tap.feed(b"1")
     await started.wait()
     for piece in (b"2", b"3", b"4"):
@@ -117,7 +117,7 @@ async def test_what_storage_has_not_taken_yet_is_counted_and_nothing_afterwards(
 
     budget = Budget(1000)
     tap = Tap(PipeLimits(1000, budget))
-    task = asyncio.ensure_future(pump(tap.body, Producer(Relay.over(slow).storage, ID, OCTETS, RETRY), PACE, Watch()))
+    task = asyncio.ensure_future(pump(tap.body, Producer(Relay.over(slow).storage, ID, OCTETS, RETRY), PACE, Waiting()))
     tap.feed(bytes(500))
     tap.body.end()  # the first append is the last
     await started.wait()
@@ -143,53 +143,53 @@ async def test_appends_of_a_trickle_are_a_linger_apart_and_a_large_one_is_follow
         return await memory(request)
 
     producer = Producer(Relay.over(timed).storage, ID, OCTETS, RETRY)
-    await pump(Scripted([b"a", b"b", b"c" * 100, b"d"]), producer, PACE, Watch())
+    await pump(Scripted([b"a", b"b", b"c" * 100, b"d"]), producer, PACE, Waiting())
     assert times == pytest.approx([0.0, 0.005, 0.01, 0.01])
 
 
 @in_virtual_time
-async def test_the_watch_runs_only_while_the_upstream_is_waited_for() -> None:
+async def test_the_clock_runs_only_while_the_upstream_is_waited_for() -> None:
     memory, _ = stored()
-    watch = Watch()
+    waiting = Waiting()
     seen: list[float | None] = []
 
     async def looking(request: Request) -> Response:
-        seen.append(watch.waiting_since)
+        seen.append(waiting.since)
         return await memory(request)
 
     tap = Tap()
     producer = Producer(Relay.over(looking).storage, ID, OCTETS, RETRY)
-    task = asyncio.ensure_future(pump(tap.body, producer, PACE, watch))
+    task = asyncio.ensure_future(pump(tap.body, producer, PACE, waiting))
     await asyncio.sleep(7)
-    assert watch.waiting_since == 0.0
+    assert waiting.since == 0.0
     tap.feed(b"x")
     await asyncio.sleep(3)
-    assert watch.waiting_since is not None
-    assert 7.0 <= watch.waiting_since < 7.1
+    assert waiting.since is not None
+    assert 7.0 <= waiting.since < 7.1
     tap.body.end()
     await task
-    assert watch.waiting_since is None
+    assert waiting.since is None
     assert seen[0] is None
 
 
-@pytest.mark.parametrize("reply", [Reply.GONE, Reply.CLOSED, Reply.FENCED, Reply.GAP])
-def test_what_stops_the_producer_stops_the_pump(reply: Reply) -> None:
+@pytest.mark.parametrize("result", [AppendResult.GONE, AppendResult.CLOSED, AppendResult.FENCED, AppendResult.GAP])
+def test_what_stops_the_producer_stops_the_pump(result: AppendResult) -> None:
     faults = {
-        Reply.GONE: answer(404),
-        Reply.CLOSED: answer(409, (b"stream-closed", b"true")),
-        Reply.FENCED: answer(403, (b"producer-epoch", b"1")),
-        Reply.GAP: answer(409, (b"producer-expected-seq", b"0")),
+        AppendResult.GONE: answer(404),
+        AppendResult.CLOSED: answer(409, (b"stream-closed", b"true")),
+        AppendResult.FENCED: answer(403, (b"producer-epoch", b"1")),
+        AppendResult.GAP: answer(409, (b"producer-expected-seq", b"0")),
     }
 
     async def main() -> None:
         memory, stream = stored()
         failing = Failing(memory)
-        failing.always = faults[reply]
+        failing.always = faults[result]
         for body in (Scripted([b"a", b"b"], Cut.RESET), Scripted([])):
             producer = Producer(Relay.over(failing).storage, ID, OCTETS, RETRY)
             with pytest.raises(Stopped) as caught:
-                await pump(body, producer, PACE, Watch())
-            assert caught.value.reply is reply
+                await pump(body, producer, PACE, Waiting())
+            assert caught.value.result is result
         assert (stream.data, failing.met) == (b"", 2)
 
     run_in_virtual_time(main())
@@ -202,7 +202,7 @@ async def test_storage_that_stays_away_is_an_error_and_the_upstream_was_paused_m
     failing.always = answer(503)
     tap = Tap()
     producer = Producer(Relay.over(failing).storage, ID, OCTETS, RETRY)
-    task = asyncio.ensure_future(pump(tap.body, producer, PACE, Watch()))
+    task = asyncio.ensure_future(pump(tap.body, producer, PACE, Waiting()))
     for _ in range(100):
         if not tap.is_paused:
             tap.feed(b"x" * 65536)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.relay.record import Record, outcome_of, record_name
-from proxy.streams.client import Reply, StorageError
+from proxy.streams.answers import AppendResult, StorageError
 from proxy.streams.names import Outcome
 from tests.kit.handlers import Failing, Recording, answer
 from tests.kit.memory_storage import MemoryStorage
@@ -90,7 +90,7 @@ def test_a_closed_stream_without_an_outcome_is_complete_and_without_a_record_nob
 async def test_another_instance_and_a_restarted_one_know_the_record() -> None:
     memory = MemoryStorage()
     here, there = Relay.over(memory), Relay.over(memory)
-    assert await here.records.create(ID, RECORD) is Reply.ACCEPTED
+    assert await here.records.create(ID, RECORD) is AppendResult.ACCEPTED
     assert await there.records.get(ID) == RECORD
     await here.records.end(ID, RECORD, Outcome.TIMEOUT, budget=1.0)
     ended = await there.records.get(ID, is_closed=True)  # what it remembers is not final, so it asks

@@ -66,7 +66,7 @@ class Listing(MemoryStorage):
 async def end_of(relay: Relay, name: str) -> tuple[bytes | None, bool, Outcome | None]:
     metadata = await relay.storage.head(name)
     assert metadata is not None
-    is_closed = metadata.headers.get(b"stream-closed") == b"true"
+    is_closed = metadata.is_closed
     record = await Relay.over(relay.storage._endpoint.handler).records.get(name, is_closed=is_closed)
     return await relay.storage.read_whole(name, 100), is_closed, record.outcome if record else None
 

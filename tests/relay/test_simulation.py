@@ -12,7 +12,7 @@ import pytest
 from proxy.http.body import Cut
 from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.http.pipe import Budget, PipeLimits
-from proxy.streams.client import StorageError
+from proxy.streams.answers import StorageError
 from proxy.wire.headers import Headers
 from tests.kit.bodies import Tap
 from tests.kit.memory_storage import MemoryStorage

@@ -10,7 +10,7 @@ from proxy.base.errors import Code, Refusal
 from proxy.http.body import EMPTY, Cut
 from proxy.http.message import Request, Response
 from proxy.http.pipe import Budget, PipeLimits
-from proxy.streams.client import StorageError
+from proxy.streams.answers import StorageError
 from proxy.streams.names import Outcome
 from tests.kit.bodies import Tap
 from tests.kit.handlers import Failing, Failure, Recording, Slow, answer, bug, lost

@@ -6,7 +6,8 @@ import pytest
 
 from proxy.http.body import EMPTY, BodyError, BytesBody, Cut, read_all
 from proxy.http.message import Fault, Handler, Request, Response
-from proxy.streams.client import Endpoint, Reply, Storage, StorageError
+from proxy.streams.answers import AppendResult, Reading, ReadRefused, StorageError
+from proxy.streams.client import Endpoint, ReadQuery, Storage
 from proxy.wire.headers import Field, Headers
 from tests.kit.bodies import fed_pipe
 from tests.kit.handlers import Failing, Recording, answer, lost
@@ -47,29 +48,29 @@ def append_of(storage: Storage, name: str, data: bytes, seq: int, *, epoch: int 
 
 async def test_a_create_tells_a_new_stream_from_one_that_was_there(handler: Handler) -> None:
     storage = storage_at(handler)
-    assert await storage.create("s", OCTETS, TTL) is Reply.ACCEPTED
-    assert await storage.create("s", OCTETS, TTL) is Reply.EXISTS
-    assert await storage.create("s", b"application/json", TTL) is Reply.EXISTS
+    assert await storage.create("s", OCTETS, TTL) is AppendResult.ACCEPTED
+    assert await storage.create("s", OCTETS, TTL) is AppendResult.EXISTS
+    assert await storage.create("s", b"application/json", TTL) is AppendResult.EXISTS
 
 
 async def test_a_create_whose_answer_was_lost_is_asked_again_and_knows_its_own(handler: Handler) -> None:
     failing = Failing(handler).then(lost(), after=True)
-    assert await storage_at(failing).create("s", OCTETS, TTL, b"once") is Reply.DUPLICATE
+    assert await storage_at(failing).create("s", OCTETS, TTL, b"once") is AppendResult.DUPLICATE
     assert await storage_at(handler).read_whole("s", 100) == b"once"
 
 
 async def test_appends_are_numbered_and_each_answer_is_a_value(handler: Handler) -> None:
     storage = storage_at(handler)
-    assert await storage.append(*append_of(storage, "s", b"a", 0)) is Reply.GONE
+    assert await storage.append(*append_of(storage, "s", b"a", 0)) is AppendResult.GONE
     await storage.create("s", OCTETS, TTL)
-    assert await storage.append(*append_of(storage, "s", b"a", 0)) is Reply.ACCEPTED
-    assert await storage.append(*append_of(storage, "s", b"a", 0)) is Reply.DUPLICATE
-    assert await storage.append(*append_of(storage, "s", b"c", 2)) is Reply.GAP
-    assert await storage.append(*append_of(storage, "s", b"b", 0, epoch=1)) is Reply.ACCEPTED
-    assert await storage.append(*append_of(storage, "s", b"b", 1)) is Reply.FENCED
-    assert await storage.append(*append_of(storage, "s", b"c", 1, epoch=1, close=True)) is Reply.ACCEPTED
-    assert await storage.append(*append_of(storage, "s", b"c", 1, epoch=1, close=True)) is Reply.DUPLICATE
-    assert await storage.append(*append_of(storage, "s", b"d", 2, epoch=1)) is Reply.CLOSED
+    assert await storage.append(*append_of(storage, "s", b"a", 0)) is AppendResult.ACCEPTED
+    assert await storage.append(*append_of(storage, "s", b"a", 0)) is AppendResult.DUPLICATE
+    assert await storage.append(*append_of(storage, "s", b"c", 2)) is AppendResult.GAP
+    assert await storage.append(*append_of(storage, "s", b"b", 0, epoch=1)) is AppendResult.ACCEPTED
+    assert await storage.append(*append_of(storage, "s", b"b", 1)) is AppendResult.FENCED
+    assert await storage.append(*append_of(storage, "s", b"c", 1, epoch=1, close=True)) is AppendResult.ACCEPTED
+    assert await storage.append(*append_of(storage, "s", b"c", 1, epoch=1, close=True)) is AppendResult.DUPLICATE
+    assert await storage.append(*append_of(storage, "s", b"d", 2, epoch=1)) is AppendResult.CLOSED
     assert await storage.read_whole("s", 100) == b"abc"
 
 
@@ -78,10 +79,10 @@ async def test_an_empty_close_is_an_append(handler: Handler) -> None:
     await storage.create("s", OCTETS, TTL)
     for _ in range(2):
         reply = await storage.append(*append_of(storage, "s", b"", 0, close=True))
-        assert reply in (Reply.ACCEPTED, Reply.DUPLICATE)
+        assert reply in (AppendResult.ACCEPTED, AppendResult.DUPLICATE)
     metadata = await storage.head("s")
     assert metadata is not None
-    assert metadata.headers.get(b"stream-closed") == b"true"
+    assert metadata.is_closed
 
 
 async def test_what_is_not_there_is_none_or_false(handler: Handler) -> None:
@@ -140,7 +141,7 @@ async def test_a_lost_connection_is_tried_again_for_all_but_appends() -> None:
     failing = Failing(handler)
     storage = storage_at(failing)
     await storage.create("s", OCTETS, TTL)
-    for work in (storage.head("s"), storage.read_whole("s", 9), storage.read("s", b"", Headers(), timeout=60.0)):
+    for work in (storage.head("s"), storage.read_whole("s", 9), storage.read("s", ReadQuery(), timeout=60.0)):
         failing.then(lost(), times=2)
         assert await work is not None
     failing.then(lost(), times=3)
@@ -170,9 +171,9 @@ async def test_every_request_carries_the_endpoint_s_fields_and_a_deadline_but_a_
 
     storage = storage_at(handler, (b"authorization", b"Bearer t"))
     await storage.head("s")
-    await storage.read("s", b"offset=-1", storage.headers(), timeout=1.0)
-    await storage.read("s", b"live=sse", storage.headers(), timeout=60.0)
-    await storage.read("s", b"", storage.headers(), timeout=1.0)
+    await storage.read("s", ReadQuery(b"-1"), timeout=1.0)
+    await storage.read("s", ReadQuery(live=b"sse"), timeout=60.0)
+    await storage.read("s", ReadQuery(), timeout=1.0)
     assert [request.headers.get(b"authorization") for request in seen] == [b"Bearer t"] * 4
     assert [request.timeout for request in seen] == [10.0, 1.0, 60.0, 1.0]
     assert [request.target for request in seen[1:]] == [
@@ -248,3 +249,60 @@ async def test_a_body_that_nobody_wants_is_dropped() -> None:
             await work
     assert closed == len(works)
     assert EMPTY.ended
+
+
+async def test_a_long_poll_returns_what_followed_and_where_to_go_on(handler: Handler) -> None:
+    storage = storage_at(handler)
+    assert await storage.poll("s", None, timeout=5.0, max_bytes=100) is None
+    await storage.create("s", OCTETS, TTL, b"one")
+    found = await storage.poll("s", None, timeout=5.0, max_bytes=100)
+    assert found is not None
+    content, offset = found
+    assert content == b"one"
+    await storage.append(*append_of(storage, "s", b"two", 0, close=True))
+    assert await storage.read_whole("s", 100) == b"onetwo"
+    if not isinstance(handler, MemoryStorage):  # which reads from the start, always
+        found = await storage.poll("s", offset, timeout=5.0, max_bytes=100)
+        assert found is not None
+        assert found[0] == b"two"
+
+
+async def test_a_long_poll_without_news_stays_where_it_is_and_one_that_is_refused_is_an_error() -> None:
+    async def nothing(_: Request) -> Response:
+        return Response(204, Headers())
+
+    assert await storage_at(nothing).poll("s", b"7", timeout=5.0, max_bytes=100) == (b"", b"7")
+    with pytest.raises(StorageError) as caught:
+        await storage_at(answer(400)).poll("s", b"7", timeout=5.0, max_bytes=100)
+    assert caught.value.is_final
+    with pytest.raises(StorageError):
+        await storage_at(answer(503)).poll("s", b"7", timeout=5.0, max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [(404, ReadRefused.GONE), (410, ReadRefused.GONE), (400, ReadRefused.INVALID)],
+)
+async def test_a_read_without_an_answer_is_a_value(status: int, refused: ReadRefused) -> None:
+    assert await storage_at(answer(status)).read("s", ReadQuery(), timeout=1.0) is refused
+
+
+async def test_a_read_gives_its_readers_the_fields_of_the_stream_and_no_others() -> None:
+    ours = [
+        (b"stream-next-offset", b"7"),
+        (b"etag", b'"e"'),
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"public"),
+        (b"stream-closed", b"true"),
+        (b"stream-new-in-some-later-version", b"1"),
+    ]
+
+    async def handler(_: Request) -> Response:
+        return Response(200, Headers([*ours, (b"set-cookie", b"a=b"), (b"server", b"s")]))
+
+    reading = await storage_at(handler).read("s", ReadQuery(), timeout=1.0)
+    assert isinstance(reading, Reading)
+    assert reading.metadata.fields == ours
+    assert (reading.metadata.is_closed, reading.metadata.next_offset) == (True, b"7")
+    assert reading.metadata.is_event_stream
+    assert not reading.metadata.is_up_to_date

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.http.message import ExchangeError, Fault, Handler, Request, Response
-from proxy.streams.client import Endpoint, Reply, Storage, StorageError
-from proxy.streams.producer import Producer, RetryPolicy
+from proxy.streams.answers import AppendResult, StorageError
+from proxy.streams.client import Endpoint, Storage
+from proxy.streams.producer import Producer
+from proxy.streams.retry import RetryPolicy
 from proxy.wire.headers import Field, Headers
 from tests.kit.handlers import Failing, Failure, answer, lost
 from tests.kit.memory_storage import MemoryStorage, Stored
@@ -60,12 +62,12 @@ async def test_a_fault_that_passes_costs_no_byte_and_doubles_none(name: str, tim
     fault, after = FAULTS[name]
     failing = Failing(memory)
     producer = producer_at(failing)
-    assert await producer.append((b"a",)) is Reply.ACCEPTED
+    assert await producer.append((b"a",)) is AppendResult.ACCEPTED
     failing.then(fault, times=times, after=after)
-    assert await producer.append((b"b", b"c"), close=close) is Reply.ACCEPTED
+    assert await producer.append((b"b", b"c"), close=close) is AppendResult.ACCEPTED
     assert producer.is_closed is close
     if not close:
-        assert await producer.append((b"d",), close=True) is Reply.ACCEPTED
+        assert await producer.append((b"d",), close=True) is AppendResult.ACCEPTED
     assert (stream.data, stream.is_closed) == (b"abc" if close else b"abcd", True)
     assert failing.met == times
 
@@ -83,7 +85,7 @@ async def test_the_very_same_buffers_are_sent_again_under_the_same_number() -> N
 
     producer = producer_at(handler)
     buffers = (b"one", memoryview(b"two"))
-    assert await producer.append(buffers) is Reply.ACCEPTED
+    assert await producer.append(buffers) is AppendResult.ACCEPTED
     assert sent == [(b"0", [id(buffer) for buffer in buffers])] * 3
     await producer.append((b"x",))
     assert sent[-1][0] == b"1"
@@ -109,7 +111,7 @@ async def test_past_the_budget_it_is_an_error_and_the_number_is_kept() -> None:
     assert 50.0 <= now() <= 60.0  # the last pause could have ended after the budget
     assert 10 < failing.met < 100
     failing.always = None
-    assert await producer.append((b"a",)) is Reply.ACCEPTED
+    assert await producer.append((b"a",)) is AppendResult.ACCEPTED
     assert stream.data == b"a"
 
 
@@ -140,19 +142,24 @@ def _delete(memory: MemoryStorage, stream: Stored) -> None:
 
 
 @pytest.mark.parametrize(
-    ("happening", "reply"),
-    [(_fence, Reply.FENCED), (_close, Reply.CLOSED), (_forget, Reply.GAP), (_delete, Reply.GONE)],
+    ("happening", "result"),
+    [
+        (_fence, AppendResult.FENCED),
+        (_close, AppendResult.CLOSED),
+        (_forget, AppendResult.GAP),
+        (_delete, AppendResult.GONE),
+    ],
 )
 @in_virtual_time
 async def test_what_stops_a_producer_for_good_is_a_value_at_once(
-    happening: Callable[[MemoryStorage, Stored], None], reply: Reply
+    happening: Callable[[MemoryStorage, Stored], None], result: AppendResult
 ) -> None:
     memory, stream = stored()
     producer = producer_at(memory)
     await producer.append((b"a",))
     happening(memory, stream)
-    assert await producer.append((b"b",)) is reply
-    assert await producer.append((b"b",)) is reply
+    assert await producer.append((b"b",)) is result
+    assert await producer.append((b"b",)) is result
     assert (stream.data, now(), producer.is_closed) == (b"a", 0.0, False)
 
 
@@ -167,7 +174,7 @@ async def test_a_close_closes_whatever_became_of_the_append_before(was_stored: b
     failing.then(answer(500), after=was_stored)
     with pytest.raises(StorageError):
         await producer.append((b"b",), close=closing)
-    assert await producer.close(budget=10.0) is Reply.ACCEPTED
+    assert await producer.close(budget=10.0) is AppendResult.ACCEPTED
     assert stream.is_closed
     assert stream.data == (b"ab" if was_stored else b"a")
 
@@ -180,8 +187,8 @@ async def test_a_close_that_fails_can_be_tried_again() -> None:
     for _ in range(2):
         with pytest.raises(StorageError):
             await producer.close()
-    assert await producer.close() is Reply.ACCEPTED
-    assert await producer.close() is not Reply.GAP
+    assert await producer.close() is AppendResult.ACCEPTED
+    assert await producer.close() is not AppendResult.GAP
     assert stream.is_closed
 
 
@@ -231,7 +238,7 @@ async def test_any_faults_between_any_appends_leave_exactly_what_was_appended(
             fault: Failure
             fault, after = FAULTS[name]
             failing.then(fault, after=after)
-        assert await producer.append((data,), close=number == len(script) - 1) is Reply.ACCEPTED
+        assert await producer.append((data,), close=number == len(script) - 1) is AppendResult.ACCEPTED
         whole += data
         assert stream.data == whole
     assert stream.is_closed
