@@ -1,6 +1,8 @@
 """The browser client: its unit tests under Node's own runner, its types against the SDKs' real ones, its docs."""
 
+import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.client.options import TRANSIENT_STATUSES
 from proxy.policy.auth import Keyring
 
 _TESTS = Path(__file__).resolve().parent
@@ -29,6 +32,23 @@ def test_the_unit_tests_pass() -> None:
 @needs_npm
 def test_the_types_hold_for_ai_6_and_7_and_tanstack_under_strict() -> None:
     _run("node_modules/.bin/tsc", "-p", "js/types")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node")
+def test_both_clients_retry_after_the_same_statuses() -> None:
+    module = (_TESTS.parent / "proxy" / "static" / "answers.js").as_uri()
+    script = f"console.log(JSON.stringify([...(await import('{module}')).TRANSIENT_STATUSES]))"
+    command = ["node", "--input-type=module", "--eval", script]
+    printed = subprocess.check_output(command, timeout=30)
+    assert frozenset(json.loads(printed)) == TRANSIENT_STATUSES
+
+
+def test_the_page_names_the_statuses_that_are_retried() -> None:
+    (line,) = re.findall(r"^- \*\*Statuses\*\* that are retried: ([^`]*)", _PAGE.read_text(), re.MULTILINE)
+    named = set[int]()
+    for first, last in re.findall(r"(\d{3})(?: to (\d{3}))?", line):
+        named.update(range(int(first), int(last or first) + 1))
+    assert named == TRANSIENT_STATUSES
 
 
 def test_the_backends_token_of_the_page_is_one_that_the_proxy_takes() -> None:

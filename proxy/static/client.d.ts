@@ -81,6 +81,7 @@ export interface DurableFetchOptions {
   abortOnSignal?: boolean
 }
 
+/** `credentials` is not used: the proxy takes no cookies. `redirect` is not used: a redirect is a failure. */
 export interface DurableRequestInit extends RequestInit {
   /** Names the request, so that its answer is found again after a reload, until it was read to its end. */
   requestId?: string
@@ -110,7 +111,10 @@ export interface DurableResponse extends Response {
 
 export interface DurableFetch {
   (input: string | URL | Request, init?: DurableRequestInit): Promise<DurableResponse>
-  /** The answer stored under `requestId`, or null (none, expired, gone). Never calls the upstream. */
+  /**
+   * The answer stored under `requestId`, or null: nothing is stored, or the proxy says that it expired or is gone. Any
+   * other failure rejects and keeps what is stored. Never calls the upstream.
+   */
   resume(requestId: string, init?: { signal?: AbortSignal }): Promise<DurableResponse | null>
   /** Stops the upstream of the stream stored under `requestId` and forgets it; false if there is none. */
   abort(requestId: string): Promise<boolean>
@@ -122,7 +126,10 @@ export interface DurableFetch {
 
 export function createDurableFetch(options: DurableFetchOptions): DurableFetch
 
-/** A function that stops the upstream of a stream by its pre-signed URL. Calling it again is harmless. */
+/**
+ * A function that stops the upstream of a stream by its pre-signed URL. Calling it again is harmless. It resolves when
+ * the proxy has answered, and retries until then.
+ */
 export function createAbortFn(
   streamUrl: string,
   fetch?: typeof globalThis.fetch,

@@ -6,11 +6,15 @@
  * tanstack.js know the SDKs. Needs fetch and streams: current browsers, Node 20. Types are in client.d.ts.
  */
 
+import { failureOf } from './answers.js'
+import { DurableBody } from './body.js'
 import { CredentialStore, extractStreamIdFromUrl, getDefaultStorage, isUrlExpired } from './credentials.js'
-import { aborted, ProxyError, proxyError, Transient } from './errors.js'
-import { DurableBody, Position, Reading, readToEnd, START, withQuery } from './reading.js'
-import { absolute, answerHeaders, createHeaders, describe, fingerprint, refused } from './request.js'
-import { RETRY, retrying, send } from './retry.js'
+import { decoded, failing } from './encoding.js'
+import { aborted, isGone } from './errors.js'
+import { Position, START } from './position.js'
+import { Reading, readToEnd, withQuery } from './reading.js'
+import { absolute, answerHeaders, createHeaders, describe, fingerprint, refusal } from './request.js'
+import { Deadline, RETRY, retrying, send } from './retry.js'
 
 export {
   createStorageKey,
@@ -45,14 +49,24 @@ export function createAbortFn(streamUrl, fetch, retry) {
   return async () => {
     const patience = { ...RETRY, ...retry }
     const signal = never()
-    const attempt = async () => {
-      // keepalive: a stop is often the last thing that happens in a page
-      const init = { method: 'PATCH', keepalive: true }
-      const response = await send(fetch ?? globalThis.fetch, withQuery(streamUrl, 'action=abort'), init, signal)
-      if (response.status >= 500) throw new Transient(`the proxy answered ${response.status}`)
-      if (!response.ok && response.status !== 404) throw await proxyError(response)
-    }
+    const attempt = () => sendAbort(streamUrl, fetch ?? globalThis.fetch, patience.headTimeout, signal)
     await retrying(attempt, patience.attempts, patience, signal)
+  }
+}
+
+/** One attempt to stop an upstream. Only the proxy's own answer counts: 204, or that the stream is gone. */
+async function sendAbort(streamUrl, fetch, timeout, signal) {
+  const deadline = new Deadline(signal)
+  deadline.start(timeout)
+  try {
+    // keepalive: a stop is often the last thing that happens in a page
+    const init = { method: 'PATCH', keepalive: true, signal: deadline.signal }
+    const response = await send(fetch, withQuery(streamUrl, 'action=abort'), init, signal)
+    if (response.status === 204) return
+    const failure = await failureOf(response)
+    if (failure.code !== 'STREAM_NOT_FOUND') throw failure
+  } finally {
+    deadline.stop()
   }
 }
 
@@ -91,7 +105,7 @@ class DurableClient {
   async fetch(input, init = {}) {
     const request = await describe(input, init)
     const ids = [init.requestId, init.alias].filter((id) => id !== undefined && id !== null)
-    const call = { request, ids, note: init.note, credentials: init.credentials, print: null }
+    const call = { request, ids, note: init.note, print: null }
     if (ids.length) call.print = fingerprint(request)
     if (!this.#options.autoResume || !ids.length) return this.#create(call)
     const [id] = ids
@@ -115,8 +129,8 @@ class DurableClient {
     const token = {}
     this.#newest.set(id, token)
     try {
-      const response = await this.#post(call)
-      if (!response.ok) return refused(response)
+      const response = await this.#post(request)
+      if (response.streamId === null) return response
       const credentials = { ...(await this.#credentialsOf(response)), fingerprint: print, ids, note }
       if (this.#newest.get(id) === token) this.credentials.save(credentials)
       return this.#respond(credentials, {
@@ -129,24 +143,32 @@ class DurableClient {
     }
   }
 
-  /** Sends the create request. */
-  async #post({ request, credentials }) {
+  /**
+   * Sends the create request. Resolves with the proxy's answer that names a stream, or with a refusal. The option
+   * `credentials` of fetch is not used: the proxy takes no cookies, and with CORS for every origin a browser refuses
+   * an answer to a request that carries them.
+   */
+  async #post(request) {
     const { proxyUrl, proxyAuthorization } = this.#options
-    const secret = typeof proxyAuthorization === 'function' ? await proxyAuthorization() : proxyAuthorization
     const { body, signal } = request
-    const message = { method: 'POST', headers: createHeaders(request, secret), body, signal }
-    if (credentials) message.credentials = credentials
-    const attempt = () => send(this.#fetch, proxyUrl, message, signal)
+    const headers = createHeaders(request)
+    const attempt = async (isLast) => {
+      const secret = typeof proxyAuthorization === 'function' ? await proxyAuthorization() : proxyAuthorization
+      if (secret) headers.set('Authorization', `Bearer ${secret}`)
+      const response = await send(this.#fetch, proxyUrl, { method: 'POST', headers, body, signal }, signal)
+      const isStream = response.ok && extractStreamIdFromUrl(response.headers.get('Location') ?? '')
+      const answer = isStream ? response : await refusal(response, isLast)
+      if (signal.aborted) throw aborted(signal)
+      return answer
+    }
     return retrying(attempt, this.#retry.attachAttempts, this.#retry, signal)
   }
 
   /** What a 201, or the 200 of a replay, says about its stream. */
   async #credentialsOf(response) {
-    const { headers, status } = response
-    const location = headers.get('Location')
-    if (!location) throw new ProxyError(status, null, 'the answer has no Location: is proxyUrl the URL of a proxy?')
+    const { headers } = response
     await response.body?.cancel().catch(ignore)
-    const streamUrl = new URL(location, absolute(this.#options.proxyUrl)).href
+    const streamUrl = new URL(headers.get('Location'), absolute(this.#options.proxyUrl)).href
     return {
       streamUrl,
       streamId: extractStreamIdFromUrl(streamUrl),
@@ -160,7 +182,7 @@ class DurableClient {
 
   /**
    * The answer from the stream stored under `id`. Null if there is none, or it expired or is gone, or it belongs to
-   * another request than that with the fingerprint `print`.
+   * another request than that with the fingerprint `print`. Any other failure keeps the credentials.
    */
   async attach(id, signal, print) {
     const credentials = this.credentials.get(id)
@@ -178,7 +200,7 @@ class DurableClient {
       const open = await this.#openFirst(credentials, position, reading.signal)
       return this.#respond(credentials, { signal, position, open, reading })
     } catch (error) {
-      if (!(error instanceof ProxyError)) throw error
+      if (!isGone(error)) throw error
       this.credentials.forget(credentials)
       return null
     } finally {
@@ -192,11 +214,18 @@ class DurableClient {
     return isInside ? new Position(offset, skip) : new Position()
   }
 
-  /** The first read of a resumed answer. A long-poll may wait for bytes, so the first one reads what is there. */
+  /**
+   * The first read of a resumed answer. A long-poll may wait for bytes, and SSE may be held back on the way; a read
+   * without `live` is answered at once.
+   */
   #openFirst({ streamUrl }, position, signal) {
-    const live = this.#options.live === 'sse' ? 'sse' : false
-    const options = { url: streamUrl, live, fetch: this.#fetch, retry: this.#retry, signal }
-    return retrying(() => Reading.open(position, options), this.#retry.attachAttempts, this.#retry, signal)
+    let live = this.#options.live === 'sse' && 'sse'
+    const attempt = () => {
+      const options = { url: streamUrl, live, fetch: this.#fetch, retry: this.#retry, signal }
+      live = false
+      return Reading.open(position, options)
+    }
+    return retrying(attempt, this.#retry.attachAttempts, this.#retry, signal)
   }
 
   /** The answer: a Response whose body reads the stream to its end. */
@@ -208,7 +237,7 @@ class DurableClient {
     }
     const isBodiless = status === 204 || status === 205 // fetch requires it; there is nothing to read
     if (isBodiless) {
-      position.end()
+      position.close('complete')
       this.credentials.forget(credentials)
     }
     const body = isBodiless ? null : this.#body(credentials, { signal, position, open, reading })
@@ -232,7 +261,11 @@ class DurableClient {
     const onEnd = () => this.credentials.forget(credentials)
     const pulled = new DurableBody({ source, position, signal, reading, onMove, onEnd })
     const body = new ReadableStream(pulled, { highWaterMark: 0 })
-    return upstreamContentEncoding ? body.pipeThrough(new DecompressionStream(upstreamContentEncoding)) : body
+    try {
+      return decoded(body, upstreamContentEncoding)
+    } catch (error) {
+      return failing(error)
+    }
   }
 
   /**
@@ -253,7 +286,12 @@ class DurableClient {
   async abort(requestId) {
     const credentials = this.credentials.get(requestId)
     if (!credentials) return false
-    await createAbortFn(credentials.streamUrl, this.#fetch, this.#retry)()
+    try {
+      await createAbortFn(credentials.streamUrl, this.#fetch, this.#retry)()
+    } catch (error) {
+      if (isGone(error)) this.credentials.forget(credentials)
+      throw error
+    }
     this.credentials.forget(credentials)
     return true
   }

@@ -28,6 +28,9 @@ export class Transient extends Error {
   }
 }
 
+/** A Transient that shows at once that SSE does not work here, so that the next attempt is a long-poll. */
+export class Unusable extends Transient {}
+
 /** What the caller gets when the retries are used up. `error` is the last failure. */
 export function networkError(error) {
   // The Vercel SDK takes a TypeError whose message says "network" as a disconnect, after which it may resume.
@@ -37,17 +40,22 @@ export function networkError(error) {
 /** The reason of a signal that has fired. */
 export const aborted = (signal) => signal.reason ?? new DOMException('aborted', 'AbortError')
 
-/** `{code, message}` of the proxy's error body. `code` is null if `text` is not one. */
+/**
+ * Whether the proxy itself says that a stream is gone, or that its URL is not valid any more. Only then are credentials
+ * forgotten: anything between here and the proxy can answer 404 or 403, and a forgotten stream is paid a second time.
+ */
+export const isGone = (error) =>
+  error instanceof ProxyError && /^(STREAM_NOT_FOUND|SIGNATURE_[A-Z_]+)$/.test(error.code ?? '')
+
+const OWN_CODE = /^[A-Z][A-Z0-9_]{0,63}$/
+
+/** `{code, message}` of the proxy's own error body. `code` is null if `text` is anything else. */
 export function parseError(text) {
   try {
     const { code, message } = JSON.parse(text).error
-    return { code: String(code), message: String(message ?? '') }
+    if (OWN_CODE.test(code) && typeof message === 'string') return { code, message }
   } catch {
-    return { code: null, message: '' }
+    // not JSON, or not an object
   }
-}
-
-export async function proxyError(response) {
-  const { code, message } = parseError(await response.text().catch(() => ''))
-  return new ProxyError(response.status, code, message)
+  return { code: null, message: '' }
 }

@@ -3,72 +3,39 @@
  * back-off, and the exact place where reading stands. Internal.
  */
 
-import { aborted, IncompleteStreamError, networkError, ProxyError, proxyError, Transient } from './errors.js'
+import { failureOf } from './answers.js'
+import { aborted, networkError, Transient, Unusable } from './errors.js'
 import { EventStreamParser } from './events.js'
-import { backoff, Deadline, pause, retryAfter, send, transient } from './retry.js'
-
-/** The offset before the first byte. */
-export const START = '-1'
-
-/**
- * Where reading stands: `skip` bytes after `offset`, the last place that storage has named. Offsets are opaque, so
- * after a cut the bytes since `offset` are read again, and as many as were delivered are dropped.
- */
-export class Position {
-  #seen = 0 // bytes received after `offset` in this attempt
-
-  constructor(offset = START, skip = 0) {
-    this.offset = offset
-    this.skip = skip
-    this.cursor = null
-    this.closed = false
-    this.outcome = null
-    this.bytesRead = 0
-  }
-
-  /** A new attempt begins at `offset`. */
-  restart() {
-    this.#seen = 0
-  }
-
-  /** The part of `bytes` that is new, which now counts as delivered. Null if none is. */
-  take(bytes) {
-    const known = Math.max(0, this.skip - this.#seen)
-    this.#seen += bytes.length
-    if (known >= bytes.length) return null
-    this.skip = this.#seen
-    this.bytesRead += bytes.length - known
-    return known ? bytes.subarray(known) : bytes
-  }
-
-  /** Everything received so far lies before `offset`. */
-  reach(offset) {
-    this.offset = offset
-    this.skip = Math.max(0, this.skip - this.#seen)
-    this.#seen = 0
-  }
-
-  end(outcome) {
-    this.closed = true
-    this.outcome = outcome || 'complete'
-  }
-}
+import { backoff, Deadline, pause, send, transient } from './retry.js'
 
 /** `query` added to `url`. The rest of a pre-signed URL must stay spelled as it was signed, so it is never parsed. */
 export const withQuery = (url, query) => `${url}${url.includes('?') ? '&' : '?'}${query}`
 
-function fromBase64(text) {
-  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text)
-  return Uint8Array.from(atob(text), (char) => char.charCodeAt(0))
+/** Whether an answer is that of a stream's events. Text events would not carry every byte, so data is base64. */
+function isEventStream({ status, headers }) {
+  return status === 200 && isEventType(headers) && headers.get('Stream-SSE-Data-Encoding') === 'base64'
 }
 
-/** One read of a stream at a position. Its head has arrived and is good. */
+/** Whether an answer is that of a plain read: catch-up or long-poll. */
+const isPlain = ({ status, headers }) =>
+  (status === 200 || status === 204) && Boolean(headers.get('Stream-Next-Offset'))
+
+const isEventType = (headers) => (headers.get('Content-Type') ?? '').startsWith('text/event-stream')
+
+/**
+ * One read of a stream at a position. Its head has arrived and is the stream's own: no byte is believed before that,
+ * because anything between here and the proxy can answer 200.
+ */
 export class Reading {
-  constructor(response, deadline, live) {
-    const type = response.headers.get('Content-Type') ?? ''
-    this.response = response
-    this.deadline = deadline
-    this.isEvents = live === 'sse' && type.startsWith('text/event-stream')
+  #response
+  #deadline
+  #isEvents
+  #hasSpoken = false // an event has come
+
+  constructor(response, deadline, isEvents) {
+    this.#response = response
+    this.#deadline = deadline
+    this.#isEvents = isEvents
   }
 
   /** Asks for what follows `position`. Throws Transient, or ProxyError if asking again cannot help. */
@@ -82,12 +49,10 @@ export class Reading {
     try {
       const response = await send(fetch, withQuery(url, query), { signal: deadline.signal, cache: 'no-store' }, signal)
       deadline.stop()
-      if (response.ok) return new Reading(response, deadline, live)
-      if (response.status === 429 || response.status >= 500) {
-        await response.body?.cancel().catch(() => {})
-        throw new Transient(`the proxy answered ${response.status}`, retryAfter(response.headers))
-      }
-      throw await proxyError(response)
+      const isEvents = live === 'sse' && isEventType(response.headers)
+      if (isEvents ? isEventStream(response) : isPlain(response)) return new Reading(response, deadline, isEvents)
+      const failure = await failureOf(response)
+      throw live === 'sse' && failure.status === 400 ? new Unusable(failure.message) : failure
     } catch (error) {
       deadline.end()
       throw error
@@ -98,70 +63,125 @@ export class Reading {
   async *bytes(position, retry) {
     const chunks = this.#chunks(retry)
     try {
-      yield* this.isEvents ? this.#events(chunks, position) : this.#raw(chunks, position)
+      yield* this.#isEvents ? this.#events(chunks, position) : this.#raw(chunks, position)
     } finally {
-      this.deadline.end()
+      this.#deadline.end()
       await chunks.return()
     }
   }
 
   /** The chunks of the response's body. */
   async *#chunks(retry) {
-    const reader = this.response.body?.getReader()
+    const reader = this.#response.body?.getReader()
     try {
       while (reader) {
-        this.deadline.start(retry.stallTimeout)
+        // The first event is due at once, with the bytes that are there or the place where reading stands.
+        this.#deadline.start(this.#isEvents && !this.#hasSpoken ? retry.headTimeout : retry.stallTimeout)
         const { done, value } = await reader.read()
-        this.deadline.stop()
+        this.#deadline.stop()
         if (done) break
         yield value
       }
     } catch (error) {
-      throw transient(error, this.deadline.signal)
+      throw this.#failure(error)
     } finally {
-      this.deadline.stop()
+      this.#deadline.stop()
       reader?.cancel().catch(() => {})
     }
   }
 
+  #failure(error) {
+    const { signal } = this.#deadline
+    const failure = transient(error, signal)
+    const isMuted = this.#hasSpoken && failure === signal.reason // not even a keep-alive came for `stallTimeout`
+    return isMuted ? new Unusable(failure.message) : failure
+  }
+
   async *#raw(chunks, position) {
-    const { headers, status } = this.response
+    const { headers } = this.#response
     for await (const chunk of chunks) {
       const fresh = position.take(chunk)
       if (fresh) yield fresh
     }
-    const offset = headers.get('Stream-Next-Offset')
-    if (offset !== null) position.reach(offset)
+    position.reach(headers.get('Stream-Next-Offset'))
     position.cursor = headers.get('Stream-Cursor') ?? position.cursor
-    if (headers.get('Stream-Closed') === 'true') position.end(headers.get('Upstream-Outcome'))
-    else if (offset === null) throw new ProxyError(status, null, 'the answer names no Stream-Next-Offset')
+    position.needsOutcome = false
+    if (headers.get('Stream-Closed') === 'true') position.close(headers.get('Upstream-Outcome') ?? 'complete')
   }
 
   async *#events(chunks, position) {
-    const isBase64 = this.response.headers.get('Stream-SSE-Data-Encoding') === 'base64'
-    const decode = isBase64 ? fromBase64 : (text) => new TextEncoder().encode(text)
     const decoder = new TextDecoder()
     const parser = new EventStreamParser()
-    let isEmpty = true
     for await (const chunk of chunks) {
       for (const { event, data } of parser.push(decoder.decode(chunk, { stream: true }))) {
-        isEmpty = false
-        if (event === 'control') control(JSON.parse(data), position)
-        if (event !== 'data') continue
-        const fresh = position.take(decode(data))
+        this.#hasSpoken = true
+        if (event === 'control') control(data, position)
+        const fresh = event === 'data' ? position.take(fromBase64(data)) : null
         if (fresh) yield fresh
       }
-      if (position.closed) return
+      if (position.closed || position.needsOutcome) return
     }
-    if (isEmpty) throw new Transient('the answer was empty')
+    if (!this.#hasSpoken) throw new Transient('the answer was empty')
   }
 }
 
+/** The bytes of a data event. What is not base64 is no event of the stream's. */
+function fromBase64(text) {
+  try {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text)
+    return Uint8Array.from(atob(text), (char) => char.charCodeAt(0))
+  } catch {
+    throw new Transient('a data event is not base64')
+  }
+}
+
+function parseControl(data) {
+  try {
+    const fields = JSON.parse(data)
+    if (fields.streamNextOffset && typeof fields.streamNextOffset === 'string') return fields
+  } catch {
+    // not JSON, or null
+  }
+  throw new Transient('a control event cannot be understood')
+}
+
 /** Moves `position` as a control event says. */
-function control({ streamNextOffset, streamCursor, streamClosed, upstreamOutcome }, position) {
-  if (streamNextOffset) position.reach(streamNextOffset)
-  position.cursor = streamCursor ?? position.cursor
-  if (streamClosed) position.end(upstreamOutcome)
+function control(data, position) {
+  const { streamNextOffset, streamCursor, streamClosed, upstreamOutcome } = parseControl(data)
+  position.reach(streamNextOffset)
+  if (typeof streamCursor === 'string') position.cursor = streamCursor
+  if (streamClosed !== true) return
+  if (upstreamOutcome) position.close(String(upstreamOutcome))
+  else position.needsOutcome = true // the head of a plain read at the end has it
+}
+
+/** Reads in one live mode that bring nothing, after which the other mode is tried. */
+const MAX_FRUITLESS = 3
+
+/**
+ * The live mode of the next read. SSE is faster, but something between here and the proxy may hold it back or cut it
+ * while long-polls pass. So after three reads in a row without a new byte the mode changes, and changes back when the
+ * other one does no better. A caller that chose long-poll keeps it.
+ */
+class LiveMode {
+  #fruitless = 0
+  #mayChange
+
+  constructor(live) {
+    this.current = live
+    this.#mayChange = live === 'sse'
+  }
+
+  worked() {
+    this.#fruitless = 0
+  }
+
+  failed(error, broughtBytes) {
+    this.#fruitless = broughtBytes ? 0 : this.#fruitless + 1
+    if (!this.#mayChange || (this.#fruitless < MAX_FRUITLESS && !(error instanceof Unusable))) return
+    this.current = this.current === 'sse' ? 'long-poll' : 'sse'
+    this.#fruitless = 0
+  }
 }
 
 const isOnline = () => globalThis.navigator?.onLine !== false
@@ -215,82 +235,26 @@ class Patience {
 export async function* readToEnd(position, first, options) {
   const { retry, signal } = options
   const patience = new Patience(retry, signal)
+  const mode = new LiveMode(options.live)
   let reading = first
   while (!position.closed) {
-    const before = position.bytesRead
+    const { bytesRead, marks } = position
     const began = Date.now()
     try {
-      reading ??= await Reading.open(position, options)
+      reading ??= await Reading.open(position, { ...options, live: position.needsOutcome ? false : mode.current })
       for await (const bytes of reading.bytes(position, retry)) {
         patience.renew()
         yield bytes
       }
       if (position.closed) return
-      await patience.answered(position.bytesRead > before, Date.now() - began)
+      mode.worked()
+      await patience.answered(position.bytesRead > bytesRead, Date.now() - began)
     } catch (error) {
+      if (position.marks > marks) patience.renew() // the stream is there; it has nothing new
+      mode.failed(error, position.bytesRead > bytesRead)
       await patience.failed(error)
     } finally {
       reading = null
     }
-  }
-}
-
-/** A body that pulls from readToEnd. Cancelling it, or `signal`, ends the reading and nothing else. */
-export class DurableBody {
-  #source
-  #position
-  #signal
-  #reading
-  #onMove
-  #onEnd
-  #onAbort
-
-  /**
-   * `reading` is the AbortController of `source`. `onMove` is called after each chunk, `onEnd` when the stream was read
-   * to its end or cannot be read any more.
-   */
-  constructor({ source, position, signal, reading, onMove, onEnd }) {
-    this.#source = source
-    this.#position = position
-    this.#signal = signal
-    this.#reading = reading
-    this.#onMove = onMove
-    this.#onEnd = onEnd
-  }
-
-  start(controller) {
-    this.#onAbort = () => {
-      this.#reading.abort(aborted(this.#signal))
-      controller.error(aborted(this.#signal))
-    }
-    if (this.#signal.aborted) this.#onAbort()
-    else this.#signal.addEventListener('abort', this.#onAbort)
-  }
-
-  async pull(controller) {
-    try {
-      const { done, value } = await this.#source.next()
-      if (!done) {
-        this.#onMove()
-        return controller.enqueue(value)
-      }
-      this.#onEnd()
-      this.#release()
-      const { outcome, bytesRead } = this.#position
-      if (outcome !== 'complete') throw new IncompleteStreamError(outcome, bytesRead)
-      controller.close()
-    } catch (error) {
-      if (error instanceof ProxyError) this.#onEnd()
-      controller.error(error)
-    }
-  }
-
-  cancel(reason) {
-    this.#release()
-    this.#reading.abort(reason)
-  }
-
-  #release() {
-    this.#signal.removeEventListener('abort', this.#onAbort)
   }
 }

@@ -1,5 +1,7 @@
-/** A request as its upstream should see it, and the create request that asks the proxy for it. Internal. */
+/** A request as its upstream should see it, the create request that asks the proxy for it, and its refusal. Internal. */
 
+import { ensureRefusal, errorBody, transientCreate } from './answers.js'
+import { decodeAll } from './encoding.js'
 import { parseError } from './errors.js'
 
 /** Relative URLs are relative to the page, as in fetch. */
@@ -38,8 +40,8 @@ export function fingerprint({ url, method, headers, body }) {
   return [low, high].map((half) => (half >>> 0).toString(16).padStart(8, '0')).join('')
 }
 
-/** The headers of the create request. The same ones are sent again when it is retried. */
-export function createHeaders({ url, method, headers }, secret) {
+/** The headers of the create request, without the proxy's authorization. They are the same for every attempt. */
+export function createHeaders({ url, method, headers }) {
   const sent = new Headers(headers)
   if (headers.has('Authorization')) sent.set('Upstream-Authorization', headers.get('Authorization'))
   sent.delete('Authorization')
@@ -47,7 +49,6 @@ export function createHeaders({ url, method, headers }, secret) {
   sent.set('Upstream-Method', method)
   // The key tells the proxy that a request is repeated, so a lost 201 costs no second call to the upstream.
   if (!headers.has('Idempotency-Key')) sent.set('Idempotency-Key', randomId())
-  if (secret) sent.set('Authorization', `Bearer ${secret}`)
   return sent
 }
 
@@ -61,22 +62,42 @@ export function answerHeaders(given, type) {
   return headers
 }
 
-/** The proxy's answer when it made no stream: the upstream's error, or one of its own. */
-export async function refused(response) {
+/** The body and Content-Encoding of an upstream's error. What cannot be decoded is passed on as it is. */
+async function upstreamBody(bytes, encoding) {
+  try {
+    return { content: await decodeAll(bytes, encoding), coding: null }
+  } catch {
+    return { content: bytes, coding: encoding }
+  }
+}
+
+/**
+ * The answer to a create that made no stream: the upstream's error, or a refusal by the proxy or something before it.
+ * Throws a Transient if the create should be sent again and this was not the last attempt.
+ */
+export async function refusal(response, isLast) {
   const { headers } = response
   const status = headers.get('Upstream-Status') ?? ''
   const isUpstreams = response.status === 502 && /^[45]\d\d$/.test(status)
-  const text = isUpstreams ? response.body : await response.text()
+  const bytes = await errorBody(response)
+  const error = isUpstreams ? null : parseError(new TextDecoder().decode(bytes))
+  if (error) {
+    const transient = transientCreate(response, error.code)
+    if (transient && !isLast) throw transient
+    ensureRefusal(response)
+  }
+  const { content, coding } = await upstreamBody(bytes, isUpstreams ? headers.get('Upstream-Content-Encoding') : null)
   const type = headers.get('Upstream-Content-Type') ?? headers.get('Content-Type')
   const init = { status: isUpstreams ? Number(status) : response.status, headers: answerHeaders(headers, type) }
-  return Object.assign(new Response(text, init), {
+  if (coding) init.headers.set('Content-Encoding', coding)
+  return Object.assign(new Response(content, init), {
     streamId: null,
     streamUrl: null,
     offset: null,
     upstreamContentType: type,
     wasResumed: false,
     outcome: null,
-    proxyError: isUpstreams ? null : parseError(text),
+    proxyError: error,
     abort: async () => {},
   })
 }

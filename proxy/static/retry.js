@@ -1,4 +1,4 @@
-/** When to ask again and how long to wait: deadlines, back-off, Retry-After. Internal. */
+/** When to ask again and how long to wait: deadlines and back-off. Internal. */
 
 import { aborted, networkError, Transient } from './errors.js'
 
@@ -76,11 +76,11 @@ export function backoff(failures, error, retry) {
   return Math.max(delay, Math.min(error.retryAfter || 0, MAX_RETRY_AFTER))
 }
 
-/** Runs `attempt` until it succeeds, throws anything but a Transient, or has failed `attempts` times. */
+/** Runs `attempt(isLast)` until it succeeds, throws anything but a Transient, or has failed `attempts` times. */
 export async function retrying(attempt, attempts, retry, signal) {
   for (let failures = 1; ; failures++) {
     try {
-      return await attempt()
+      return await attempt(failures >= attempts)
     } catch (error) {
       if (signal.aborted) throw aborted(signal)
       if (!(error instanceof Transient)) throw error
@@ -90,10 +90,13 @@ export async function retrying(attempt, attempts, retry, signal) {
   }
 }
 
-/** fetch. A failure to get a response is a Transient; when `outer` has fired, its reason. */
+/**
+ * fetch that follows no redirect: it would take credentials and signed URLs to another server. A failure to get a
+ * response is a Transient; when `outer` has fired, its reason.
+ */
 export async function send(fetch, url, init, outer) {
   try {
-    return await fetch(url, init)
+    return await fetch(url, { ...init, redirect: 'error' })
   } catch (error) {
     if (outer.aborted) throw aborted(outer)
     throw transient(error, init.signal)
@@ -104,10 +107,4 @@ export async function send(fetch, url, init, outer) {
 export function transient(error, signal) {
   const reason = signal?.aborted ? signal.reason : error
   return reason instanceof Transient ? reason : new Transient(reason?.message ?? 'the connection was lost')
-}
-
-/** The wait (ms) that the response asks for, 0 if it asks for none. */
-export function retryAfter(headers) {
-  const seconds = Number(headers.get('Retry-After'))
-  return Number.isFinite(seconds) ? seconds * 1000 : 0
 }

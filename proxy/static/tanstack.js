@@ -82,8 +82,8 @@ class Runs {
   async #find(runId, entry, signal) {
     await entry.call?.created.catch(() => {})
     const response = await this.#fetch.resume(`run:${runId}`, { signal }).catch((error) => {
-      // The SDK forgets a run whose join is refused, but keeps one that timed out. Being offline proves nothing.
-      throw error instanceof TypeError ? Object.assign(error, { name: 'TimeoutError' }) : error
+      // The SDK forgets a run whose join is refused, but keeps one that timed out. This failure proves nothing about it.
+      throw signal?.aborted ? error : Object.assign(error, { name: 'TimeoutError' })
     })
     if (!response) throw new Error(`run ${runId} is not known here, or was read to its end`)
     return response

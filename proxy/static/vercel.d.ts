@@ -29,7 +29,10 @@ export interface DurableChatTransportOptions
   headers?: Resolvable<HeadersLike>
   /** Put into the body of every request. */
   body?: Resolvable<object>
-  /** How cookies go to the proxy. They never go on to the upstream. */
+  /**
+   * Passed to `prepareSendMessagesRequest` and not used otherwise: the proxy takes no cookies, and with CORS for every
+   * origin a browser refuses an answer to a request that carries them.
+   */
   credentials?: Resolvable<RequestCredentials>
   /** A second name for the chat's stream, for pages whose chat ids change. On reconnect it is called without messages. */
   getRequestId?: (messages: Sdk[]) => string

@@ -78,13 +78,12 @@ class Chats {
   async #create(message, signal) {
     const { chatId, messages } = message
     this.#fetch.forget(chatId)
-    const { api, headers, body, credentials } = await this.#requestOf(message)
+    const { api, headers, body } = await this.#requestOf(message)
     const alias = this.#nameOf(messages)
     const response = await this.#fetch(api, {
       method: 'POST',
       headers: { 'Content-Type': 'application/json', ...headers },
       body: JSON.stringify(body),
-      credentials,
       signal,
       requestId: chatId,
       alias: alias === chatId ? undefined : alias,

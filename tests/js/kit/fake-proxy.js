@@ -66,6 +66,7 @@ export class FakeProxy {
     this.requests = [] // {method, url, path, query, headers, body} in the order of arrival
     this.faults = { GET: [], POST: [], PATCH: [] }
     this.watchers = []
+    this.between = null // a fault for every request for which no other one is left
     this.longPollMs = 20_000
     this.makeStream = () => new FakeStream().append('hello ', 'world').close()
   }
@@ -110,7 +111,7 @@ export class FakeProxy {
     for (const watcher of this.watchers.splice(0)) watcher()
     response.once('close', () => (seen.gone = true))
     const serve = () => this[`_${method}`]?.(seen, response)
-    const fault = this.faults[method]?.shift()
+    const fault = this.faults[method]?.shift() ?? this.between
     await (fault ? fault(seen, response, serve) : serve())
   }
 
@@ -184,6 +185,14 @@ export const refuse =
   (_, response) => {
     response.writeHead(status, { 'Content-Type': 'application/json', ...headers })
     response.end(JSON.stringify({ error: { code, message: `it is ${code}` } }))
+  }
+
+/** A fault: something between the client and the proxy answers with a page of its own. */
+export const intercept =
+  (status, headers = {}) =>
+  (_, response) => {
+    response.writeHead(status, { 'Content-Type': 'text/html', ...headers })
+    response.end(status === 204 ? undefined : '<h1>Please log in</h1>')
   }
 
 /** A fault: the connection is cut without an answer. */

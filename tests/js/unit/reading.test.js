@@ -75,7 +75,7 @@ test('storage that divides the bytes otherwise the second time makes no differen
   }
   t.proxy.next('GET', answer(event('abcdef'))) // no control: where this ends is not known
   t.proxy.next('GET', answer(event('ab') + control('x1') + event('c') + control('x2')))
-  t.proxy.next('GET', answer(event('defg') + control('x3', { streamClosed: true })))
+  t.proxy.next('GET', answer(event('defg') + control('x3', { streamClosed: true, upstreamOutcome: 'complete' })))
   assert.equal(await (await t.fetch()(UPSTREAM, post())).text(), 'abcdefg')
   assert.deepEqual(
     t.proxy.requests.slice(1).map(({ query }) => query.get('offset')),

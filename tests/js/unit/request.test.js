@@ -1,8 +1,8 @@
 /** What reaches the proxy, and what comes back of its answer. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { gzipSync } from 'node:zlib'
-import { after, drop, FakeStream, hang, readAll, refuse } from '../kit/fake-proxy.js'
+import { deflateSync, gzipSync } from 'node:zlib'
+import { after, drop, FakeStream, hang, intercept, readAll, refuse } from '../kit/fake-proxy.js'
 import { perTest, post, UPSTREAM } from '../kit/harness.js'
 import { gate, settled, until } from '../kit/waiting.js'
 
@@ -144,7 +144,7 @@ test('a 502 without Upstream-Status, or with nonsense in it, stays a 502 and is 
 
 test('errors of the proxy come as responses, even where the body is not JSON', async () => {
   t.proxy.next('POST', refuse(403, 'UPSTREAM_NOT_ALLOWED'))
-  t.proxy.next('POST', (_, response) => response.writeHead(503).end('upstream connect error'))
+  t.proxy.next('POST', ...Array(3).fill((_, response) => response.writeHead(503).end('upstream connect error')))
   const fetch = t.fetch()
   const [first, second] = [await fetch(UPSTREAM, post()), await fetch(UPSTREAM, post())]
   assert.deepEqual([first.status, first.proxyError.code], [403, 'UPSTREAM_NOT_ALLOWED'])
@@ -200,6 +200,42 @@ test('a compressed answer is unpacked', async () => {
   assert.equal(await (await t.fetch()(UPSTREAM, post())).text(), 'unpacked')
 })
 
+test('every coding is undone, in the reverse of the order in which they were applied', async () => {
+  for (const [encoding, pack] of [
+    ['GZIP', gzipSync],
+    ['x-gzip', gzipSync],
+    ['deflate', deflateSync],
+    ['gzip, deflate', (text) => deflateSync(gzipSync(text))],
+    ['identity', Buffer.from],
+  ]) {
+    t.proxy.makeStream = () => new FakeStream({ encoding }).append(pack('unpacked')).close()
+    assert.equal(await (await t.fetch()(UPSTREAM, post())).text(), 'unpacked', encoding)
+  }
+})
+
+test('a coding that cannot be undone here fails the body with its name, and the stream is kept', async () => {
+  t.proxy.makeStream = () => new FakeStream({ encoding: 'x-unknown' }).append('?').close()
+  const fetch = t.fetch()
+  const response = await fetch(UPSTREAM, post({ requestId: 'r' }))
+  await assert.rejects(response.text(), { name: 'NotSupportedError', message: /x-unknown/ })
+  assert.ok(fetch.stored('r'))
+})
+
+test("an upstream's error is decoded; what cannot be decoded comes as it is and says so", async () => {
+  const answer = (encoding, body) => (_, response) =>
+    response.writeHead(502, { 'Upstream-Status': '429', 'Upstream-Content-Encoding': encoding }).end(body)
+  t.proxy.next('POST', answer('gzip', gzipSync('{"error":"slow down"}')))
+  const response = await t.fetch()(UPSTREAM, post())
+  assert.deepEqual([response.status, response.headers.get('Content-Encoding')], [429, null])
+  assert.deepEqual(await response.json(), { error: 'slow down' })
+  for (const encoding of ['x-unknown', 'gzip']) {
+    t.proxy.next('POST', answer(encoding, 'not gzip'))
+    const undecoded = await t.fetch()(UPSTREAM, post())
+    assert.equal(undecoded.headers.get('Content-Encoding'), encoding)
+    assert.equal(await undecoded.text(), 'not gzip')
+  }
+})
+
 test('an answer without content has no body and leaves nothing stored', async () => {
   const stream = t.proxy.add(new FakeStream().close())
   t.proxy.next('POST', (_, response) =>
@@ -217,9 +253,9 @@ test('an absolute Location is followed, on whatever host it is', async () => {
   assert.equal(response.streamUrl, absolute)
 })
 
-test('something else that answers 200 is not taken for a proxy', async () => {
-  t.proxy.next('POST', (_, response) => response.writeHead(200).end('<html>'))
-  await assert.rejects(t.fetch()(UPSTREAM, post()), { name: 'ProxyError', message: /no Location/ })
+test('something that always answers 200 is not a proxy, and the error says so', async () => {
+  t.proxy.next('POST', ...Array(3).fill(intercept(200)))
+  await assert.rejects(t.fetch()(UPSTREAM, post()), { name: 'ProxyError', message: /names no stream/ })
 })
 
 test('nothing of the answer is asked for before somebody reads it', async () => {

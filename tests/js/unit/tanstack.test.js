@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { createDurableAdapter } from '../../../proxy/static/tanstack.js'
 import { all, openStream, sse, USER } from '../kit/chat.js'
-import { after, drop } from '../kit/fake-proxy.js'
+import { after, drop, intercept, refuse } from '../kit/fake-proxy.js'
 import { perTest, UPSTREAM } from '../kit/harness.js'
 import { gate, settled, until } from '../kit/waiting.js'
 
@@ -178,11 +178,16 @@ test('tanstack: truncation throws, also after a RUN_FINISHED', async () => {
   await assert.rejects(all(adapter().connect([USER], undefined, undefined, context())), { outcome: 'upstream_error' })
 })
 
-test('tanstack: a join that fails for want of a network is a time-out to the SDK, which keeps the run', async () => {
+test('tanstack: a join that fails, but not because the run is gone, is a time-out to the SDK, which keeps the run', async () => {
   open(RUN[0])
   await adapter().connect([USER], undefined, undefined, context())[Symbol.asyncIterator]().next()
-  t.proxy.next('GET', drop, drop, drop)
-  await assert.rejects(all(adapter().joinRun('run-1')), { name: 'TimeoutError' })
+  for (const fault of [drop, intercept(404), intercept(200), refuse(401, 'INVALID_SECRET')]) {
+    t.proxy.between = fault
+    await assert.rejects(all(adapter().joinRun('run-1')), { name: 'TimeoutError' })
+  }
+  t.proxy.between = null
+  const joined = adapter().joinRun('run-1')
+  assert.deepEqual((await joined.next()).value, RUN[0])
 })
 
 test('tanstack: what the upstream says instead of an answer is the error', async () => {
