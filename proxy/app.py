@@ -17,7 +17,7 @@ from proxy.handlers.delete import Delete
 from proxy.handlers.ops import Health
 from proxy.handlers.read import Head, Read, ReadSettings
 from proxy.handlers.router import Router
-from proxy.handlers.routes import Access, Credential, Route
+from proxy.handlers.routes import Gate, Route
 from proxy.handlers.static import StaticFiles
 from proxy.http.message import Handler
 from proxy.http.pipe import Budget, PipeLimits
@@ -26,10 +26,12 @@ from proxy.http.server import ServerLimits
 from proxy.net.dial import Address, Dialler, DialLimits, tls_context
 from proxy.net.egress import Bypass, Egress
 from proxy.net.listen import descriptor_limit
+from proxy.net.local import is_local
 from proxy.net.resolve import Resolver, ResolverLimits
-from proxy.policy.addresses import forbidden
+from proxy.policy.addresses import AddressRules
 from proxy.policy.allowlist import Allowlist
 from proxy.policy.auth import Keyring
+from proxy.policy.caller import Access
 from proxy.policy.cors import Cors
 from proxy.policy.forwarding import PassedHeaders
 from proxy.relay.fleet import Fleet, FleetSettings
@@ -90,6 +92,7 @@ class App:
         self._held = ExitStack()
         self._store: Store | None = None
         tls = _tls(config)
+        self.address_rules = AddressRules(is_local)
         embedded = None if config.durable_streams_url else self._embedded()
         self._pools = _pools(config, tls)  # last of what may fail or runs: nothing is left of an app that is not made
         storage = Storage(self._endpoint(embedded))
@@ -111,7 +114,7 @@ class App:
         fields = []
         handler, root = embedded, _STREAMS_ROOT
         if handler is None:
-            address, host, path = _storage_at(config.durable_streams_url)
+            address, host, path = _storage_at(config.durable_streams_url, self.address_rules)
             handler = self._pools.storage.at(address)
             root = path if path.strip("/") else _STREAMS_ROOT
             fields.append((b"host", host.encode("ascii")))
@@ -136,6 +139,7 @@ class App:
         base = config.public_url.rstrip("/")
         upstream = Upstream(
             self._pools.upstream,
+            self.address_rules,
             UpstreamSettings(
                 config.upstream_timeout_seconds,
                 config.error_body_timeout_seconds,
@@ -145,7 +149,7 @@ class App:
         )
         create = Create(
             Signing(keyring, time.time),
-            Allowlist(config.allowlist),
+            Allowlist(config.allowlist, config.allow_private),
             upstream,
             self.transfers,
             self._claims,
@@ -163,18 +167,18 @@ class App:
         read = Read(storage, records, self._orphans, reading)
         abort = Abort(self._fleet, wait=config.abort_wait_seconds)
         delete = Delete(storage, records, self._fleet, wait=config.storage_timeout_seconds)
-        creating = {b"POST": Route("create", Credential.SERVICE, create)}
-        health = Route("health", Credential.NONE, Health(self.transfers))
+        creating = {b"POST": Route("create", Access.CREATE, create)}
+        health = Route("health", Access.ANYONE, Health(self.transfers))
         return Router(
             {b"/v1/proxy": creating, b"/v1/proxy/": creating, b"/health": {b"GET": health, b"HEAD": health}},
             {
-                b"GET": Route("read", Credential.SIGNATURE_OR_SERVICE, read),
-                b"HEAD": Route("head", Credential.SERVICE, Head(storage, records)),
-                b"PATCH": Route("abort", Credential.SIGNATURE, abort),
-                b"DELETE": Route("delete", Credential.SERVICE, delete),
+                b"GET": Route("read", Access.READ, read),
+                b"HEAD": Route("head", Access.METADATA, Head(storage, records)),
+                b"PATCH": Route("abort", Access.ABORT, abort),
+                b"DELETE": Route("delete", Access.DELETE, delete),
             },
             static=StaticFiles(),
-            access=Access(keyring, time.time),
+            gate=Gate(keyring, time.time),
             cors=Cors(config.cors_origin, max_age=config.cors_max_age_seconds),
         )
 
@@ -208,13 +212,14 @@ def _cannot_tell() -> bool:
     return True
 
 
-def _storage_at(place: str) -> tuple[Address, str, str]:
+def _storage_at(place: str, rules: AddressRules) -> tuple[Address, str, str]:
     """Address, host and path of a storage elsewhere."""
     if place.startswith("unix:"):
         return Address("", 0, uds=place.removeprefix("unix:")), "localhost", ""
     url = urlsplit(place)
     tls = url.scheme == "https"
-    return Address(url.hostname or "", url.port or (443 if tls else 80), tls=tls), url.netloc, url.path
+    port = url.port or (443 if tls else 80)
+    return Address(url.hostname or "", port, tls=tls, guard=rules.storage_guard), url.netloc, url.path
 
 
 def _tls(config: Config) -> ssl.SSLContext:
@@ -238,8 +243,8 @@ def _pools(config: Config, tls: ssl.SSLContext) -> _Pools:
         lookups=config.max_dns_lookups,
     )
     # A resolver for each: names of upstreams never keep storage's name waiting.
-    to_upstreams = Dialler(tls, Resolver(names), dials, forbidden=forbidden, egress=_egress(config))
-    to_storage = Dialler(tls, Resolver(names), dials, forbidden=forbidden)
+    to_upstreams = Dialler(tls, Resolver(names), dials, egress=_egress(config))
+    to_storage = Dialler(tls, Resolver(names), dials)
     head = HeadLimits(config.max_upstream_head_bytes, config.max_head_fields, config.max_target_bytes)
     # Below the mark one read more may come: together they are what may wait, and the largest append.
     mark = max(config.max_waiting_bytes - _READ_BYTES, config.max_waiting_bytes // 64)

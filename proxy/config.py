@@ -92,6 +92,9 @@ class Config:
         (), "Pattern of allowed upstream URLs (repeatable); none given: every upstream is refused",
         unit="pattern", flag="--allow",
     )  # fmt: skip
+    allow_private: tuple[str, ...] = _setting(
+        (), "Pattern of allowed upstream URLs whose host may have a private address (repeatable)", unit="pattern"
+    )
     secret: tuple[str, ...] = _setting(
         (), "Service secret: callers show it, or a JWT signed with it; made and kept in the data directory when absent",
         flag=None,
@@ -243,6 +246,7 @@ class Config:
             raise ConfigError(f"--port must be at most 65535, not {self.port}")
         for flag, check, values in (
             ("--allow", Allowlist, self.allowlist),
+            ("--allow-private", Allowlist, self.allow_private),
             ("--no-proxy", Bypass, self.no_proxy if self.egress_proxy else ()),
             ("--cors-origin", lambda origins: Cors(origins, max_age=0), self.cors_origin),
             ("--pass-header", PassedHeaders, self.pass_header),

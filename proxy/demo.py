@@ -23,7 +23,7 @@ from proxy.http.body import Body, BodyError, BytesBody, Cut, TooLarge, read_all
 from proxy.http.message import Request, Response
 from proxy.http.server import HttpServer
 from proxy.net.listen import bind_tcp
-from proxy.policy.auth import mint
+from proxy.policy.tokens import make_token
 from proxy.server import create_proxy_server
 from proxy.wire.events import Buffer
 from proxy.wire.headers import Headers
@@ -164,7 +164,7 @@ class Application:
         return await self._static(request)
 
     def _session(self) -> Response:
-        token = mint(self._secret, time.time(), _TOKEN_SECONDS)
+        token = make_token(self._secret, time.time(), _TOKEN_SECONDS)
         session = {"proxyUrl": f"{self._proxy}/v1/proxy", "api": self._model, "token": token}
         return Response(200, Headers([_JSON, _PRIVATE]), BytesBody([json.dumps(session).encode()]))
 

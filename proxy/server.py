@@ -5,6 +5,7 @@ Owns start and stop: sockets, the HTTP server over the app's router, and the ord
 
 import asyncio
 from collections.abc import Iterable
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,6 +37,9 @@ class ProxyServer:
             for listening in sockets:
                 close_listening(listening)
             raise
+        for listening in () if config.uds else sockets:
+            address, port, *_ = listening.getsockname()
+            self._app.address_rules.add_listener(ip_address(address), port)
         self._http = HttpServer(self._app.router, self._app.router.refuse, server_limits(config))
         self.port = 0 if config.uds else sockets[0].getsockname()[1]
         self.url = f"unix:{config.uds}" if config.uds else f"http://{_bracketed(config.host)}:{self.port}"

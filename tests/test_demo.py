@@ -10,6 +10,7 @@ from proxy.demo import Application, ScriptedAnswer
 from proxy.http.body import BodyError, BytesBody, read_all
 from proxy.http.message import Request, Response
 from proxy.policy.auth import Keyring
+from proxy.policy.caller import Access
 from proxy.wire.headers import Headers
 
 _SECRET = "the secret of the demo"
@@ -45,9 +46,9 @@ async def test_the_page_gets_a_token_that_the_proxy_takes_for_a_minute_and_never
     assert response.headers.get(b"cache-control") == b"no-store"
     assert _SECRET.encode() not in text
     authorization = [b"Bearer " + session["token"].encode()]
-    Keyring([_SECRET]).check_service(query=[], authorization=authorization, now=time.time())
+    Keyring([_SECRET]).admit(Access.CREATE, "", [], authorization, time.time())
     with pytest.raises(Refusal):
-        Keyring([_SECRET]).check_service(query=[], authorization=authorization, now=time.time() + 62)
+        Keyring([_SECRET]).admit(Access.CREATE, "", [], authorization, time.time() + 62)
 
 
 @pytest.mark.parametrize("host", ["evil.example:4441", "localhost.evil.example:4441", "", "evil.example"])

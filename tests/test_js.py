@@ -12,6 +12,7 @@ import pytest
 
 from proxy.client.options import TRANSIENT_STATUSES
 from proxy.policy.auth import Keyring
+from proxy.policy.caller import Access
 
 _TESTS = Path(__file__).resolve().parent
 _PAGE = _TESTS.parent / "docs" / "clients.md"
@@ -58,4 +59,4 @@ def test_the_backends_token_of_the_page_is_one_that_the_proxy_takes() -> None:
     exec(example, names)
     token = names["proxy_token"]("a secret of the service")
     keyring = Keyring(["a secret of the service"])
-    keyring.check_service(query=[], authorization=[b"Bearer " + token.encode()], now=time.time())
+    keyring.admit(Access.CREATE, "", [], [b"Bearer " + token.encode()], time.time())

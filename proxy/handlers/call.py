@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from proxy.base.errors import Code, Refusal
 from proxy.http.message import Request, Response
+from proxy.policy.caller import Caller
 from proxy.wire.url import parse_query, query_values
 
 __all__ = ["Call", "Operation", "Query", "parsed_query"]
@@ -21,13 +22,13 @@ class Call:
     request: the request itself; its body has not been read.
     stream_id: the stream in canonical spelling, "" where the operation names none.
     query: the decoded parameters in order, repeated ones kept.
-    is_signed: whether a pre-signed URL let the caller in, not the service secret.
+    caller: who calls, as its credential says.
     """
 
     request: Request
     stream_id: str
     query: Query
-    is_signed: bool = False
+    caller: Caller
 
     def values(self, name: bytes) -> list[bytes]:
         """Every value of a query parameter."""

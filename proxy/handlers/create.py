@@ -12,6 +12,7 @@ from proxy.http.body import EMPTY
 from proxy.http.message import Response
 from proxy.policy.allowlist import Allowlist, Match
 from proxy.policy.auth import Keyring
+from proxy.policy.caller import Caller
 from proxy.policy.forwarding import PassedHeaders, upstream_headers
 from proxy.relay.idempotency import Claim, Claims, Replay, fingerprint, stream_id_of
 from proxy.relay.record import Record
@@ -82,7 +83,7 @@ class Create:
     async def __call__(self, call: Call) -> Response:
         """201 with Location, the upstream's error as 502, or 200 for a replay. Raises Refusal, StorageError."""
         headers = call.request.headers
-        url, method, match = self._checked(headers)
+        url, method, match = self._checked(headers, call.caller)
         key = _idempotency_key(headers)
         self._transfers.reserve()
         try:
@@ -94,7 +95,7 @@ class Create:
         finally:
             self._transfers.release()
 
-    def _checked(self, headers: Headers) -> tuple[Url, bytes, Match]:
+    def _checked(self, headers: Headers, caller: Caller) -> tuple[Url, bytes, Match]:
         """Upstream URL and method, in the protocol's order of checks."""
         urls = headers.get_all(b"upstream-url")
         if not urls or not urls[0]:
@@ -113,7 +114,9 @@ class Create:
             raise Refusal(Code.UPSTREAM_NOT_ALLOWED, f"Upstream-URL cannot be used: {error}") from None
         match = self._allowlist.match(url)
         if match is None:
-            raise Refusal(Code.UPSTREAM_NOT_ALLOWED, "Upstream-URL is not on the proxy's allowlist")
+            raise Refusal(Code.UPSTREAM_NOT_ALLOWED, f"Upstream-URL cannot be used: {self._allowlist.why_not(url)}")
+        if not caller.may_call(url):
+            raise Refusal(Code.UPSTREAM_NOT_ALLOWED, "Upstream-URL is not among the upstreams of this token")
         return url, method, match
 
     async def _create(self, stream_id: str, order: _Order, request_print: str) -> Response:

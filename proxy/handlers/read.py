@@ -32,7 +32,7 @@ class ReadSettings:
     keep_alive: seconds of silence after which an SSE reader gets a comment.
     patience: seconds that storage gets for each part of a catch-up read.
     silence: seconds without a sign of storage after which a live read is broken off.
-    shared_cache: leave storage's `Cache-Control: public` as it is, so that a CDN may keep reads.
+    shared_cache: leave storage's `Cache-Control: public` on reads by a signed URL, so that a CDN may keep them.
     """
 
     at_once: int
@@ -76,17 +76,17 @@ class Read:
                 raise Refusal(Code.INVALID_REQUEST, "a live read needs the parameter offset")
             raise Refusal(Code.INVALID_REQUEST, "storage does not accept these parameters")
         try:
-            return await self._answer(call.stream_id, found)
+            return await self._answer(call, found)
         except BaseException:
             found.body.close()
             raise
 
-    async def _answer(self, stream_id: str, found: Reading) -> Response:
-        metadata = found.metadata
+    async def _answer(self, call: Call, found: Reading) -> Response:
+        stream_id, metadata = call.stream_id, found.metadata
         record = await self._records.get(stream_id, is_closed=metadata.is_closed)
         if record is not None and not metadata.is_closed:
             self._orphans.watch(stream_id, record)
-        fields = _fields(metadata, record, shared=self._settings.shared_cache)
+        fields = _fields(metadata, record, shared=self._settings.shared_cache and call.caller.is_signed)
         body: Body = found.body
         if found.status == 200 and metadata.is_event_stream:
 

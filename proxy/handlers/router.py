@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call, parsed_query
-from proxy.handlers.routes import Access, Routes
+from proxy.handlers.routes import Gate, Routes
 from proxy.http.body import EMPTY, BodyError, BytesBody, TooLarge
 from proxy.http.message import Handler, Request, Response
 from proxy.policy.cors import Cors
@@ -53,13 +53,13 @@ class Router:
     """The proxy's whole protocol as a Handler. Every response carries the CORS and hardening fields."""
 
     def __init__(
-        self, fixed: Mapping[bytes, Routes], streams: Routes, *, static: Handler, access: Access, cors: Cors
+        self, fixed: Mapping[bytes, Routes], streams: Routes, *, static: Handler, gate: Gate, cors: Cors
     ) -> None:
         """`fixed`: the routes of each path; `streams`: those of `/v1/proxy/{id}`; `static`: files, for anyone."""
         self._fixed = fixed
         self._streams = streams
         self._static = static
-        self._access = access
+        self._gate = gate
         self._cors = cors
 
     async def __call__(self, request: Request) -> Response:
@@ -102,10 +102,10 @@ class Router:
         if route is None:
             raise NotAllowed(tuple(routes))
         query = parsed_query(request)
-        is_signed = self._access.check(route.credential, request, stream_id, query)
+        caller = self._gate.admit(route, request, stream_id, query)
         if stream_id and not _UUID.fullmatch(stream_id):
             raise Refusal(Code.STREAM_NOT_FOUND, "there is no such stream")
-        return await route.operation(Call(request, stream_id, query, is_signed))
+        return await route.operation(Call(request, stream_id, query, caller))
 
     async def _file(self, request: Request, path: bytes) -> Response:
         if not path.startswith(_STATIC):

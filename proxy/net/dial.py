@@ -7,9 +7,11 @@ import asyncio
 import socket
 import ssl
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple, TypeVar
 
 import anyio
@@ -19,11 +21,15 @@ from proxy.net.connection import Connection
 from proxy.net.egress import Egress, EgressError
 from proxy.net.resolve import ResolveError, Resolver
 
-__all__ = ["Address", "DialError", "DialFailure", "DialLimits", "Dialler", "tls_context"]
+__all__ = ["Address", "DialError", "DialFailure", "DialLimits", "Dialler", "Guard", "tls_context"]
 
 ConnectionT = TypeVar("ConnectionT", bound=Connection)
 
 AddrInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
+
+
+Guard = Callable[[IPv4Address | IPv6Address, int], bool]
+"""Whether a connection to this address and port is forbidden."""
 
 
 class DialFailure(Enum):
@@ -48,13 +54,14 @@ class DialError(Exception):
 class Address(NamedTuple):
     """Where to connect: a host and port, or a Unix socket's path in `uds`.
 
-    `guarded` addresses must resolve to allowed ones only.
+    `guard` is asked about every address that the host resolves to; None: nothing is forbidden. Two addresses with
+    different guards are two origins, so a connection that one guard allowed never serves the other.
     """
 
     host: str
     port: int
     tls: bool = False
-    guarded: bool = False
+    guard: Guard | None = None
     uds: str = ""
 
 
@@ -80,7 +87,7 @@ class DialLimits:
 
 
 class Dialler:
-    """Opens connections. `forbidden` judges an address's text; `egress` is the proxy to go through, None: none."""
+    """Opens connections. `egress` is the proxy to go through, None: none."""
 
     def __init__(
         self,
@@ -88,13 +95,11 @@ class Dialler:
         resolver: Resolver,
         limits: DialLimits,
         *,
-        forbidden: Callable[[str], bool],
         egress: Egress | None = None,
     ) -> None:
         self._tls = tls
         self._resolver = resolver
         self._limits = limits
-        self._forbidden = forbidden
         self._egress = egress
         self._worked: OrderedDict[str, str] = OrderedDict()  # by host, the address that was connected to last
 
@@ -132,7 +137,9 @@ class Dialler:
                 return connection
 
     async def _tunnel(self, factory: Callable[[], ConnectionT], address: Address, egress: Egress) -> ConnectionT:
-        """Connect through the egress proxy, which resolves the host's name: its addresses cannot be checked here."""
+        """Connect through the egress proxy, which resolves the host's name: only an IP literal can be checked here."""
+        with suppress(ValueError):
+            _check(address, (str(ip_address(address.host)),))
         try:
             found = await self._resolver.resolve(egress.host)
         except ResolveError:
@@ -181,8 +188,7 @@ class Dialler:
             found = await self._resolver.resolve(address.host)
         except ResolveError:
             raise DialError(DialFailure.DNS) from None
-        if address.guarded and any(map(self._forbidden, found)):
-            raise DialError(DialFailure.FORBIDDEN)
+        _check(address, found)
         return list(found)
 
     def _remember(self, host: str, text: str) -> None:
@@ -190,6 +196,13 @@ class Dialler:
         self._worked.move_to_end(host)
         if len(self._worked) > self._limits.origins:
             self._worked.popitem(last=False)
+
+
+def _check(address: Address, found: Iterable[str]) -> None:
+    """Raise DialError when the guard forbids one of the addresses: which of them is connected to is chance."""
+    guard = address.guard
+    if guard is not None and any(guard(ip_address(text), address.port) for text in found):
+        raise DialError(DialFailure.FORBIDDEN)
 
 
 def _entry(text: str, port: int) -> AddrInfo:

@@ -1,108 +1,137 @@
-"""Who may call: the service secret, JWTs signed with it, and pre-signed URLs (protocol: Authentication).
+"""Who may call: the service secret, tokens signed with it, and pre-signed URLs (protocol: Authentication).
 
-Owns every comparison with a secret: constant-time, over bytes, and over every secret, whichever matches (a sum, not
-`any`). Refuses by raising `Refusal`. Nothing here is ever logged, and no repr shows a key.
+The one place where credentials are checked: an operation names the `Access` that it asks for and gets a `Caller`, or
+Refusal is raised. Owns every comparison with a secret: in constant time, over bytes, and over all secrets whichever
+matches (a sum, not `any`). Nothing here is logged, and no repr shows a key.
 """
 
 import hmac
-import json
-import math
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import TypeGuard
 
 from proxy.base.errors import Code, Refusal
+from proxy.policy.caller import Access, Caller, Credential
+from proxy.policy.tokens import TokenError, TokenKey, read_claims, secret_bytes
 from proxy.wire.url import query_values
 
-__all__ = ["Keyring", "mint"]
+__all__ = ["Keyring", "weakness"]
 
-# Never a JWT's signing input (it holds spaces and no dot), so a token signed with the secret is no signing key.
+# The key of pre-signed URLs is derived, so that the secret itself signs nothing but tokens. The label is never the
+# signing input of a token: it has spaces and no dot. So no token signed with the secret tells anything of the key.
 _URL_KEY_LABEL = b"durable streams proxy: pre-signed URL key 1"
 
 _BEARER = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr](?:[ \t]+(.*))?", re.S)
-_TOKEN = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _DIGITS = re.compile(rb"[0-9]+")
+_STRONG_BYTES = 32  # of a secret: as much as its HMAC's output (RFC 7518 section 3.2)
+_STRONG_VARIETY = 8  # different bytes in it: random text of that length has more, in any alphabet
+
+
+def weakness(secret: str) -> str | None:
+    """Why `secret` can be guessed, as a phrase; None when nothing shows that it can.
+
+    A pre-signed URL or a token lets anybody try secrets offline, millions a second.
+    """
+    data = secret_bytes(secret)
+    if len(data) < _STRONG_BYTES:
+        return f"it is shorter than {_STRONG_BYTES} bytes"
+    if len(set(data)) < _STRONG_VARIETY:
+        return "it repeats a few characters"
+    return None
 
 
 class Keyring:
     """Several secrets: the first signs, all verify. Raises ValueError when there is none, or one is unusable."""
 
-    __slots__ = ("_digests", "_secrets", "_url_keys")
+    __slots__ = ("_digests", "_token_keys", "_url_keys")
 
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets or not all(secrets):
             raise ValueError("at least one secret is needed, and none may be empty")
-        self._secrets = [_secret_bytes(secret) for secret in secrets]
-        self._digests = [sha256(secret).digest() for secret in self._secrets]
-        self._url_keys = [_mac(secret, _URL_KEY_LABEL) for secret in self._secrets]
+        keys = [secret_bytes(secret) for secret in secrets]
+        self._digests = [sha256(key).digest() for key in keys]
+        self._token_keys = [TokenKey(key) for key in keys]
+        self._url_keys = [hmac.digest(key, _URL_KEY_LABEL, "sha256") for key in keys]
 
     def __repr__(self) -> str:
-        return f"<Keyring of {len(self._secrets)}>"
-
-    def check_service(self, *, query: Sequence[bytes], authorization: Sequence[bytes], now: float) -> None:
-        """Pass whoever shows the secret or a JWT signed with it. `now` is Unix time in seconds.
-
-        `query` holds every decoded `secret` parameter, `authorization` every Authorization value. A `secret` parameter
-        decides alone, so that an Authorization meant for somebody else does no harm; an empty one counts as none. Only
-        the Bearer scheme is looked at. Raises Refusal: MISSING_SECRET, or INVALID_SECRET (also for a repeated one).
-        """
-        given = list(query) if any(query) else _bearer_tokens(authorization)
-        if not any(given):
-            raise Refusal(Code.MISSING_SECRET, "give the service secret as ?secret= or as a Bearer token")
-        if len(given) > 1 or not (self._is_secret(given[0]) or self._is_token(given[0], now)):
-            raise Refusal(Code.INVALID_SECRET, "the service secret or token is not valid")
+        return f"<Keyring of {len(self._digests)}>"
 
     def sign(self, stream_id: str, expires: int) -> str:
         """The signature of a pre-signed URL: base64url without padding. `expires` is Unix time in seconds."""
         return _signature(self._url_keys[0], stream_id, b"%d" % expires).decode()
 
-    def check_signature(self, stream_id: str, expires: Sequence[bytes], signature: Sequence[bytes], now: float) -> None:
-        """Pass a genuine pre-signed URL that has not expired; the arguments are every decoded parameter of that name.
+    def admit(
+        self,
+        access: Access,
+        stream_id: str,
+        query: Sequence[tuple[bytes, bytes]],
+        authorization: Sequence[bytes],
+        now: float,
+    ) -> Caller:
+        """The caller of an operation that asks for `access`. `now` is Unix time in seconds.
 
-        Raises Refusal: MISSING_SIGNATURE when either is absent, SIGNATURE_INVALID, and SIGNATURE_EXPIRED only after the
-        signature was found genuine.
+        `stream_id` as it stands in the path, in any spelling ("": the path has none); `query`: the decoded parameters;
+        `authorization`: every Authorization value. Where a pre-signed URL is accepted, a query with any part of one is
+        judged by that alone. Raises Refusal: MISSING_ and INVALID_SECRET, INSUFFICIENT_SCOPE, MISSING_SIGNATURE,
+        SIGNATURE_INVALID, and SIGNATURE_EXPIRED.
         """
-        if not expires or not signature:
+        if access is Access.ANYONE:
+            return Caller(Credential.NONE)
+        if access.takes_signature:
+            expires, signature = query_values(query, b"expires"), query_values(query, b"signature")
+            if access.right is None or expires or signature:
+                return self._signed(access, stream_id, expires, signature, now)
+        caller, has_right = self._service(access, query_values(query, b"secret"), authorization, now)
+        if not has_right:
+            raise Refusal(Code.INSUFFICIENT_SCOPE, "the token's scope does not include this operation")
+        return caller
+
+    def _signed(
+        self, access: Access, stream_id: str, expires: Sequence[bytes], signature: Sequence[bytes], now: float
+    ) -> Caller:
+        """The signature is checked before the clock, so that only a genuine URL is ever called expired."""
+        if access.right is None and not (expires and signature):
             raise Refusal(Code.MISSING_SIGNATURE, "a pre-signed URL with expires and signature is needed")
-        if len(expires) > 1 or len(signature) > 1 or not self._is_signature(stream_id, expires[0], signature[0]):
+        if len(expires) != 1 or len(signature) != 1 or not self._is_signature(stream_id, expires[0], signature[0]):
             raise Refusal(Code.SIGNATURE_INVALID, "the signature is not valid for this stream and expiry")
         if now >= int(expires[0]):
             raise Refusal(Code.SIGNATURE_EXPIRED, "the pre-signed URL has expired")
+        return Caller(Credential.SIGNATURE)
 
-    def check_read(
-        self, stream_id: str, query: Sequence[tuple[bytes, bytes]], authorization: Sequence[bytes], now: float
-    ) -> None:
-        """Pass a reader: by the pre-signed URL when the query holds any part of one, else by the service secret.
+    def _service(
+        self, access: Access, secret: Sequence[bytes], authorization: Sequence[bytes], now: float
+    ) -> tuple[Caller, bool]:
+        """The caller that the service secret or a token shows, and whether it has the right that is asked for.
 
-        Raises Refusal as the two do; half a pre-signed URL is SIGNATURE_INVALID.
+        A `secret` parameter decides alone, so that an Authorization meant for somebody else does no harm; an empty one
+        counts as none. Only the Bearer scheme is looked at. A repeated credential is invalid, even if each is right.
         """
-        expires, signature = query_values(query, b"expires"), query_values(query, b"signature")
-        if not expires and not signature:
-            self.check_service(query=query_values(query, b"secret"), authorization=authorization, now=now)
-        else:
-            self.check_signature(stream_id, expires or [b""], signature or [b""], now)
+        given = list(secret) if any(secret) else _bearer_tokens(authorization)
+        if not any(given):
+            raise Refusal(Code.MISSING_SECRET, "give the service secret as ?secret= or as a Bearer token")
+        if len(given) > 1:
+            raise Refusal(Code.INVALID_SECRET, "the service secret or token is given more than once")
+        if self._is_secret(given[0]):
+            return Caller(Credential.SECRET), True
+        payload = self._genuine(given[0])
+        if payload is None:
+            raise Refusal(Code.INVALID_SECRET, "the service secret or token is not valid")
+        try:
+            claims = read_claims(payload, now)
+        except TokenError as error:
+            raise Refusal(Code.INVALID_SECRET, str(error)) from None
+        return Caller(Credential.TOKEN, claims.subject, claims.upstream), access.right in claims.rights
 
     def _is_secret(self, credential: bytes) -> bool:
         """Digests are compared, so that time does not tell the secret's length either."""
         digest = sha256(credential).digest()
         return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
 
-    def _is_token(self, credential: bytes, now: float) -> bool:
-        """A JWT (RFC 7519): nothing of it is decoded before its signature has been verified."""
-        parts = _TOKEN.fullmatch(credential)
-        if parts is None:
-            return False
-        header, payload, signature = parts.groups()
-        signed = header + b"." + payload
-        if not sum(hmac.compare_digest(_base64url(_mac(secret, signed)), signature) for secret in self._secrets):
-            return False
-        head, claims = _json_object(header), _json_object(payload)
-        if head is None or claims is None or head.get("alg") != "HS256" or "crit" in head:
-            return False
-        expires, begins = claims.get("exp"), claims.get("nbf", 0)
-        return _is_date(expires) and _is_date(begins) and begins <= now < expires
+    def _genuine(self, credential: bytes) -> bytes | None:
+        """The payload of a token that was signed with one of the secrets."""
+        payloads = [payload for key in self._token_keys if (payload := key.payload_of(credential)) is not None]
+        return payloads[0] if payloads else None
 
     def _is_signature(self, stream_id: str, expires: bytes, signature: bytes) -> bool:
         """Compared as encoded text: another spelling of the same bytes is another signature."""
@@ -110,50 +139,10 @@ class Keyring:
         return genuine > 0 and _DIGITS.fullmatch(expires) is not None
 
 
-def mint(secret: str, now: float, lifetime: float) -> str:
-    """A service JWT for `lifetime` seconds from `now` (Unix time): what an app's backend hands to its browser."""
-    header = _base64url(b'{"alg":"HS256","typ":"JWT"}')
-    claims = {"iat": math.floor(now), "exp": math.ceil(now + lifetime)}
-    signed = header + b"." + _base64url(json.dumps(claims, separators=(",", ":")).encode())
-    return (signed + b"." + _base64url(_mac(_secret_bytes(secret), signed))).decode()
-
-
 def _bearer_tokens(authorization: Sequence[bytes]) -> list[bytes]:
     return [match[1] or b"" for value in authorization if (match := _BEARER.fullmatch(value))]
 
 
-def _secret_bytes(secret: str) -> bytes:
-    """The very bytes that the environment or a file held."""
-    try:
-        return secret.encode(errors="surrogateescape")
-    except UnicodeEncodeError:
-        raise ValueError("a secret is not text") from None  # the original error would quote it
-
-
-def _mac(key: bytes, message: bytes) -> bytes:
-    return hmac.digest(key, message, "sha256")
-
-
 def _signature(key: bytes, stream_id: str, expires: bytes) -> bytes:
-    return _base64url(_mac(key, stream_id.encode(errors="backslashreplace") + b":" + expires))
-
-
-def _base64url(data: bytes) -> bytes:
-    return urlsafe_b64encode(data).rstrip(b"=")
-
-
-def _json_object(encoded: bytes) -> dict[str, object] | None:
-    """The JSON object in strict unpadded base64url (RFC 7515 section 2), or None."""
-    try:
-        data = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
-        value = json.loads(data.decode()) if _base64url(data) == encoded else None
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _is_date(value: object) -> TypeGuard[int | float]:
-    """A NumericDate (RFC 7519 section 2): a finite number, and true is none."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
+    message = stream_id.encode(errors="backslashreplace") + b":" + expires
+    return urlsafe_b64encode(hmac.digest(key, message, "sha256")).rstrip(b"=")

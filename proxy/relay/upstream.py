@@ -12,6 +12,7 @@ from proxy.http.body import Body, BodyError, BytesBody
 from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.http.pool import Pool
 from proxy.net.dial import Address
+from proxy.policy.addresses import AddressRules
 from proxy.policy.allowlist import Match
 from proxy.policy.forwarding import PassedHeaders, content_encoding, content_type, passed_headers
 from proxy.relay.record import Record
@@ -30,6 +31,9 @@ _MESSAGES = {
     Fault.RESET: "the upstream closed the connection without an answer",
     Fault.PROTOCOL: "the upstream's answer was not valid HTTP",
 }
+_FORBIDDEN = (
+    "the upstream's host has a private or special address (--allow-private allows private ones), or is the proxy itself"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,9 @@ class UpstreamSettings:
 class Upstream:
     """The world of upstreams behind one pool."""
 
-    def __init__(self, pool: Pool, settings: UpstreamSettings) -> None:
+    def __init__(self, pool: Pool, rules: AddressRules, settings: UpstreamSettings) -> None:
         self._pool = pool
+        self._rules = rules
         self._settings = settings
 
     async def ask(self, url: Url, match: Match, method: bytes, headers: Headers, body: Body) -> Response:
@@ -54,7 +59,7 @@ class Upstream:
 
         When cancelled, the connection is closed.
         """
-        address = Address(url.host, url.port, tls=url.scheme == "https", guarded=not match.literal_host)
+        address = Address(url.host, url.port, tls=url.scheme == "https", guard=self._rules.guard(match.reach))
         settings = self._settings
         request = Request(method, url.target, headers, body, settings.head_timeout, settings.max_response_bytes)
         try:
@@ -96,7 +101,7 @@ def _refusal(exchange: Fault) -> Refusal:
     if exchange is Fault.TIMEOUT:
         return Refusal(Code.UPSTREAM_TIMEOUT, "the upstream did not answer in time")
     if exchange is Fault.FORBIDDEN:
-        return Refusal(Code.UPSTREAM_NOT_ALLOWED, "the upstream's host resolves to an address that is not allowed")
+        return Refusal(Code.UPSTREAM_NOT_ALLOWED, _FORBIDDEN)
     return Refusal(Code.UPSTREAM_ERROR, _MESSAGES[exchange])
 
 

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from proxy.http.body import BodyError, BytesBody, Cut
 from proxy.http.message import Handler, Request, Response
+from proxy.policy.auth import Keyring
+from proxy.policy.tokens import make_token
 from proxy.wire.headers import Field, Headers
 from tests.handlers.kit import SECRET, code, path_of, running
 from tests.kit.bodies import Scripted, Tap
@@ -99,7 +102,19 @@ async def test_no_header_of_storage_leaks_beyond_the_list(tmp_path: Path, status
 async def test_shared_caching_is_a_setting(tmp_path: Path) -> None:
     _, storage = scripted(Response(200, Headers([(b"cache-control", b"public, max-age=60")])))
     async with running(tmp_path, lambda _: storage, shared_cache=True) as house:
-        assert (await house.get(PATH))["cache-control"] == "public, max-age=60"
+        expires = 2**40
+        signed = f"{PATH}?expires={expires}&signature={Keyring([SECRET]).sign(ID, expires)}"
+        assert (await house.client.call("GET", signed))["cache-control"] == "public, max-age=60"
+
+
+async def test_a_read_by_a_credential_is_its_reader_s_alone_also_where_caches_are_shared(tmp_path: Path) -> None:
+    """A shared cache keys by the URL: it would hand the answer to those who have no credential."""
+    _, storage = scripted(Response(200, Headers([(b"cache-control", b"public, max-age=60")])))
+    token = make_token(SECRET, time.time(), 60)
+    async with running(tmp_path, lambda _: storage, shared_cache=True) as house:
+        assert (await house.get(PATH))["cache-control"] == "private, max-age=60"
+        for query in (f"secret={SECRET.replace(' ', '+')}", f"secret={token}"):
+            assert (await house.client.call("GET", f"{PATH}?{query}"))["cache-control"] == "private, max-age=60"
 
 
 @pytest.mark.parametrize(

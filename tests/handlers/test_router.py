@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
 from proxy.handlers.router import Router, error_response
-from proxy.handlers.routes import Access, Credential, Route
+from proxy.handlers.routes import Gate, Route
 from proxy.http.body import BodyError, Cut, TooLarge, read_all
 from proxy.http.message import Request, Response
 from proxy.policy.auth import Keyring
+from proxy.policy.caller import Access
 from proxy.policy.cors import Cors
 from proxy.streams.answers import StorageError
 from proxy.wire.headers import Headers
@@ -35,9 +36,9 @@ def router_of(
     failure: BaseException | None = None,
     *,
     origins: tuple[str, ...] = (),
-    credentials: Mapping[bytes, Credential] | None = None,
+    needs: Mapping[bytes, Access] | None = None,
 ) -> Router:
-    """Every operation answers with its name, or fails so; each needs the credential given, or none."""
+    """Every operation answers with its name, or fails so; each asks for what is given, or for nothing."""
 
     def operation(name: str):  # type: ignore[no-untyped-def]  # an Operation
         async def answer(call: Call) -> Response:
@@ -53,7 +54,7 @@ def router_of(
         return Response(200, Headers([(b"x-name", b"static")]))
 
     def route(name: str) -> Route:
-        needed = (credentials or {}).get(name.encode(), Credential.NONE)
+        needed = (needs or {}).get(name.encode(), Access.ANYONE)
         return Route(name, needed, operation(name))
 
     creating = {b"POST": route("create")}
@@ -65,7 +66,7 @@ def router_of(
         },
         {name: route(name.decode()) for name in (b"GET", b"HEAD", b"PATCH", b"DELETE")},
         static=static,
-        access=Access(KEYRING, lambda: NOW),
+        gate=Gate(KEYRING, lambda: NOW),
         cors=Cors(origins, max_age=60),
     )
 
@@ -134,19 +135,19 @@ async def test_an_id_in_any_other_spelling_is_no_stream(method: str, spelling: s
     assert (found.status, json.loads(found.body)["error"]["code"]) == (404, "STREAM_NOT_FOUND")
 
 
-CREDENTIALS = {
-    b"create": Credential.SERVICE,
-    b"GET": Credential.SIGNATURE_OR_SERVICE,
-    b"HEAD": Credential.SERVICE,
-    b"PATCH": Credential.SIGNATURE,
-    b"DELETE": Credential.SERVICE,
+NEEDS = {
+    b"create": Access.CREATE,
+    b"GET": Access.READ,
+    b"HEAD": Access.METADATA,
+    b"PATCH": Access.ABORT,
+    b"DELETE": Access.DELETE,
 }
 
 
 @pytest.mark.parametrize("spelling", [ID, ID.upper(), "some-id", "..", "x%00", "%C3%A9", "\xff"])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PATCH", "DELETE"])
 async def test_without_credentials_nothing_is_said_about_an_id(method: str, spelling: str) -> None:
-    router = router_of(credentials=CREDENTIALS)
+    router = router_of(needs=NEEDS)
     found = await ask(method, f"/v1/proxy/{spelling}", router)
     expected = "MISSING_SIGNATURE" if method == "PATCH" else "MISSING_SECRET"
     assert (found.status, json.loads(found.body)["error"]["code"]) == (401, expected)
@@ -156,7 +157,7 @@ async def test_without_credentials_nothing_is_said_about_an_id(method: str, spel
 
 
 async def test_the_method_is_looked_at_before_the_credential_and_the_credential_before_the_id() -> None:
-    router = router_of(credentials=CREDENTIALS)
+    router = router_of(needs=NEEDS)
     assert (await ask("PUT", "/v1/proxy/some-id", router)).status == 405
     assert (await ask("GET", "/v1/proxy/some-id", router)).status == 401
     assert (await ask("GET", "/v1/proxy/some-id", router, **BEARER)).status == 404
@@ -178,21 +179,21 @@ async def test_the_method_is_looked_at_before_the_credential_and_the_credential_
 async def test_each_operation_takes_the_credential_that_its_route_declares(
     method: str, signed: bool, bearer: bool, status: int
 ) -> None:
-    router = router_of(credentials=CREDENTIALS)
+    router = router_of(needs=NEEDS)
     expires = int(NOW) + 1
     query = f"?expires={expires}&signature={KEYRING.sign(ID, expires)}" if signed else ""
     assert (await ask(method, f"/v1/proxy/{ID}{query}", router, **(BEARER if bearer else {}))).status == status
 
 
 async def test_the_gate_judges_by_the_clock_that_it_was_given() -> None:
-    router = router_of(credentials=CREDENTIALS)
+    router = router_of(needs=NEEDS)
     for expires, status in ((int(NOW), 401), (int(NOW) + 1, 200)):
         target = f"/v1/proxy/{ID}?expires={expires}&signature={KEYRING.sign(ID, expires)}"
         assert (await ask("GET", target, router)).status == status
 
 
 async def test_a_query_of_thousands_of_parameters_is_refused_before_it_is_parsed() -> None:
-    router = router_of(credentials=CREDENTIALS)
+    router = router_of(needs=NEEDS)
     found = await ask("GET", f"/v1/proxy/{ID}?" + "a&" * 4000, router)
     assert (found.status, json.loads(found.body)["error"]["code"]) == (400, "INVALID_REQUEST")
     assert (await ask("GET", f"/v1/proxy/{ID}?" + "a&" * 31, router, **BEARER)).status == 200

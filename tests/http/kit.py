@@ -127,7 +127,7 @@ def pool_limits(**changed: object) -> PoolLimits:
 
 
 def dialler(**changed: object) -> Dialler:
-    options = {"tls": tls_context(), "forbidden": lambda _: False} | changed
+    options = {"tls": tls_context()} | changed
     return make_dialler(**options)  # type: ignore[arg-type]  # arguments of make_dialler, by name
 
 

@@ -3,7 +3,7 @@
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -30,13 +30,12 @@ def make_dialler(
     dns_cache: float = 0.0,
     dns_timeout: float = SOON,
     attempt_delay: float = 0.05,
-    forbidden: Callable[[str], bool] = lambda _: False,
     egress: Egress | None = None,
 ) -> Dialler:
     """A dialler with bounds that are not the test's subject."""
     limits = DialLimits(timeout=timeout, attempt_delay=attempt_delay, origins=100)
     resolver = Resolver(resolver_limits(timeout=dns_timeout, answers=dns_cache))
-    return kind(tls or tls_context(), resolver, limits, forbidden=forbidden, egress=egress)
+    return kind(tls or tls_context(), resolver, limits, egress=egress)
 
 
 class Resolved:

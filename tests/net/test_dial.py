@@ -12,14 +12,12 @@ from aiohappyeyeballs import start_connection
 
 from proxy.net.connection import Connection
 from proxy.net.dial import Address, AddrInfo, DialError, DialFailure, Dialler, tls_context
-from proxy.policy.addresses import forbidden
+from proxy.policy.addresses import AddressRules, Reach
 from tests.kit.certificates import Certificates
 from tests.kit.dialling import Resolved, make_dialler
 from tests.kit.waiting import SOON, until
 
-
-def dialler(**changed: object) -> Dialler:
-    return make_dialler(forbidden=forbidden, **changed)  # type: ignore[arg-type]  # arguments of make_dialler, by name
+PUBLIC = AddressRules(lambda _: False).guard(Reach.PUBLIC)
 
 
 async def failure(dial: Dialler, address: Address) -> DialFailure:
@@ -55,7 +53,7 @@ async def close(connection: Connection) -> None:
 
 async def test_a_name_is_resolved_and_connected_to() -> None:
     async with accepting() as port:
-        connection = await dialler().dial(Connection, Address("localhost", port))
+        connection = await make_dialler().dial(Connection, Address("localhost", port))
         assert connection.transport.get_extra_info("peername")[:2] == ("127.0.0.1", port)
         await close(connection)
 
@@ -63,7 +61,7 @@ async def test_a_name_is_resolved_and_connected_to() -> None:
 async def test_the_next_address_is_tried_when_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     async with accepting() as port:
         Resolved(monkeypatch, ["127.0.0.2", "127.0.0.3", "127.0.0.1"])
-        connection = await dialler().dial(Connection, Address("name", port))
+        connection = await make_dialler().dial(Connection, Address("name", port))
         assert connection.transport.get_extra_info("peername")[0] == "127.0.0.1"
         await close(connection)
 
@@ -94,7 +92,7 @@ async def test_an_address_that_swallows_everything_costs_one_pause_and_is_asked_
     monkeypatch.setattr("proxy.net.dial.start_connection", watched)
     Resolved(monkeypatch, ["127.0.0.2", "127.0.0.1"])
     with swallowing("127.0.0.2") as port, socket.create_server(("127.0.0.1", port)):
-        dial = dialler()
+        dial = make_dialler()
         for _ in range(2):
             connection = await dial.dial(Connection, Address("name", port))
             assert connection.transport.get_extra_info("peername")[0] == "127.0.0.1"
@@ -105,28 +103,28 @@ async def test_an_address_that_swallows_everything_costs_one_pause_and_is_asked_
 async def test_a_host_whose_addresses_all_swallow_everything_is_a_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     Resolved(monkeypatch, ["127.0.0.2"])
     with swallowing("127.0.0.2") as port:
-        assert await failure(dialler(timeout=0.1), Address("name", port)) is DialFailure.TIMEOUT
+        assert await failure(make_dialler(timeout=0.1), Address("name", port)) is DialFailure.TIMEOUT
 
 
 async def test_a_port_where_nobody_listens() -> None:
-    assert await failure(dialler(), Address("127.0.0.1", 1)) is DialFailure.CONNECT
+    assert await failure(make_dialler(), Address("127.0.0.1", 1)) is DialFailure.CONNECT
 
 
 async def test_a_name_whose_servers_are_silent_is_a_dns_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = Resolved(monkeypatch, ["127.0.0.1"])
     resolved.silent = {"name"}
-    assert await failure(dialler(timeout=SOON, dns_timeout=0.05), Address("name", 80)) is DialFailure.DNS
+    assert await failure(make_dialler(timeout=SOON, dns_timeout=0.05), Address("name", 80)) is DialFailure.DNS
     resolved.speak.set()
 
 
 async def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
     Resolved(monkeypatch, socket.gaierror(socket.EAI_NONAME, "no"))
-    assert await failure(dialler(), Address("nowhere.invalid", 80)) is DialFailure.DNS
+    assert await failure(make_dialler(), Address("nowhere.invalid", 80)) is DialFailure.DNS
 
 
 @pytest.mark.parametrize("host", ["a" * 64 + ".example", "." * 10, "\udcff"])
 async def test_a_name_that_cannot_be_one(host: str) -> None:
-    assert await failure(dialler(), Address(host, 80)) is DialFailure.DNS
+    assert await failure(make_dialler(), Address(host, 80)) is DialFailure.DNS
 
 
 @pytest.mark.parametrize(
@@ -143,9 +141,9 @@ async def test_one_forbidden_address_among_the_answers_forbids_a_guarded_name(
     monkeypatch: pytest.MonkeyPatch, answers: list[str]
 ) -> None:
     Resolved(monkeypatch, answers)
-    dial = dialler(dns_cache=60)
+    dial = make_dialler(dns_cache=60)
     for _ in range(2):  # the answer is remembered, and judged each time
-        assert await failure(dial, Address("name", 80, guarded=True)) is DialFailure.FORBIDDEN
+        assert await failure(dial, Address("name", 80, guard=PUBLIC)) is DialFailure.FORBIDDEN
 
 
 async def test_what_was_remembered_for_a_literal_host_is_not_taken_for_a_guarded_one(
@@ -153,15 +151,15 @@ async def test_what_was_remembered_for_a_literal_host_is_not_taken_for_a_guarded
 ) -> None:
     async with accepting() as port:
         Resolved(monkeypatch, ["127.0.0.1"])
-        dial = dialler(dns_cache=60)
+        dial = make_dialler(dns_cache=60)
         await close(await dial.dial(Connection, Address("name", port)))
-        assert await failure(dial, Address("name", port, guarded=True)) is DialFailure.FORBIDDEN
+        assert await failure(dial, Address("name", port, guard=PUBLIC)) is DialFailure.FORBIDDEN
 
 
 async def test_an_answer_is_remembered_for_its_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
     async with accepting() as port:
         resolved = Resolved(monkeypatch, ["127.0.0.1"])
-        for dial, asked in ((dialler(dns_cache=60), 1), (dialler(dns_cache=0), 4)):
+        for dial, asked in ((make_dialler(dns_cache=60), 1), (make_dialler(dns_cache=0), 4)):
             for _ in range(3):
                 await close(await dial.dial(Connection, Address("name", port)))
             assert len(resolved.asked) == asked
@@ -171,8 +169,8 @@ async def test_a_name_that_changes_its_mind_is_connected_to_where_it_was_checked
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     resolved = Resolved(monkeypatch, ["8.8.8.8"])
-    dial = dialler(dns_cache=60)
-    address = Address("name", 80, guarded=True)
+    dial = make_dialler(dns_cache=60)
+    address = Address("name", 80, guard=PUBLIC)
     assert await dial.resolve(address) == ["8.8.8.8"]
     resolved.answers = ["127.0.0.1"]
     assert await dial.resolve(address) == ["8.8.8.8"]
@@ -188,7 +186,7 @@ def certificates(tmp_path: Path) -> Certificates:
 
 async def test_a_certificate_of_an_authority_in_the_ca_file_is_trusted(certificates: Certificates) -> None:
     async with accepting(tls=certificates.server) as port:
-        dial = dialler(tls=tls_context(str(certificates.ca_file)))
+        dial = make_dialler(tls=tls_context(str(certificates.ca_file)))
         connection = await dial.dial(Connection, Address("localhost", port, tls=True))
         assert connection.transport.get_extra_info("ssl_object").version() in ("TLSv1.2", "TLSv1.3")
         await close(connection)
@@ -196,7 +194,7 @@ async def test_a_certificate_of_an_authority_in_the_ca_file_is_trusted(certifica
 
 async def test_an_unknown_authority_is_a_tls_failure(certificates: Certificates) -> None:
     async with accepting(tls=certificates.server) as port:
-        assert await failure(dialler(), Address("localhost", port, tls=True)) is DialFailure.TLS
+        assert await failure(make_dialler(), Address("localhost", port, tls=True)) is DialFailure.TLS
 
 
 async def test_the_next_address_is_tried_when_the_handshake_with_one_fails(
@@ -207,7 +205,7 @@ async def test_the_next_address_is_tried_when_the_handshake_with_one_fails(
     Resolved(monkeypatch, ["127.0.0.2", "127.0.0.1"])
     async with accepting(tls=certificates.server) as port:
         wrong = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.2", port, ssl=other.server)
-        dial = dialler(tls=tls_context(str(certificates.ca_file)))
+        dial = make_dialler(tls=tls_context(str(certificates.ca_file)))
         connection = await dial.dial(Connection, Address("localhost", port, tls=True))
         assert connection.transport.get_extra_info("peername")[0] == "127.0.0.1"
         await close(connection)
@@ -217,7 +215,7 @@ async def test_the_next_address_is_tried_when_the_handshake_with_one_fails(
 async def test_a_certificate_for_another_name_is_a_tls_failure(tmp_path: Path) -> None:
     other = Certificates.make(tmp_path, "other.example")
     async with accepting(tls=other.server) as port:
-        dial = dialler(tls=tls_context(str(other.ca_file)))
+        dial = make_dialler(tls=tls_context(str(other.ca_file)))
         assert await failure(dial, Address("localhost", port, tls=True)) is DialFailure.TLS
 
 
@@ -227,14 +225,14 @@ async def test_the_name_is_verified_and_not_the_address_it_resolves_to(
     other = Certificates.make(tmp_path, "other.example")
     async with accepting(tls=other.server) as port:
         Resolved(monkeypatch, ["127.0.0.1"])
-        dial = dialler(tls=tls_context(str(other.ca_file)))
+        dial = make_dialler(tls=tls_context(str(other.ca_file)))
         await close(await dial.dial(Connection, Address("other.example", port, tls=True)))
         assert await failure(dial, Address("localhost", port, tls=True)) is DialFailure.TLS
 
 
 async def test_a_server_that_does_not_speak_tls_is_a_failure_in_time() -> None:
     async with accepting() as port:
-        assert await failure(dialler(timeout=0.2), Address("localhost", port, tls=True)) is DialFailure.TIMEOUT
+        assert await failure(make_dialler(timeout=0.2), Address("localhost", port, tls=True)) is DialFailure.TIMEOUT
 
 
 @pytest.mark.parametrize("is_reset", [False, True])
@@ -247,7 +245,7 @@ async def test_a_handshake_that_is_broken_off_is_a_tls_failure(is_reset: bool) -
 
     server = await asyncio.start_server(break_off, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    assert await failure(dialler(), Address("127.0.0.1", port, tls=True)) is DialFailure.TLS
+    assert await failure(make_dialler(), Address("127.0.0.1", port, tls=True)) is DialFailure.TLS
     server.close()
     await server.wait_closed()
 
@@ -264,7 +262,7 @@ def test_a_ca_file_that_is_none_is_said_at_once(tmp_path: Path) -> None:
 
 async def test_a_unix_socket_is_connected_to(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
-    assert await failure(dialler(), Address("", 0, uds=path)) is DialFailure.CONNECT
+    assert await failure(make_dialler(), Address("", 0, uds=path)) is DialFailure.CONNECT
     gone = asyncio.Event()
 
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -273,7 +271,7 @@ async def test_a_unix_socket_is_connected_to(tmp_path: Path) -> None:
         gone.set()
 
     server = await asyncio.start_unix_server(accepted, path)
-    connection = await dialler().dial(Connection, Address("", 0, uds=path))
+    connection = await make_dialler().dial(Connection, Address("", 0, uds=path))
     await close(connection)
     async with asyncio.timeout(SOON):
         await gone.wait()
@@ -284,7 +282,7 @@ async def test_a_unix_socket_is_connected_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_tls", [False, True])
 async def test_a_dial_cancelled_anywhere_leaves_no_socket(certificates: Certificates, is_tls: bool) -> None:
     async with accepting(tls=certificates.server if is_tls else None) as port:
-        dial = dialler(tls=certificates.client, dns_cache=60)
+        dial = make_dialler(tls=certificates.client, dns_cache=60)
         address = Address("localhost", port, tls=is_tls)
         await close(await dial.dial(Connection, address))
         for steps in range(30):

@@ -71,7 +71,7 @@ async def test_a_host_is_reached_through_the_tunnel_and_its_name_is_not_resolved
             established, target=(address.host, address.port), authorization=b"Basic dXNlcjpwYXNz"
         ) as (egress, heads):
             dial = make_dialler(tls=certificates.client, egress=egress)
-            connection = await dial.dial(Talker, Address("upstream.example", 8443, tls=is_tls, guarded=True))
+            connection = await dial.dial(Talker, Address("upstream.example", 8443, tls=is_tls, guard=lambda *_: True))
             connection.write([b"hello"])
             await until(lambda: connection.heard == b"welcome")
             connection.cut()
@@ -80,6 +80,15 @@ async def test_a_host_is_reached_through_the_tunnel_and_its_name_is_not_resolved
         b"CONNECT upstream.example:8443 HTTP/1.1\r\nHost: upstream.example:8443\r\n"
         b"Proxy-Authorization: Basic dXNlcjpwYXNz\r\n\r\n"
     ]
+
+
+async def test_an_address_that_is_forbidden_is_not_asked_for_through_the_tunnel() -> None:
+    async with egress_proxy(b"HTTP/1.1 200 OK\r\n\r\n") as (egress, heads):
+        for host in ("10.0.0.1", "fd00:ec2::254"):
+            with pytest.raises(DialError) as caught:
+                await make_dialler(egress=egress).dial(Connection, Address(host, 80, guard=lambda *_: True))
+            assert caught.value.failure is DialFailure.FORBIDDEN
+    assert heads == []
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import pytest
 
-from proxy.policy.allowlist import Allowlist, Match, PatternError
+from proxy.policy.addresses import Reach
+from proxy.policy.allowlist import Allowlist, Match
+from proxy.policy.pattern import PatternError
 from proxy.wire.url import UrlError, parse_url
 
 
@@ -40,9 +42,9 @@ RULES: dict[str, tuple[list[str], list[str]]] = {
         ["https://api.openai.com", "https://api.openai.com/", "https://api.openai.com/v1/x%2fy"],
         ["http://api.openai.com", "https://api.openai.com:8443/", "https://a.api.openai.com/"],
     ),
-    "https://a.example/": (
-        ["https://a.example/", "https://a.example", "https://a.example/?x=1"],
-        ["https://a.example/x", "https://a.example//"],
+    "https://a.example/v1": (
+        ["https://a.example/v1", "https://a.example/v1?x=1"],
+        ["https://a.example/v1/", "https://a.example/", "https://a.example/v1/x"],
     ),
     "https://api.anthropic.com/v1/*": (
         ["https://api.anthropic.com/v1/messages", "https://api.anthropic.com/v1/messages?beta=true/x",
@@ -53,13 +55,19 @@ RULES: dict[str, tuple[list[str], list[str]]] = {
          "https://api.anthropic.com/V1/messages", "https://api.anthropic.com/v10/x",
          "https://api.anthropic.com/v1/a%2fb", "https://api.anthropic.com/v1/a%2Fb",
          "https://api.anthropic.com/v1/a%5cb", "https://api.anthropic.com/v1/a%252fb",
+         "https://api.anthropic.com/v1/a%25%32%66b", "https://api.anthropic.com/v1/a%25%35Cb",
+         "https://api.anthropic.com/v1/a%2525%32fb", "https://api.anthropic.com/v1/a%25252%2566b",
+         "https://api.anthropic.com/v1/%c0%af", "https://api.anthropic.com/v1/%e0%80%af",
+         "https://api.anthropic.com/v1/%25e0%2580%25af", "https://api.anthropic.com/v1/%f0%80%80%af",
+         "https://api.anthropic.com/v1/%25u002f", "https://api.anthropic.com/v1/%e0%80%ae%e0%80%ae/x",
          "https://api.anthropic.com/v1/a%25255Cb", "https://api.anthropic.com/%76%31/x", "https://api.anthropic.com/",
          "https://api.anthropic.com"],
     ),
     "https://a.example/v1/**": (
-        ["https://a.example/v1", "https://a.example/v1/", "https://a.example/v1/x", "https://a.example/v1/x/y/",
+        ["https://a.example/v1/", "https://a.example/v1/x", "https://a.example/v1/x/y/",
          "https://a.example/v1//x", "https://a.example/v1/%20"],
-        ["https://a.example/", "https://a.example/v", "https://a.example/v1x", "https://a.example/v1x/y",
+        ["https://a.example/v1", "https://a.example/v1?x", "https://a.example/", "https://a.example/v",
+         "https://a.example/v1x", "https://a.example/v1x/y",
          "https://a.example/x/v1/", "https://a.example//v1/x", "https://a.example/v1/x%2fy",
          "https://a.example/v1%2fx", "https://a.example/v1/..", "https://a.example/v1/../x",
          "https://a.example/v1/..;/x"],
@@ -105,9 +113,10 @@ RULES: dict[str, tuple[list[str], list[str]]] = {
         ["https://a.example/x y/@me", "https://a.example/x+y/@me", "https://a.example/x%20y/%40me"],
     ),
     "https://*.example.com/api/**": (
-        ["https://a.example.com/api/x", "https://a.b.c.example.com/api/", "https://A.EXAMPLE.com/api",
+        ["https://a.example.com/api/x", "https://a.b.c.example.com/api/", "https://A.EXAMPLE.com/api//",
          "https://xn--bcher-kva.example.com/api/x"],
-        ["https://example.com/api/x", "https://a.example.com/x", "https://aexample.com/api/x",
+        ["https://example.com/api/x", "https://a.example.com/api", "https://x.example.com/api?q=/",
+         "https://a.example.com/x", "https://aexample.com/api/x",
          "https://.example.com/api/x", "https://a.example.com.evil.test/api/x", "https://a.example.comx/api/x",
          "http://a.example.com/api/x", "https://a.example.com:8443/api/x", "https://evil.test/a.example.com/api/x",
          "https://1.2.3.4/api/x"],
@@ -132,25 +141,21 @@ RULES: dict[str, tuple[list[str], list[str]]] = {
     "https://example.*": (["https://example.com/", "https://example.dev/"], ["https://example.co.uk/",
     "https://a.example.com/"]),
     "https://*.EXAMPLE.com": (["https://a.example.com/"], ["https://example.com/"]),
-    "https://node.0*": (["https://node.0zone/"], ["https://node.zone/"]),
-    "https://*": (
-        ["https://localhost/", "https://backend/x"],
-        ["https://a.example/", "https://127.0.0.1/", "https://[::1]/", "http://localhost/"],
-    ),
+    "https://back*": (["https://backend/x", "https://backend-2/"], ["https://back.example/", "https://b/"]),
     "https://**": (
         ["https://localhost/", "https://a.example/x%2fy", "https://a.b.c.d.example/"],
         ["http://a.example/", "https://a.example:8443/", "https://8.8.8.8/", "https://[2606:4700::1]/",
          "https://user@a.example/"],
     ),
-    "http://**:*/v1/**": (["http://a.example:81/v1/x", "http://b/v1"], ["https://a.example:81/v1/x", "http://b/v2"]),
+    "http://**:*/v1/**": (["http://a.example:81/v1/x", "http://b/v1/"], ["https://a.example:81/v1/x", "http://b/v2"]),
     "http://localhost:*/**": (
         ["http://localhost:1/", "http://localhost:65535/x/y", "http://localhost/", "http://LOCALHOST:8080/"],
         ["https://localhost:1/", "http://localhost.evil.example:1/", "http://127.0.0.1:1/", "http://[::1]:1/",
          "http://xlocalhost:1/", "http://localhost:0/", "http://localhost:99999/", "http://localhost:/"],
     ),
     "localhost:*/x/**": (
-        ["https://localhost:9/x/y", "https://localhost/x"],
-        ["http://localhost:9/x/y", "https://localhost:9/y"],
+        ["https://localhost:9/x/y", "https://localhost/x/"],
+        ["http://localhost:9/x/y", "https://localhost:9/y", "https://localhost/x"],
     ),
     "a.example": (["https://a.example/x"], ["http://a.example/x", "https://a.example:444/x"]),
     "https://a.example:8443/**": (
@@ -201,33 +206,80 @@ def test_any_pattern_of_the_list_lets_through() -> None:
     assert allowed(patterns, "https://a.example/v3/x") is None
 
 
-LITERAL = [
-    ("http://localhost:*/**", "http://localhost:1/", True),
-    ("http://127.0.0.1", "http://127.0.0.1/", True),
-    ("http://[::1]", "http://[::1]/", True),
-    ("https://llm.internal/**", "https://llm.internal/", True),
-    ("https://*.internal", "https://llm.internal/", False),
-    ("https://llm.*", "https://llm.internal/", False),
-    ("https://*", "https://localhost/", False),
-    ("https://**", "https://localhost/", False),
+REACHES = [
+    ("http://localhost:*/**", "http://localhost:1/", Reach.PRIVATE),
+    ("http://127.0.0.1", "http://127.0.0.1/", Reach.LITERAL),
+    ("http://[::1]", "http://[::1]/", Reach.LITERAL),
+    ("http://169.254.169.254", "http://169.254.169.254/", Reach.LITERAL),
+    ("https://llm.internal/**", "https://llm.internal/", Reach.PUBLIC),
+    ("https://localhost.internal/**", "https://localhost.internal/", Reach.PUBLIC),
+    ("https://*.internal", "https://llm.internal/", Reach.PUBLIC),
+    ("https://llm.*", "https://llm.internal/", Reach.PUBLIC),
+    ("https://local*", "https://localhost/", Reach.PUBLIC),
+    ("https://**", "https://localhost/", Reach.PUBLIC),
 ]
 
 
-@pytest.mark.parametrize(("pattern", "url", "literal"), LITERAL)
-def test_only_a_pattern_without_wildcard_in_its_host_means_that_very_host(
-    pattern: str, url: str, literal: bool
-) -> None:
-    assert allowed([pattern], url) == Match(pattern, literal)
+@pytest.mark.parametrize(("pattern", "url", "reach"), REACHES)
+def test_only_localhost_and_ip_literals_reach_into_private_networks(pattern: str, url: str, reach: Reach) -> None:
+    assert allowed([pattern], url) == Match(pattern, reach)
+
+
+@pytest.mark.parametrize(
+    ("private", "url", "reach"),
+    [
+        ("http://llm.internal", "http://llm.internal/v1", Reach.PRIVATE),
+        ("http://llm.internal/v1/**", "http://llm.internal/v1/x", Reach.PRIVATE),
+        ("http://llm.internal/v1/**", "http://llm.internal/v2/x", Reach.PUBLIC),
+        ("http://llm.internal:81", "http://llm.internal/", Reach.PUBLIC),
+        ("llm.internal", "http://llm.internal/", Reach.PUBLIC),
+        ("http://*.internal", "http://llm.internal/", Reach.PRIVATE),
+        ("http://**", "http://127.0.0.1/", Reach.LITERAL),
+    ],
+)
+def test_a_pattern_of_private_urls_lifts_the_address_rules(private: str, url: str, reach: Reach) -> None:
+    match = Allowlist(["http://llm.internal", "http://127.0.0.1"], [private]).match(parse_url(url.encode()))
+    assert match is not None
+    assert match.reach is reach
+
+
+def test_a_pattern_of_private_urls_allows_nothing_by_itself() -> None:
+    assert Allowlist([], ["http://llm.internal"]).match(parse_url(b"http://llm.internal/")) is None
+    assert Allowlist(["https://a.example"], ["http://**"]).match(parse_url(b"http://llm.internal/")) is None
+    with pytest.raises(PatternError):
+        Allowlist(["https://a.example"], ["http://*"])
 
 
 def test_a_pattern_that_names_the_host_goes_before_one_that_does_not() -> None:
-    for patterns in (["https://**", "https://llm.internal/v1/*"], ["https://llm.internal/v1/*", "https://**"]):
-        assert allowed(patterns, "https://llm.internal/v1/x") == Match("https://llm.internal/v1/*", True)
-        assert allowed(patterns, "https://llm.internal/v2/x") == Match("https://**", False)
+    for patterns in (["http://**", "http://localhost/v1/*"], ["http://localhost/v1/*", "http://**"]):
+        assert allowed(patterns, "http://localhost/v1/x") == Match("http://localhost/v1/*", Reach.PRIVATE)
+        assert allowed(patterns, "http://localhost/v2/x") == Match("http://**", Reach.PUBLIC)
+
+
+def why_not(pattern: str, url: str) -> str:
+    allowlist = Allowlist([pattern])
+    assert allowlist.match(parse_url(url.encode())) is None
+    return allowlist.why_not(parse_url(url.encode()))
+
+
+@pytest.mark.parametrize("encoded", ["%2f", "%5C", "%252F", "%25%32%66", "%2525255c"])
+def test_a_refusal_for_an_encoded_separator_says_so(encoded: str) -> None:
+    pattern = "https://bedrock.example/model/*/converse"
+    assert "%2F" in why_not(pattern, f"https://bedrock.example/model/arn{encoded}x/converse")
+    assert "%2F" not in why_not(pattern, f"https://elsewhere.example/model/arn{encoded}x/converse")
+    assert "%2F" not in why_not(pattern, "https://bedrock.example/model/arn/x/converse")
+    assert "allowlist" in why_not(pattern, "https://bedrock.example/model/arn/x/converse")
 
 
 BAD = {
     "empty": [""],
+    "write ** for any name": ["*", "https://*", "http://*:8000/**", "https://*/v1/**", "*:*"],
+    "for everything below": [
+        "https://api.openai.com/v1/", "https://api.openai.com/", "api.openai.com/", "https://a.example/v1/*/",
+        "https://a.example/**/", "https://a.example/v1/**/", "http://localhost:11434/",
+    ],
+    "empty segment": ["https://a.example//v1", "https://a.example/v1//**", "https://a.example//**", "a.example/x,https://b/x"],
+    "does not reach into the path": ["https://api.openai.com*", "https://api.openai.com*/**", "*.example.c*"],
     "space, a control or a non-ASCII": [
         " ", " https://a.example", "https://a.example ", "https://a.example/\n", "https://a.example\x00",
         "https://a b/", "https://bücher.example/**", "https://ａ.example", "\u200bhttps://a.example",
@@ -250,13 +302,13 @@ BAD = {
         "https://a..example", "https://.example", "https://a.example.", "https://*..example", "https://-a.example",
         "https://*.-a", "https://*.", "https://{a,b}.example", "https://a$b", "https://" + "a" * 64,
     ],
-    "character that no host has": ["https://*.a,b", "https://*%2eexample", "https://[*]/", "https://[::*]"],
+    "character that no host name has": ["https://*.a,b", "https://*%2eexample", "https://[*]/", "https://[::*]"],
     "must stand alone": [
         "https://**.example.com", "https://a.**", "https://a.**.example", "https://a**", "https://***", "https://**x/",
     ],
     "number": ["http://2130706433", "http://127.1", "http://0x7f000001", "http://010.0.0.1",
     "http://a*.0x1"],
-    "an address cannot hold a wildcard": ["http://*.1", "http://10.0.0.*", "http://10.*", "http://*.0.0.1",
+    "an address cannot contain a wildcard": ["http://*.1", "http://10.0.0.*", "http://10.*", "http://*.0.0.1",
     "http://192.168.*.*", "http://1*"],
     "canonical": ["http://[0:0:0:0:0:0:0:1]", "http://[::0001]", "http://[fe80::1%25eth0]", "http://[::1.2.3.4]"],
     "disguise": ["http://[::ffff:102:304]"],
@@ -264,13 +316,15 @@ BAD = {
     "malformed": ["a.example:80:80", "http://[::1", "http://::1", "http://::1]/**", "http://[::1]x/", "http://x[::1]/"],
     "whole segment": ["https://a.example/x**", "https://a.example/**x", "https://a.example/***",
     "https://a.example/a**b/c"],
-    "segment": ["https://a.example/../x", "https://a.example/./**", "https://a.example/."],
+    "segment": ["https://a.example/../x", "https://a.example/./**", "https://a.example/.", "https://a.example/%2e%2e/x",
+                "https://a.example/..;/x"],
+    "encoded": ["https://a.example/%00", "https://a.example/%0a/**", "https://a.example/%c0%ae", "https://a.example/%252525252541"],
     "character that no path has": [
         "https://a.example/{a,b}", "https://a.example/[ab]", "https://a.example/a|b", "https://a.example/<x>",
         "https://a.example/%", "https://a.example/%2", "https://a.example/%zz", "https://a.example/^x",
         'https://a.example/"',
     ],
-    "path is free": ["https://a.example/a%2fb", "https://a.example/a%5C*/**", "https://a.example/%252f"],
+    "path is free": ["https://a.example/a%2fb", "https://a.example/a%5C*/**", "https://a.example/%252f", "https://a.example/%25%32%66*"],
 }  # fmt: skip
 
 

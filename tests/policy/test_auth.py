@@ -14,7 +14,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from proxy.base.errors import Code, Refusal
-from proxy.policy.auth import Keyring, mint
+from proxy.policy.auth import Keyring, weakness
+from proxy.policy.caller import Access, Caller, Credential, Right
+from proxy.policy.tokens import make_token
+from proxy.wire.url import parse_url
 
 NOW = 1_700_000_000.0
 SECRET = "correct horse battery staple + ü"
@@ -42,7 +45,7 @@ def service(
 ) -> Code | None:
     """The code of the refusal, None when the caller passes."""
     try:
-        keys.check_service(query=secrets, authorization=authorization, now=now)
+        keys.admit(Access.CREATE, "", [(b"secret", secret) for secret in secrets], authorization, now)
     except Refusal as refusal:
         return refusal.code
     return None
@@ -51,8 +54,9 @@ def service(
 def signed(
     expires: list[bytes], signature: list[bytes], *, keys: Keyring = KEYS, now: float = NOW, stream_id: str = ID
 ) -> Code | None:
+    query = [(b"expires", value) for value in expires] + [(b"signature", value) for value in signature]
     try:
-        keys.check_signature(stream_id, expires, signature, now)
+        keys.admit(Access.ABORT, stream_id, query, (), now)
     except Refusal as refusal:
         return refusal.code
     return None
@@ -121,7 +125,7 @@ def test_no_other_bytes_pass_and_none_raise(credential: bytes) -> None:
 @pytest.mark.parametrize(
     "claims",
     [{"exp": NOW + 1}, {"exp": int(NOW) + 1}, {"exp": NOW + 0.001}, {"exp": 10**400}, {"exp": 1e300},
-     {"exp": NOW + 60, "nbf": NOW}, {"exp": NOW + 60, "nbf": -5}, {"exp": NOW + 60, "aud": "x", "sub": ["y"]}],
+     {"exp": NOW + 60, "nbf": NOW}, {"exp": NOW + 60, "nbf": -5}, {"exp": NOW + 60, "aud": "x", "iss": ["y"]}],
 )  # fmt: skip
 def test_a_token_signed_with_the_secret_passes_in_its_time(claims: object) -> None:
     assert service(jwt(claims)) is None
@@ -216,8 +220,8 @@ def test_a_token_is_signed_with_the_secret_itself_not_with_another() -> None:
 
 
 @pytest.mark.parametrize("secret", [SECRET, "x", "\udcff from the environment"])
-def test_a_minted_token_passes_until_its_lifetime_is_over(secret: str) -> None:
-    token, keys = mint(secret, NOW + 0.5, 60).encode(), Keyring([secret])
+def test_a_token_of_ours_passes_until_its_lifetime_is_over(secret: str) -> None:
+    token, keys = make_token(secret, NOW + 0.5, 60).encode(), Keyring([secret])
     assert service(token, keys=keys, now=NOW + 0.5) is None
     assert service(token, keys=keys, now=NOW + 60.4) is None
     assert service(token, keys=keys, now=NOW + 62) is Code.INVALID_SECRET
@@ -337,7 +341,7 @@ def test_the_secret_does_not_sign_by_itself() -> None:
 
 def read(query: list[tuple[bytes, bytes]], *authorization: bytes) -> Code | None:
     try:
-        KEYS.check_read(ID, query, authorization, NOW)
+        KEYS.admit(Access.READ, ID, query, authorization, NOW)
     except Refusal as refusal:
         return refusal.code
     return None
@@ -376,6 +380,192 @@ def test_an_expired_url_is_not_saved_by_the_secret() -> None:
     assert read(query, b"Bearer " + SECRET.encode()) is Code.SIGNATURE_EXPIRED
 
 
+# What a token may do
+
+
+def caller(access: Access = Access.CREATE, **claims: object) -> Caller:
+    token = jwt({"exp": NOW + 60} | claims)
+    return KEYS.admit(access, ID, [], [b"Bearer " + token], NOW)
+
+
+def refused(access: Access, **claims: object) -> Code | None:
+    try:
+        caller(access, **claims)
+    except Refusal as refusal:
+        return refusal.code
+    return None
+
+
+SERVICE = [Access.CREATE, Access.READ, Access.METADATA, Access.DELETE, Access.ADMIN]
+OPENED = {
+    "create": {Access.CREATE}, "read": {Access.READ, Access.METADATA}, "delete": {Access.DELETE},
+    "admin": {Access.ADMIN},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [*OPENED, "create read", "read create", "delete admin", "openid", "read  ".strip()])
+def test_a_scope_opens_its_operations_and_no_other(words: str) -> None:
+    opened = {access for word in words.split() for access in OPENED.get(word, set())}
+    for access in SERVICE:
+        assert refused(access, scope=words) is (None if access in opened else Code.INSUFFICIENT_SCOPE)
+
+
+def test_without_a_scope_a_token_may_do_all_but_administration() -> None:
+    assert [access for access in SERVICE if refused(access)] == [Access.ADMIN]
+    assert refused(Access.ADMIN) is Code.INSUFFICIENT_SCOPE
+
+
+def test_every_right_is_a_word_of_the_protocol() -> None:
+    assert {right.value for right in Right} == set(OPENED)
+
+
+@pytest.mark.parametrize("access", SERVICE)
+def test_the_secret_itself_may_do_everything(access: Access) -> None:
+    found = KEYS.admit(access, ID, [(b"secret", SECRET.encode())], [], NOW)
+    assert found == Caller(Credential.SECRET)
+    assert (found.is_service, found.is_signed) == (True, False)
+    assert found.may_open(None)
+    assert found.may_open("anybody")
+
+
+@pytest.mark.parametrize("credential", [SECRET.encode(), jwt({"exp": NOW + 60, "scope": "admin delete"})])
+def test_an_abort_takes_the_pre_signed_url_and_nothing_else(credential: bytes) -> None:
+    with pytest.raises(Refusal) as refusal:
+        KEYS.admit(Access.ABORT, ID, [(b"secret", credential)], [b"Bearer " + credential], NOW)
+    assert refusal.value.code is Code.MISSING_SIGNATURE
+
+
+@pytest.mark.parametrize("access", [Access.CREATE, Access.METADATA, Access.DELETE, Access.ADMIN])
+def test_a_pre_signed_url_opens_no_operation_of_the_service(access: Access) -> None:
+    (expires,), (signature,) = presigned()
+    query = [(b"expires", expires), (b"signature", signature)]
+    with pytest.raises(Refusal) as refusal:
+        KEYS.admit(access, ID, query, [], NOW)
+    assert refusal.value.code is Code.MISSING_SECRET
+    KEYS.admit(access, ID, [*query, (b"secret", SECRET.encode())], [], NOW)
+
+
+def test_a_reader_by_the_url_is_told_from_one_by_a_credential() -> None:
+    """Only what every reader of a URL sees may be kept by a shared cache."""
+    (expires,), (signature,) = presigned()
+    by_url = KEYS.admit(Access.READ, ID, [(b"expires", expires), (b"signature", signature)], [], NOW)
+    assert (by_url.is_signed, by_url.is_service) == (True, False)
+    assert by_url.may_open("whoever owns the stream")
+    assert not caller(Access.READ).is_signed
+    assert not KEYS.admit(Access.READ, ID, [(b"secret", SECRET.encode())], [], NOW).is_signed
+
+
+@pytest.mark.parametrize(
+    ("claims", "owner", "opens"),
+    [
+        ({"sub": "alice"}, "alice", True),
+        ({"sub": "alice"}, "bob", False),
+        ({"sub": "alice"}, "Alice", False),
+        ({"sub": "alice"}, None, False),
+        ({}, None, True),
+        ({}, "alice", False),
+        ({"sub": "ü" * 127}, "ü" * 127, True),
+    ],
+)
+def test_a_token_opens_the_streams_of_its_subject(claims: dict[str, object], owner: str | None, opens: bool) -> None:
+    found = caller(Access.READ, **claims)
+    assert found.subject == claims.get("sub")
+    assert found.may_open(owner) is opens
+
+
+def test_the_patterns_of_a_token_narrow_its_upstreams() -> None:
+    openai, other = parse_url(b"https://api.openai.com/v1/x"), parse_url(b"https://api.openai.com/v2/x")
+    narrowed = caller(upstream=["https://api.openai.com/v1/**", "https://*.example.com"])
+    assert (narrowed.may_call(openai), narrowed.may_call(other)) == (True, False)
+    assert not caller(upstream=[]).may_call(openai)
+    assert caller().may_call(other)
+
+
+MALFORMED: dict[str, list[object]] = {
+    "scope": [None, 1, True, ["read"], {}, "", " ", " read", "read ", "read  create", "read\tcreate", "read\ncreate",
+              "r\u00e9ad", 'read"', "read\\create", "\ud800"],
+    "sub": [None, 1, True, ["alice"], {}, "", "a" * 256, "ü" * 128, "\ud800"],
+    "upstream": [None, "https://a.example", 1, True, {}, [1], [None], [["https://a.example"]],
+                 ["https://a.example", ""],
+                 ["*"], ["https://a.example/v1/"], ["ftp://a.example"], ["https://a.example"] * 101, ["\ud800"]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("claim", "value"), [(claim, value) for claim, values in MALFORMED.items() for value in values]
+)
+@pytest.mark.parametrize("access", SERVICE)
+def test_a_malformed_claim_makes_the_token_invalid_for_every_operation(
+    access: Access, claim: str, value: object
+) -> None:
+    """Not understood is not absent: a claim that was meant to narrow must not be ignored."""
+    assert refused(access, **({"scope": "create read delete admin"} | {claim: value})) is Code.INVALID_SECRET
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("exp", "nbf", "sub", "scope", "upstream"), json_values)))
+def test_whatever_a_token_claims_it_gets_a_caller_or_one_of_two_codes(claims: dict[str, object]) -> None:
+    assert refused(Access.READ, **claims) in (None, Code.INVALID_SECRET, Code.INSUFFICIENT_SCOPE)
+
+
+def test_only_a_genuine_token_is_told_what_is_wrong_with_it() -> None:
+    """A stranger learns nothing; an application's developer learns the reason."""
+    expired = jwt({"exp": NOW})
+    for token, said in (
+        (expired, "expired"),
+        (expired[:-1], "not valid"),
+        (jwt({"exp": NOW}, secret="x"), "not valid"),
+    ):
+        with pytest.raises(Refusal, match=said):
+            KEYS.admit(Access.CREATE, "", [(b"secret", token)], [], NOW)
+
+
+# Tokens of ours
+
+
+def test_a_made_token_says_what_was_asked_for() -> None:
+    token = make_token(
+        SECRET, NOW, 60, sub="alice", scope="create read", upstream=["https://api.openai.com/**"]
+    ).encode()
+    payload = json.loads(base64.urlsafe_b64decode(token.split(b".")[1] + b"=="))
+    assert payload == {
+        "sub": "alice", "scope": "create read", "upstream": ["https://api.openai.com/**"], "iat": NOW, "exp": NOW + 60,
+    }  # fmt: skip
+    assert KEYS.admit(Access.READ, ID, [], [b"Bearer " + token], NOW).subject == "alice"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{"sub": ""}, {"sub": "a" * 256}, {"scope": ""}, {"scope": "raed"}, {"scope": "create,read"}, {"scope": "read "},
+     {"upstream": ["*"]}, {"upstream": [""]}, {"seconds": 0}, {"seconds": -1}, {"seconds": math.inf},
+     {"seconds": math.nan}],
+)  # fmt: skip
+def test_a_token_that_no_proxy_would_accept_is_not_made(claims: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"token|scope"):
+        make_token(SECRET, NOW, **({"seconds": 60} | claims))  # type: ignore[arg-type]  # any of the claims
+
+
+# Secrets that can be guessed
+
+
+@pytest.mark.parametrize("secret", ["x", "changeme", "a" * 31, "a" * 64, "ab" * 40, "0123456" * 8])
+def test_a_secret_that_can_be_guessed_is_weak(secret: str) -> None:
+    assert weakness(secret)
+
+
+@pytest.mark.parametrize(
+    "secret", ["0f" * 4 + "8a1c5d7e" * 3, "0123456789" * 4, "ü" * 4 + "correct horse battery staple"]
+)
+def test_a_secret_of_32_bytes_is_not_called_weak(secret: str) -> None:
+    assert weakness(secret) is None
+
+
 # Several secrets
 
 
@@ -389,6 +579,16 @@ def test_the_first_secret_signs_and_all_verify() -> None:
     assert service(b"old", keys=new) is Code.INVALID_SECRET
     assert service(jwt(secret="old"), keys=new) is Code.INVALID_SECRET
     assert signed(*presigned(keys=old), keys=new) is Code.SIGNATURE_INVALID
+
+
+PEM = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"
+
+
+@pytest.mark.parametrize("secrets", [["fine", PEM], ['{"kty":"oct","k":"AAAA"}'], ["ssh-rsa AAAA"]])
+def test_a_key_of_another_kind_is_refused_as_a_secret(secrets: list[str]) -> None:
+    with pytest.raises(ValueError, match="no shared secret") as error:
+        Keyring(secrets)
+    assert "AAAA" not in "".join(traceback.format_exception(error.value))
 
 
 @pytest.mark.parametrize("secrets", [[], [""], ["fine", ""], ["\ud800"]])
@@ -406,5 +606,5 @@ def test_nothing_that_is_shown_holds_a_secret() -> None:
     assert not hasattr(keys, "__dict__")
     for attempt in ([b"hidden-guess"], []):
         with pytest.raises(Refusal) as refusal:
-            keys.check_service(query=attempt, authorization=[], now=NOW)
+            keys.admit(Access.CREATE, "", [(b"secret", value) for value in attempt], [], NOW)
         assert "hidden" not in str(refusal.value) + repr(refusal.value)

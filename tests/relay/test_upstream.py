@@ -9,6 +9,7 @@ from proxy.http.body import BytesBody
 from proxy.http.message import Handler, Request, Response
 from proxy.http.pool import Pool
 from proxy.net.dial import Address
+from proxy.policy.addresses import AddressRules, Reach
 from proxy.policy.allowlist import Match
 from proxy.relay.upstream import Upstream, UpstreamSettings
 from proxy.wire.headers import Headers
@@ -30,8 +31,8 @@ class _Answering:
 
 async def _ask(*fields: tuple[bytes, bytes]) -> Response:
     settings = UpstreamSettings(head_timeout=1.0, error_timeout=1.0, max_response_bytes=10, max_error_bytes=10)
-    upstream = Upstream(cast(Pool, _Answering(*fields)), settings)
-    match = Match(pattern="http://localhost/**", literal_host=True)
+    upstream = Upstream(cast(Pool, _Answering(*fields)), AddressRules(lambda _: False), settings)
+    match = Match(pattern="http://localhost/**", reach=Reach.PRIVATE)
     return await upstream.ask(parse_url(b"http://localhost/x"), match, b"GET", Headers(), BytesBody())
 
 

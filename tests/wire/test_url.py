@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.url import Url, UrlError, canonical_host, parse_query, parse_url, query_values
+from proxy.wire.url import (
+    Url,
+    UrlError,
+    canonical_host,
+    has_encoded_separator,
+    parse_query,
+    parse_url,
+    query_values,
+)
 
 READ = [
     (b"https://api.openai.com/v1/chat", "https", "api.openai.com", 443, b"/v1/chat"),
@@ -27,6 +35,11 @@ READ = [
     (b"https://a.example/arn%3aaws%2Fx%5Cy%20z", "https", "a.example", 443, b"/arn%3aaws%2Fx%5Cy%20z"),
     (b"https://a.example/.well-known/...", "https", "a.example", 443, b"/.well-known/..."),
     (b"https://a.example/p?q=..%2f../..&half=50%", "https", "a.example", 443, b"/p?q=..%2f../..&half=50%"),
+    (b"https://a.example/?text=a%0Ab%0d%0A%09c", "https", "a.example", 443, b"/?text=a%0Ab%0d%0A%09c"),
+    (b"https://a.example?%0a", "https", "a.example", 443, b"/?%0a"),
+    (b"https://a.example/?x=%250a%2500", "https", "a.example", 443, b"/?x=%250a%2500"),
+    (b"https://a.example/%E2%82%AC/%e9/100%25", "https", "a.example", 443, b"/%E2%82%AC/%e9/100%25"),
+    (b"https://a.example/%25252541", "https", "a.example", 443, b"/%25252541"),
     (b"https://xn--mnchen-3ya.example/", "https", "xn--mnchen-3ya.example", 443, b"/"),
     (b"https://my_service/", "https", "my_service", 443, b"/"),
     (b"https://3com.example/", "https", "3com.example", 443, b"/"),
@@ -118,11 +131,20 @@ REFUSED = {
         b"https://a.example/%00", b"https://a.example/x%0d%0aY:%20z", b"https://a.example/%0A",
         b"https://a.example/%7f",
         b"https://a.example/%1F", b"https://a.example/%2500", b"https://a.example/%250a",
-        b"https://a.example/?x=%0d%0aHost:%20evil", b"https://a.example/?%00",
+        b"https://a.example/?%00", b"https://a.example/?x=%0b", b"https://a.example/?x=%1B", b"https://a.example/?x=%7F",
+        b"https://a.example/?x=%08", b"https://a.example/?x=%0c", b"https://a.example/?x=%0E", b"https://a.example/?x=%1f",
+        b"https://a.example/?x=%0a%00",
     ],
     "broken or overlong encoding": [
         b"https://a.example/%", b"https://a.example/%2", b"https://a.example/%zz", b"https://a.example/%u002e",
-        b"https://a.example/%c0%ae%c0%ae/x", b"https://a.example/%c1%9c",
+        b"https://a.example/%c0%ae%c0%ae/x", b"https://a.example/%c1%9c", b"https://a.example/%e0%80%ae%e0%80%ae",
+        b"https://a.example/%e0%80%af", b"https://a.example/%E0%81%9C", b"https://a.example/%f0%80%80%af",
+        b"https://a.example/%f8%80%80%80%af", b"https://a.example/%fc%80%80%80%80%af", b"https://a.example/%25c0%25af",
+        b"https://a.example/%25e0%2580%25ae", b"https://a.example/%25%65%30%80%ae", b"https://a.example/%25u002e",
+        b"https://a.example/%25U2215", b"https://a.example/%25%75002f",
+    ],
+    "encoded once more than anybody needs": [
+        b"https://a.example/%2525252541",        b"https://a.example/%" + b"25" * 4000 + b"2f",
     ],
 }  # fmt: skip
 
@@ -212,6 +234,47 @@ def test_all_values_of_a_name_are_found_in_order() -> None:
     query = parse_query(b"a=1&b=2&a=&A=3")
     assert query_values(query, b"a") == [b"1", b""]
     assert query_values(query, b"c") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "is_encoded"),
+    [
+        (b"/", False), (b"/v1//x/", False), (b"/a%20b", False), (b"/a%252", False), (b"/%25/2f", False),
+        (b"/a%2fb", True), (b"/a%2Fb", True), (b"/a%5cb", True), (b"/a%252fb", True), (b"/a%25%32%66b", True),
+        (b"/a%2525%32fb", True), (b"/a%255Cb", True), (b"/%2f", True),
+    ],
+)  # fmt: skip
+def test_an_encoded_separator_is_seen_in_every_decoding(path: bytes, is_encoded: bool) -> None:
+    assert has_encoded_separator(path) is is_encoded
+
+
+def encoded(text: bytes, choices: list[bool]) -> bytes:
+    """`text` with those bytes percent-encoded whose turn it is."""
+    turns = iter(choices)
+    return b"".join(b"%%%02x" % byte if next(turns, False) else bytes([byte]) for byte in text)
+
+
+@given(st.sampled_from([b"/", b"\\"]), st.lists(st.lists(st.booleans(), min_size=12), min_size=1, max_size=4))
+def test_no_partial_encoding_hides_a_separator(separator: bytes, rounds: list[list[bool]]) -> None:
+    hidden = b"%%%02x" % separator[0]
+    for choices in rounds[1:]:
+        hidden = encoded(hidden, choices)
+        hidden = hidden if b"%" in hidden else b"%%%02x" % separator[0]
+    path = b"/v1/a" + hidden + b"b"
+    try:
+        parse_url(b"https://a.example" + path)
+    except UrlError:
+        return  # encoded more than four times
+    assert has_encoded_separator(path)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=12), max_size=4))
+def test_no_partial_encoding_hides_a_dot_segment(rounds: list[list[bool]]) -> None:
+    hidden = b".."
+    for choices in rounds:
+        hidden = encoded(hidden, choices)
+    with pytest.raises(UrlError):
+        parse_url(b"https://a.example/v1/" + hidden + b"/x")
 
 
 @given(st.binary())
