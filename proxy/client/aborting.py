@@ -1,9 +1,9 @@
 """Stopping an upstream call: one PATCH on the stream's signed URL, which may be repeated. Decides; a driver sends."""
 
 from proxy.client.access import abort_url
-from proxy.client.errors import Fault, NetworkError
+from proxy.client.errors import Fault, NetworkError, ProxyError
 from proxy.client.messages import Fields, Send, proxy_error
-from proxy.client.options import Backoff, Retry, Timeouts
+from proxy.client.options import TRANSIENT_STATUSES, Backoff, Retry, Timeouts
 
 __all__ = ["Aborting"]
 
@@ -24,16 +24,29 @@ class Aborting:
         return self._send
 
     def replied(self, status: int, headers: Fields, body: bytes) -> bool | None:
-        """True: the stream is aborted, or had ended. False: there is no such stream. Raises ProxyError otherwise."""
-        if status in (404, 410):
+        """True: the stream is aborted, or had ended. False: there is no such stream. Raises ProxyError otherwise.
+
+        Only the proxy's own answers count: its 204, and its own error object. An answer from a server
+        between the two is no answer, so the abort is sent again.
+        """
+        if status == 204:
+            return True
+        error = proxy_error(status, headers, body)
+        if error.gone:
             return False
-        if status >= 300:
-            raise proxy_error(status, headers, body)
-        return True
+        if error.from_proxy and status not in TRANSIENT_STATUSES:
+            raise error
+        self._failed(error, error.retry_after)
+        return None
 
     def failed(self, error: NetworkError) -> None:
         """Note that no answer came. Raises `error` when no attempt is left, or the proxy had the request."""
-        delay = None if error.fault is Fault.READ_TIMEOUT else self._backoff.failed()
+        if error.fault is Fault.READ_TIMEOUT:
+            raise error
+        self._failed(error, None)
+
+    def _failed(self, error: NetworkError | ProxyError, retry_after: float | None) -> None:
+        delay = self._backoff.failed(retry_after)
         if delay is None:
             raise error
         self.delay = delay

@@ -41,13 +41,15 @@ class Place:
         token = self._authorization if isinstance(self._authorization, str) else self._authorization()
         return (("Authorization", token if token[:7].lower() == "bearer " else f"Bearer {token}"),)
 
-    def stream_url(self, location: str) -> str:
-        """The absolute form of a `Location`, which may be relative to the proxy. Raises ValueError when it is none."""
-        url = urljoin(self.url, location)
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not _VISIBLE.fullmatch(url):
-            raise ValueError("not a stream's URL")
-        return url
+    def stream_url(self, location: str) -> str | None:
+        """The absolute form of a `Location`, which may be relative to the proxy; None when it is not a stream's."""
+        try:
+            url = urljoin(self.url, location)
+            parts = urlsplit(url)
+        except ValueError:
+            return None
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
+        return url if location and is_web and _VISIBLE.fullmatch(url) else None
 
 
 class Access:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from proxy.client.access import Place
 from proxy.client.errors import Fault, NetworkError, ProxyError
 from proxy.client.messages import Fields, Send, proxy_error
-from proxy.client.options import Backoff, Retry, Timeouts
+from proxy.client.options import TRANSIENT_STATUSES, Backoff, Retry, Timeouts
 
 __all__ = ["Answered", "Asked", "Created", "Creating", "UpstreamRequest"]
 
@@ -37,7 +37,8 @@ _NOT_PASSED = frozenset({
 })  # fmt: skip
 _NOT_PASSED_PREFIXES = ("access-control-", "stream-", "upstream-")
 
-_NOTHING_STARTED = frozenset({"OVERLOADED", "DRAINING", "HTTP_502", "HTTP_503", "HTTP_504"})
+# Errors of the proxy that leave open whether a stream exists under the key.
+_LEAVES_OPEN = frozenset({"INTERNAL_ERROR", "STORAGE_ERROR"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,11 @@ Asked = Created | Answered
 
 
 class Creating:
-    """One create with its retries: a `Plan` whose result is a stream, or the upstream's own error."""
+    """One create with its retries: a `Plan` whose result is a stream, or the upstream's own error.
+
+    Asks again when nothing came back, when the proxy says that it sent nothing upstream, and when something between
+    answered with a transient status or with a success that names no stream. All other answers are final.
+    """
 
     def __init__(self, place: Place, upstream: UpstreamRequest, key: str, retry: Retry, timeouts: Timeouts) -> None:
         self._place = place
@@ -126,6 +131,7 @@ class Creating:
         self._content = upstream.content
         self._timeouts = timeouts
         self.delay = 0.0
+        self.leaves_open = False  # whether an attempt may have made a stream that no answer has named
 
     def request(self) -> Send:
         """The create request. Only its authorization may differ from the one before: a token may have been renewed."""
@@ -135,24 +141,31 @@ class Creating:
     def replied(self, status: int, headers: Fields, body: bytes) -> Asked | None:
         """The stream or the upstream's error; None to send again. Raises ProxyError when the proxy refused."""
         upstream_status = _upstream_status(headers)
-        if status in (200, 201):
-            try:
-                stream_url = self._place.stream_url(headers.get("location", "none:"))
-            except ValueError:
-                raise ProxyError("INVALID_RESPONSE", "the answer to a create names no stream", status=status) from None
+        if status in (200, 201) and (stream_url := self._stream_url(headers)) is not None:
             seen = upstream_status if upstream_status is not None and upstream_status < 300 else 200
             return Created(stream_url, seen, _passed(headers), headers.get("idempotent-replay") == "true")
         if status == 502 and upstream_status is not None and upstream_status >= 400:
             return Answered(upstream_status, _passed(headers), body)
         error = proxy_error(status, headers, body)
-        if error.code not in _NOTHING_STARTED:
+        self.leaves_open |= not error.from_proxy or error.code in _LEAVES_OPEN
+        if not error.may_repeat or (status >= 300 and status not in TRANSIENT_STATUSES):
             raise error
         self._failed(error, error.retry_after)
         return None
 
+    def _stream_url(self, headers: Fields) -> str | None:
+        """The URL of the created stream; None when the answer does not prove to be the proxy's."""
+        url = self._place.stream_url(headers.get("location", ""))
+        if url is None or "upstream-status" in headers or "signature=" in url:
+            return url
+        return url if url.startswith(f"{self._place.url}/") else None
+
     def failed(self, error: NetworkError) -> None:
         """Note that no answer came. Raises `error` when the caller's time is up or no attempt is left."""
-        if error.fault in (Fault.READ_TIMEOUT, Fault.REQUEST):
+        if error.fault is Fault.REQUEST:
+            raise error
+        self.leaves_open = True
+        if error.fault is Fault.READ_TIMEOUT:
             raise error
         self._failed(error, None)
 

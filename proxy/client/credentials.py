@@ -86,16 +86,16 @@ class Ledger:
             return None
         return _parsed(text) if text is not None else None
 
-    def begin(self, request_id: str, upstream: UpstreamRequest) -> Credentials:
-        """The entry of this request. A new one replaces a missing entry or that of another request."""
+    def begin(self, request_id: str, upstream: UpstreamRequest) -> tuple[Credentials, bool]:
+        """The entry of this request, and whether it is new. A new one replaces that of another request."""
         with self._lock:
             fingerprint = upstream.fingerprint
             kept = self.find(request_id)
             if kept is not None and kept.fingerprint == fingerprint:
-                return kept
+                return kept, False
             fresh = Credentials(fingerprint, upstream.idempotency_key or new_key())
             self._write(request_id, fresh)
-            return fresh
+            return fresh, True
 
     def renew(self, request_id: str, upstream: UpstreamRequest) -> Credentials:
         """A new entry in place of the stored one, whose stream is not wanted or gone."""
@@ -107,6 +107,8 @@ class Ledger:
     def complete(self, request_id: str, mine: Credentials, created: Created) -> Credentials:
         """Add the stream to the entry."""
         full = replace(mine, stream_url=created.stream_url, status=created.status, headers=created.headers.pairs)
+        if not created.replayed:  # a stream of which nothing has been consumed
+            full = replace(full, offset=START.offset, ahead=START.ahead)
         with self._lock:
             self._write(request_id, full)
         return full

@@ -8,7 +8,9 @@ from enum import Enum
 
 from proxy.streams.names import Outcome
 
-__all__ = ["DurableError", "Fault", "IncompleteStream", "NetworkError", "ProxyError"]
+__all__ = ["INVALID_RESPONSE", "DurableError", "Fault", "IncompleteStream", "NetworkError", "ProxyError"]
+
+INVALID_RESPONSE = "INVALID_RESPONSE"  # our own code for an answer that breaks the protocol
 
 
 class DurableError(Exception):
@@ -31,9 +33,28 @@ class ProxyError(DurableError):
         self.retry_after = retry_after
 
     @property
+    def from_proxy(self) -> bool:
+        """Whether the proxy itself said this, in its own error object; else something between sent the answer."""
+        return not self.code.startswith("HTTP_") and self.code != INVALID_RESPONSE
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether repeating the request can never lead to a second upstream call.
+
+        True when the proxy says that it sent nothing upstream. True also when something between answered: a create is
+        repeated under its key, and everything else changes nothing.
+        """
+        return not self.from_proxy or self.status in (408, 503)
+
+    @property
     def gone(self) -> bool:
-        """Whether the stream is out of reach for good."""
-        return self.status in (200, 401, 403, 404, 410)
+        """Whether the proxy said that the stream no longer exists."""
+        return self.code == "STREAM_NOT_FOUND"
+
+    @property
+    def unauthorized(self) -> bool:
+        """Whether the proxy said that the caller's credentials do not open the stream."""
+        return self.from_proxy and self.status in (401, 403)
 
 
 class Fault(Enum):

@@ -13,7 +13,7 @@ __all__ = ["Fields", "Pairs", "Plan", "Send", "proxy_error", "retry_after"]
 
 Pairs = Iterable[tuple[str, str]]
 
-_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_CODE = re.compile(r"(?!HTTP_|INVALID_RESPONSE$)[A-Z][A-Z0-9_]{0,63}")  # those two are the client's own
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -96,12 +96,18 @@ def retry_after(headers: Fields) -> float | None:
 
 
 def proxy_error(status: int, headers: Fields, body: bytes) -> ProxyError:
-    """The error in a proxy's answer; its code is `HTTP_{status}` when the body is not the proxy's error object."""
-    code, message = f"HTTP_{status}", "the proxy, or something in front of it, answered without an error code"
-    try:
-        told = json.loads(body)["error"]
-        if _CODE.fullmatch(told["code"]) and isinstance(told["message"], str):
-            code, message = told["code"], told["message"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        pass
+    """The error in an answer.
+
+    Its code is the proxy's only when the body is the proxy's error object, sent as JSON. A server between the client
+    and the proxy can answer with any status, so a status alone says nothing about the stream: the code is then
+    `HTTP_{status}`.
+    """
+    code, message = f"HTTP_{status}", "the answer is not the proxy's; something in front of it may have sent it"
+    if headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
+        try:
+            told = json.loads(body)["error"]
+            if _CODE.fullmatch(told["code"]) and isinstance(told["message"], str):
+                code, message = told["code"], told["message"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            pass
     return ProxyError(code, message, status=status, retry_after=retry_after(headers))

@@ -16,7 +16,7 @@ from base64 import b64decode
 from dataclasses import dataclass
 
 from proxy.client.access import Access
-from proxy.client.errors import Fault, IncompleteStream, NetworkError, ProxyError
+from proxy.client.errors import INVALID_RESPONSE, Fault, IncompleteStream, NetworkError, ProxyError
 from proxy.client.events import Event, EventDecoder, EventTooLarge
 from proxy.client.messages import Fields, Send, proxy_error
 from proxy.client.options import EVENT_BYTES, TRANSIENT_STATUSES, Backoff, Live, Retry, Timeouts
@@ -104,9 +104,9 @@ class Reading:
 
         `framed`: the body's end can be told from a connection that was cut.
         """
-        if status == 200 and self._live is Live.SSE and not self._catch_up:
+        if status == 200 and self._waits_by_sse:
             if headers.get("stream-sse-data-encoding") != "base64":
-                return False  # events in text form do not carry every byte unchanged
+                return False  # not of the stream, or events in text form, which do not carry every byte unchanged
             self._events = EventDecoder(EVENT_BYTES)
         elif status in (200, 204):
             offset = headers.get("stream-next-offset")
@@ -121,22 +121,29 @@ class Reading:
         return True
 
     @property
+    def _waits_by_sse(self) -> bool:
+        return self._live is Live.SSE and not self._catch_up
+
+    @property
     def satisfied(self) -> bool:
         """Whether the rest of this body is of no interest, so that the driver calls `ended` before its end."""
         return self._events is not None and (self.outcome is not None or self._closed_without_outcome)
 
     def refused(self, status: int, headers: Fields, body: bytes, now: float) -> None:
-        """Note an answer that `head` did not accept. Raises ProxyError when asking again cannot help."""
-        if status in (200, 204):
-            self._unusable(now)
+        """Note an answer that `head` did not accept. Raises ProxyError when asking again cannot help.
+
+        What the proxy itself says can be final. An answer from something between (a gateway's page, a firewall's 403)
+        says nothing about the stream, whatever its status, so the read is repeated.
+        """
+        if status in (200, 204) and self._is_unusable(headers):
             return
         error = proxy_error(status, headers, body)
-        if status == 401 and self._access.fall_back():
+        if error.code.startswith("SIGNATURE_") and self._access.fall_back():
             return
-        if status == 400 and self._live is Live.SSE and not self._catch_up:
+        if error.code == "INVALID_REQUEST" and self._waits_by_sse:
             self._live = Live.LONG_POLL
             return
-        if status not in TRANSIENT_STATUSES:
+        if error.from_proxy and status not in TRANSIENT_STATUSES:
             raise error
         self._failed(error, now, error.retry_after)
 
@@ -259,7 +266,7 @@ class Reading:
 
     def _close(self, outcome: object) -> None:
         if self._ahead:
-            raise ProxyError("INVALID_RESPONSE", "the stream is shorter than before", status=200)
+            raise ProxyError(INVALID_RESPONSE, "the stream is shorter than before", status=200)
         if outcome is None and self._plain is None and not self._closed_without_outcome:
             # The closing event may lack the outcome. Then the head of a plain read at the end has it, if it is known.
             self._closed_without_outcome = self._catch_up = True
@@ -267,17 +274,17 @@ class Reading:
         try:
             self.outcome = Outcome.COMPLETE if outcome is None else Outcome(outcome)
         except ValueError:
-            raise ProxyError("INVALID_RESPONSE", "the stream's outcome is unknown to this client", status=200) from None
+            raise ProxyError(INVALID_RESPONSE, "the stream's outcome is unknown to this client", status=200) from None
 
-    def _unusable(self, now: float) -> None:
-        """Note a success that cannot be used, and try another way of reading."""
-        if self._live is Live.SSE and not self._catch_up:
+    def _is_unusable(self, headers: Fields) -> bool:
+        """Whether a success came from the stream in a form that cannot be used. Then another way of reading is next."""
+        if self._waits_by_sse and headers.get("content-type", "").lower().startswith("text/event-stream"):
             self._live = Live.LONG_POLL
-        elif self._live is Live.SSE:
+            return True
+        if self._catch_up and self._live is Live.SSE and "stream-next-offset" in headers:
             self._catch_up = False  # an event marks its own end, so a cut body cannot pass for a whole one
-        else:
-            error = ProxyError("INVALID_RESPONSE", "the answer to a read did not come from the stream", status=200)
-            self._failed(error, now)
+            return True
+        return False
 
     def _failed(self, error: NetworkError | ProxyError, now: float, retry_after: float | None = None) -> None:
         delay = self._backoff.failed(retry_after)

@@ -4,18 +4,21 @@ A `Session` is a durable fetch without its connections. A `Call` is one request.
 it, with its entry in the ledger and what closing it early means. Drivers wait and send.
 
 When credentials are forgotten. An entry is the only way back to an answer that has been paid for, so it is removed only
-when nobody can need it: the answer was read to its end, the caller aborted it, or the stream is gone for good.
+when nobody can need it: the answer was read to its end, the caller aborted it, or the proxy itself said that the stream
+does not exist. An entry whose create was not answered holds a key, and there may be a stream under that key. Such an
+entry is removed only when this call made the key and every attempt was answered by the proxy itself, without a stream.
+Nothing that a gateway, a firewall or another server answers removes an entry.
 """
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from proxy.client.access import Access, Place
 from proxy.client.creating import Created, Creating, UpstreamRequest
 from proxy.client.credentials import Credentials, Ledger, new_key
-from proxy.client.errors import DurableError, Fault, IncompleteStream, NetworkError, ProxyError
+from proxy.client.errors import DurableError, IncompleteStream, ProxyError
 from proxy.client.options import LOST_ATTEMPTS, TAIL_BYTES, OnClose, Retry, Timeouts
 from proxy.client.reading import START, Position, Reading
 from proxy.client.storage import Storage
@@ -73,11 +76,11 @@ class Session:
         """The call for a request. `attempt`: as in `DurableFetch.perform`."""
         terms = _Terms(request_id, timeouts, repeats=attempt is not None)
         if request_id is not None:
-            return Call(self, upstream, self.ledger.begin(request_id, upstream), terms)
+            credentials, is_new = self.ledger.begin(request_id, upstream)
+            return Call(self, upstream, credentials, terms, is_new=is_new)
         lost = self._take_lost(upstream.fingerprint) if attempt else None
-        return Call(
-            self, upstream, Credentials(upstream.fingerprint, upstream.idempotency_key or lost or new_key()), terms
-        )
+        credentials = Credentials(upstream.fingerprint, upstream.idempotency_key or lost or new_key())
+        return Call(self, upstream, credentials, terms, is_new=lost is None)
 
     def kept(self, request_id: str) -> "Delivery | None":
         """The stream that is remembered under the id, to be read from there; None when there is none."""
@@ -108,11 +111,15 @@ class Session:
 class Call:
     """One request: answered by a stream that it already has, or to be asked."""
 
-    def __init__(self, session: Session, upstream: UpstreamRequest, credentials: Credentials, terms: _Terms) -> None:
+    def __init__(
+        self, session: Session, upstream: UpstreamRequest, credentials: Credentials, terms: _Terms, *, is_new: bool
+    ) -> None:
         self._session = session
         self._upstream = upstream
         self._credentials = credentials
         self._terms = terms
+        self._is_new = is_new  # no earlier attempt can have made a stream under the key
+        self._creating: Creating | None = None
 
     def resumption(self) -> "Delivery | None":
         """The stream that this request already has; None when there is none, or the caller does not want it."""
@@ -125,8 +132,17 @@ class Call:
         """The create for this request. A stream that it had before is forgotten."""
         if self._credentials.stream_url is not None and self._terms.request_id is not None:
             self._credentials = self._session.ledger.renew(self._terms.request_id, self._upstream)
-        settings = self._session.settings
-        return Creating(settings.place, self._upstream, self._credentials.key, settings.retry, self._terms.timeouts)
+            self._is_new = True
+        place, retry = self._session.settings.place, self._session.settings.retry
+        self._creating = Creating(place, self._upstream, self._credentials.key, retry, self._terms.timeouts)
+        return self._creating
+
+    def needs_fresh_url(self) -> None:
+        """Note that the stream's URL has expired and the caller's secret does not open the stream.
+
+        The create is then sent under the same key, and the proxy answers it with a fresh URL of the same stream.
+        """
+        self._credentials = replace(self._credentials, stream_url=None)
 
     def created(self, created: Created) -> "Delivery":
         """The stream that the create was answered with. It is remembered before anything else happens."""
@@ -135,15 +151,15 @@ class Call:
         return self._delivery(created)
 
     def failed(self, error: DurableError | None) -> None:
-        """The create brought no stream; None stands for the upstream's own error.
+        """Note that the create brought no stream; None stands for the upstream's own error, which frees the key.
 
-        When nobody can know whether there is a stream, the key is kept for a retry.
+        When there may be a stream under the key, the key is kept for a repetition of the request.
         """
-        lost = isinstance(error, NetworkError) and error.fault is not Fault.REQUEST
-        unknown = lost or (isinstance(error, ProxyError) and error.code.startswith("HTTP_5"))
-        if unknown and self._terms.request_id is None:
+        tried = self._creating is not None and self._creating.leaves_open
+        leaves_open = error is not None and (tried or not self._is_new)
+        if leaves_open and self._terms.request_id is None:
             self._session.remember_lost(self._credentials)
-        if not unknown and self._terms.request_id is not None:
+        if not leaves_open and self._terms.request_id is not None:
             self._session.ledger.remove(self._terms.request_id, self._credentials)
 
     def _delivery(self, created: Created) -> "Delivery":

@@ -305,6 +305,7 @@ class ScriptedProxy:
         replayed = key in self.keys
         if replayed:
             stream = self.streams[self.keys[key]]
+            stream.expired = False  # the answer has a fresh URL
         else:
             stream = self.next_streams.pop(0) if self.next_streams else Stream(_uuid(), "empty", closed=True)
             self.streams[stream.id] = stream

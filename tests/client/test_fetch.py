@@ -190,6 +190,8 @@ NOT_OURS = [
     b'{"error": {"code": "A\\r\\nB: c", "message": "m"}}',
     b'{"error": {"code": 7, "message": "m"}}',
     b'{"error": {"code": "X", "message": 7}}',
+    b'{"error": {"code": "HTTP_503", "message": "m"}}',
+    b'{"error": {"code": "INVALID_RESPONSE", "message": "m"}}',
     b"\xff\xfe",
     b"[" * 99_999,
 ]
@@ -199,7 +201,8 @@ NOT_OURS = [
 def test_an_error_body_that_is_not_the_proxys_gives_no_code_but_the_status(
     proxy: ScriptedProxy, fetch: Driver, body: bytes
 ) -> None:
-    proxy.answers.append(b"HTTP/1.1 403 x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    head = b"HTTP/1.1 403 x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    proxy.answers.append(head + body)
     with pytest.raises(ProxyError) as raised:
         fetch(URL)
     assert raised.value.code == "HTTP_403"
@@ -245,20 +248,38 @@ def test_a_proxy_that_stays_overloaded_is_told_of(proxy: ScriptedProxy, fetch: D
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "head",
     [
-        b"HTTP/1.1 201 x\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 201 x\r\nLocation: javascript:alert(1)\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 201 x\r\nLocation: http://[/\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 201 x\r\nLocation: /a b\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 301 x\r\nLocation: http://elsewhere.test/\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 404 x\r\nContent-Length: 5\r\n\r\n<html",
+        "200 x\r\nContent-Type: text/html",
+        "200 x\r\nLocation: /welcome",
+        "201 x\r\nUpstream-Status: 200",
+        "201 x\r\nUpstream-Status: 200\r\nLocation: javascript:alert(1)",
+        "201 x\r\nUpstream-Status: 200\r\nLocation: http://[/",
+        "201 x\r\nUpstream-Status: 200\r\nLocation: /a b",
+        "204 x\r\nServer: x",
     ],
 )
-def test_an_answer_that_is_no_proxys_is_an_error(proxy: ScriptedProxy, fetch: Driver, answer: bytes) -> None:
+def test_a_success_that_names_no_stream_is_not_believed_and_asked_again_under_the_same_key(
+    proxy: ScriptedProxy, fetch: Driver, head: str
+) -> None:
+    body = b"" if head.startswith("204") else b"<html>"
+    answer = f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
     proxy.answers.append(answer)
-    with pytest.raises(ProxyError, match=r"INVALID_RESPONSE|HTTP_301|HTTP_404"):
+    proxy.stream(b"hello")
+    assert fetch(URL).read() == b"hello"
+    assert len({asked.headers["idempotency-key"] for asked in proxy.creates}) == 1
+    proxy.answers += [answer] * 3
+    with pytest.raises(ProxyError, match="HTTP_20"):
         fetch(URL)
+
+
+@pytest.mark.parametrize("status", [301, 403, 404, 418, 501])
+def test_an_error_page_that_will_not_change_is_raised_at_once(proxy: ScriptedProxy, fetch: Driver, status: int) -> None:
+    head = f"HTTP/1.1 {status} x\r\nLocation: http://elsewhere.test/\r\nContent-Length: 5\r\n\r\n"
+    proxy.answers.append(head.encode() + b"<html")
+    with pytest.raises(ProxyError, match=f"HTTP_{status}"):
+        fetch(URL)
+    assert len(proxy.creates) == 1
 
 
 def test_an_encoded_answer_is_decoded_and_always_read_from_its_start(proxy: ScriptedProxy, connect: Connect) -> None:

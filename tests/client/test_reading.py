@@ -25,6 +25,12 @@ def lost() -> NetworkError:
     return NetworkError(Fault.READ, "cut")
 
 
+def refusal(code: str) -> tuple[Fields, bytes]:
+    """Head and body of an error of the proxy's own."""
+    body = json.dumps({"error": {"code": code, "message": "m"}}).encode()
+    return Fields([("Content-Type", "application/json; charset=utf-8")]), body
+
+
 def reading(
     *,
     position: Position = START,
@@ -276,16 +282,17 @@ def test_a_control_event_that_makes_no_sense_is_a_failure_and_never_the_end(cont
 
 def test_live_text_is_not_trusted_with_bytes_and_long_poll_takes_over() -> None:
     loop = reading()
-    assert not loop.head(200, Fields(), framed=True)
-    loop.refused(200, Fields(), b"", 0.0)
+    fields = Fields([("Content-Type", "text/event-stream")])
+    assert not loop.head(200, fields, framed=True)
+    loop.refused(200, fields, b"", 0.0)
     assert read(loop, server := Server([b"a"], visible=1)) == b"a"
     assert server.queries[0]["live"] == "long-poll"
 
 
 def test_a_proxy_that_refuses_live_events_is_asked_by_long_poll() -> None:
     loop = reading()
-    assert not loop.head(400, Fields(), framed=True)
-    loop.refused(400, Fields(), b"", 0.0)
+    assert not loop.head(400, refusal("INVALID_REQUEST")[0], framed=True)
+    loop.refused(400, *refusal("INVALID_REQUEST"), 0.0)
     assert read(loop, server := Server([b"a"], visible=1)) == b"a"
     assert server.queries[0]["live"] == "long-poll"
 
@@ -360,34 +367,61 @@ def test_retry_after_is_honoured_up_to_the_maximum() -> None:
 
 
 @pytest.mark.parametrize("status", sorted(TRANSIENT_STATUSES))
-def test_an_answer_that_may_be_different_later_is_asked_for_again_then_raised_with_its_code(status: int) -> None:
+def test_an_error_of_the_proxys_that_can_pass_is_asked_again_then_raised_with_its_code(status: int) -> None:
     loop = reading(retry=Retry(reads=3, first_delay=0.0))
-    body = b'{"error": {"code": "STORAGE_ERROR", "message": "m"}}'
-    loop.refused(status, Fields(), body, 0.0)
-    loop.refused(status, Fields(), body, 0.0)
+    loop.refused(status, *refusal("STORAGE_ERROR"), 0.0)
+    loop.refused(status, *refusal("STORAGE_ERROR"), 0.0)
     with pytest.raises(ProxyError) as raised:
-        loop.refused(status, Fields(), body, 0.0)
+        loop.refused(status, *refusal("STORAGE_ERROR"), 0.0)
     assert (raised.value.code, raised.value.status) == ("STORAGE_ERROR", status)
 
 
-@pytest.mark.parametrize("status", [301, 400, 403, 404, 410, 418])
-def test_an_answer_that_will_not_change_is_raised_at_once(status: int) -> None:
-    with pytest.raises(ProxyError, match=f"HTTP_{status}"):
-        reading(catch_up=True).refused(status, Fields(), b"<html>", 0.0)
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 501])
+def test_an_error_of_the_proxys_that_will_not_change_is_raised_at_once(status: int) -> None:
+    with pytest.raises(ProxyError, match="SOME_CODE"):
+        reading(catch_up=True).refused(status, *refusal("SOME_CODE"), 0.0)
 
 
-def test_a_signature_that_has_expired_is_replaced_by_the_secret_once() -> None:
+PAGE = (Fields([("Content-Type", "text/html")]), b"<html>")
+
+
+@pytest.mark.parametrize("status", [200, 204, 301, 400, 401, 403, 404, 410, 418, 451, 501, 502])
+@pytest.mark.parametrize("catch_up", [False, True])
+@pytest.mark.parametrize("live", Live)
+def test_an_answer_from_something_between_says_nothing_about_the_stream_and_the_read_is_repeated(
+    status: int, catch_up: bool, live: Live
+) -> None:
+    loop = reading(retry=Retry(reads=3, first_delay=0.0, live=live), catch_up=catch_up)
+    for _ in range(2):
+        before = loop.request(0.0).url
+        assert not loop.head(status, PAGE[0], framed=True)
+        loop.refused(status, *PAGE, 0.0)
+        assert loop.request(0.0).url == before
+    with pytest.raises(ProxyError, match=f"HTTP_{status}") as raised:
+        loop.refused(status, *PAGE, 0.0)
+    assert not raised.value.gone
+    assert not raised.value.unauthorized
+    assert loop.bytes_read == 0
+
+
+@pytest.mark.parametrize("code", ["SIGNATURE_EXPIRED", "SIGNATURE_INVALID"])
+def test_a_signature_that_is_refused_is_replaced_by_the_secret_once(code: str) -> None:
     loop = reading()
     assert "signature=s" in loop.request(0.0).url
     assert not any(name == "Authorization" for name, _ in loop.request(0.0).headers)
-    body = b'{"error": {"code": "SIGNATURE_EXPIRED", "message": "m"}}'
-    loop.refused(401, Fields(), body, 0.0)
+    loop.refused(401, *refusal(code), 0.0)
     send = loop.request(0.0)
     assert "signature" not in send.url
     assert ("Authorization", "Bearer secret") in send.headers
     assert "secret" not in send.url
-    with pytest.raises(ProxyError, match="SIGNATURE_EXPIRED"):
-        loop.refused(401, Fields(), body, 0.0)
+    with pytest.raises(ProxyError, match=code):
+        loop.refused(401, *refusal(code), 0.0)
+
+
+def test_a_401_from_something_between_does_not_give_up_the_signed_url() -> None:
+    loop = reading()
+    loop.refused(401, *PAGE, 0.0)
+    assert "signature=s" in loop.request(0.0).url
 
 
 def test_an_idle_stream_is_asked_again_without_spinning_and_without_giving_up() -> None:

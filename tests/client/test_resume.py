@@ -168,13 +168,42 @@ def test_a_stream_whose_signature_has_expired_is_still_resumed(proxy: ScriptedPr
     assert response.read() == b"hello"
 
 
-def test_an_expired_signature_and_a_secret_that_is_refused_mean_gone(proxy: ScriptedProxy, connect: Connect) -> None:
+def test_a_stream_that_the_callers_secret_does_not_open_stays_remembered(
+    proxy: ScriptedProxy, connect: Connect
+) -> None:
     storage = Seen()
     stream = proxy.stream(b"hello")
     connect(storage=storage)(request_id=ID).close()
     stream.expired = True
-    assert connect(storage=storage, proxy_authorization="wrong").resume(ID) is None
+    wrong = connect(storage=storage, proxy_authorization="wrong")
+    with pytest.raises(ProxyError, match="INVALID_SECRET"):
+        wrong.resume(ID)
+    with pytest.raises(ProxyError, match="INVALID_SECRET"):
+        wrong(request_id=ID)
+    response = connect(storage=storage).resume(ID)
+    assert response is not None
+    assert response.read() == b"hello"
     assert storage.all == {}
+
+
+def test_a_caller_that_may_only_create_gets_a_fresh_url_of_the_same_stream(
+    proxy: ScriptedProxy, connect: Connect
+) -> None:
+    stream = proxy.stream(b"hello ", outcome=None)
+    fetch = connect(resume_from="offset")
+    first = fetch(request_id=ID)
+    assert first.take(6) == b"hello "
+    first.close()
+    proxy.close(stream, "complete", b"world")
+    stream.expired = True
+    tokens = iter(["may only create", proxy.secret])
+    storage = fetch.fetch._session.settings.storage
+    other = connect(proxy_authorization=lambda: next(tokens), storage=storage)
+    response = other(request_id=ID)
+    assert (response.was_resumed, response.read()) == (True, b"hello world")
+    assert len(proxy.streams) == 1
+    first_key, second_key = (asked.headers["idempotency-key"] for asked in proxy.creates)
+    assert first_key == second_key
 
 
 def test_resume_gives_nothing_for_an_id_that_nobody_used(proxy: ScriptedProxy, fetch: Driver) -> None:

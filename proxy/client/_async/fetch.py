@@ -8,7 +8,7 @@ from proxy.client._async.link import AsyncLink
 from proxy.client._async.managed import AsyncManaged
 from proxy.client._async.response import AsyncDurableResponse
 from proxy.client.creating import Answered, Asked, UpstreamRequest
-from proxy.client.errors import DurableError
+from proxy.client.errors import DurableError, ProxyError
 from proxy.client.flavours import async_each
 from proxy.client.messages import Plan
 from proxy.client.options import Timeouts
@@ -66,8 +66,13 @@ class AsyncDurableFetch(AsyncManaged):
         call = self._session.call(upstream, request_id, timeouts=timeouts, attempt=attempt)
         if (delivery := call.resumption()) is not None:
             response = AsyncDurableResponse(self._link, delivery)
-            if await response.open():
-                return self._held(response)
+            try:
+                if await response.open():
+                    return self._held(response)
+            except ProxyError as error:
+                if not error.unauthorized:
+                    raise
+                call.needs_fresh_url()
         asked = await self._ask(call)
         source = asked if isinstance(asked, Answered) else call.created(asked)
         return self._held(AsyncDurableResponse(self._link, source))

@@ -9,7 +9,7 @@ from proxy.client._sync.link import Link
 from proxy.client._sync.managed import Managed
 from proxy.client._sync.response import DurableResponse
 from proxy.client.creating import Answered, Asked, UpstreamRequest
-from proxy.client.errors import DurableError
+from proxy.client.errors import DurableError, ProxyError
 from proxy.client.flavours import each
 from proxy.client.messages import Plan
 from proxy.client.options import Timeouts
@@ -67,8 +67,13 @@ class DurableFetch(Managed):
         call = self._session.call(upstream, request_id, timeouts=timeouts, attempt=attempt)
         if (delivery := call.resumption()) is not None:
             response = DurableResponse(self._link, delivery)
-            if response.open():
-                return self._held(response)
+            try:
+                if response.open():
+                    return self._held(response)
+            except ProxyError as error:
+                if not error.unauthorized:
+                    raise
+                call.needs_fresh_url()
         asked = self._ask(call)
         source = asked if isinstance(asked, Answered) else call.created(asked)
         return self._held(DurableResponse(self._link, source))

@@ -1,0 +1,140 @@
+"""Servers between the client and the proxy answer in its place: nothing of that is taken for the stream or its end."""
+
+import pytest
+
+from proxy.client import NetworkError, ProxyError
+from proxy.client.options import TRANSIENT_STATUSES
+from tests.client.conftest import Connect
+from tests.client.drivers import Driver
+from tests.client.scripted_proxy import ScriptedProxy, error_answer
+
+ID = "turn"
+
+PAGE = b"<html>somebody else's page</html>"
+
+
+def page(status: int, *fields: str) -> bytes:
+    """A gateway's own answer."""
+    lines = [f"HTTP/1.1 {status} x", "Content-Type: text/html", f"Content-Length: {len(PAGE)}", *fields, "", ""]
+    return "\r\n".join(lines).encode() + PAGE
+
+
+STATUSES = [200, 302, 400, 401, 403, 404, 407, 410, 418, 451, *sorted(TRANSIENT_STATUSES)]
+
+
+# Reads
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_read_answered_by_somebody_else_is_repeated_and_not_a_byte_of_that_answer_is_delivered(
+    proxy: ScriptedProxy, fetch: Driver, status: int
+) -> None:
+    proxy.stream(b"hello ", b"world")
+    response = fetch(request_id=ID)
+    proxy.answers.append(page(status))
+    assert response.read() == b"hello world"
+    assert not proxy.answers
+    assert len(proxy.creates) == 1
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_resumed_answer_is_not_forgotten_when_somebody_else_answers_its_first_read(
+    proxy: ScriptedProxy, fetch: Driver, status: int
+) -> None:
+    proxy.stream(b"hello ", b"world")
+    fetch(request_id=ID).close()
+    proxy.answers.append(page(status))
+    response = fetch(request_id=ID)
+    assert (response.was_resumed, response.read()) == (True, b"hello world")
+    assert len(proxy.creates) == 1
+
+
+@pytest.mark.parametrize("status", [200, 403, 404, 410, 502])
+def test_somebody_who_answers_every_read_costs_an_error_but_never_the_answer(
+    proxy: ScriptedProxy, fetch: Driver, status: int
+) -> None:
+    proxy.stream(b"hello ", b"world")
+    response = fetch(request_id=ID)
+    for ask in (response.read, lambda: fetch.resume(ID), lambda: fetch(request_id=ID)):
+        proxy.answers += [page(status)] * 6
+        with pytest.raises(ProxyError, match=f"HTTP_{status}"):
+            ask()
+        assert not proxy.answers
+    again = fetch(request_id=ID)
+    assert again.read() == b"hello world"
+    assert len(proxy.creates) == 1
+
+
+@pytest.mark.parametrize("code", ["NOT_FOUND", "INVALID_REQUEST", "INTERNAL_ERROR", "METHOD_NOT_ALLOWED"])
+def test_even_the_proxys_own_errors_forget_nothing_unless_they_say_that_the_stream_is_gone(
+    proxy: ScriptedProxy, fetch: Driver, code: str
+) -> None:
+    proxy.stream(b"hello ", b"world")
+    fetch(request_id=ID).close()
+    proxy.answers += [error_answer(410, code)] * 6
+    with pytest.raises(ProxyError, match=code):
+        fetch(request_id=ID)
+    proxy.answers.clear()
+    assert fetch(request_id=ID).read() == b"hello world"
+    assert len(proxy.creates) == 1
+
+
+# Aborts
+
+
+@pytest.mark.parametrize("status", [200, 302, 403, 404, 410, 503])
+def test_an_abort_answered_by_somebody_else_is_sent_again(proxy: ScriptedProxy, fetch: Driver, status: int) -> None:
+    stream = proxy.stream(b"hello", outcome=None)
+    fetch(request_id=ID).close()
+    proxy.answers.append(page(status))
+    assert fetch.abort(ID)
+    assert proxy.aborts == [stream.id]
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_abort_that_never_reached_the_proxy_raises_and_forgets_nothing(
+    proxy: ScriptedProxy, fetch: Driver, status: int
+) -> None:
+    proxy.stream(b"hello", outcome=None)
+    fetch(request_id=ID).close()
+    proxy.answers += [page(status)] * 3
+    with pytest.raises(ProxyError, match=f"HTTP_{status}"):
+        fetch.abort(ID)
+    assert fetch.abort(ID)
+
+
+# Creates
+
+
+LATER = [page(403), page(500), error_answer(503, "DRAINING"), error_answer(401, "INVALID_SECRET")]
+
+
+@pytest.mark.parametrize("later", LATER, ids=["page 403", "page 500", "draining", "other secret"])
+def test_a_key_whose_answer_was_lost_is_kept_whatever_is_answered_after_that(
+    proxy: ScriptedProxy, connect: Connect, later: bytes
+) -> None:
+    fetch = connect()
+    proxy.stream(b"hello")
+    proxy.lose_creates = 3
+    with pytest.raises(NetworkError):
+        fetch(request_id=ID)
+    proxy.answers += [later] * 3
+    with pytest.raises(ProxyError):
+        fetch(request_id=ID)
+    proxy.answers.clear()
+    response = fetch(request_id=ID)
+    assert (response.was_resumed, response.read()) == (True, b"hello")
+    assert len(proxy.streams) == 1
+    assert len({asked.headers["idempotency-key"] for asked in proxy.creates}) == 1
+
+
+@pytest.mark.parametrize("status", [200, 403, 502])
+def test_a_create_that_somebody_else_answered_may_have_been_carried_out_so_its_key_is_kept(
+    proxy: ScriptedProxy, fetch: Driver, status: int
+) -> None:
+    proxy.answers += [page(status)] * 3
+    with pytest.raises(ProxyError):
+        fetch(request_id=ID)
+    proxy.answers.clear()
+    fetch(request_id=ID).read()
+    assert len({asked.headers["idempotency-key"] for asked in proxy.creates}) == 1
