@@ -55,6 +55,50 @@ it('a second tab shows the same answer, and stop ends it in both', async (visit)
   assert.deepEqual(visit.console, [])
 })
 
+it('two tabs that read one answer have a note each, about what they read themselves', async (visit) => {
+  const first = (await visit.open('')).page
+  await ask(first)
+  const second = (await visit.open('')).page
+  await grown(second, 80)
+  await first.click('#offline')
+  await state(first, 'reconnecting')
+  await first.click('#offline')
+  for (const page of [first, second]) await state(page, 'complete')
+  const noteOf = (page) => page.textContent('.turn-foot')
+  assert.match(await noteOf(first), /^[\d,]+ bytes over 2 connections in [\d.]+ s$/)
+  assert.match(await noteOf(second), /^[\d,]+ bytes over 1 connection in [\d.]+ s$/)
+  const third = (await visit.open('')).page
+  assert.equal(await third.textContent('.answer'), await first.textContent('.answer'))
+  assert.equal(await noteOf(third), '')
+  assert.match(await noteOf(first), / 2 connections /, 'nothing that another tab does changes it')
+})
+
+it('a tab that comes too late for an answer shows what another tab has kept', async (visit) => {
+  const first = (await visit.open('')).page
+  await ask(first)
+  const second = await visit.context.newPage()
+  const gone = JSON.stringify({ error: { code: 'STREAM_NOT_FOUND', message: 'there is no such stream' } })
+  await second.route('**/v1/proxy/*', async (route) => {
+    await state(first, 'complete')
+    await route.fulfill({ status: 404, headers: { 'Access-Control-Allow-Origin': '*' }, body: gone })
+  })
+  await second.goto(visit.world.app)
+  await state(second, 'complete')
+  for (const page of [first, second]) {
+    assert.match(await page.textContent('.answer'), /stays readable\.\s*$/)
+    assert.doesNotMatch(await page.textContent('.turn-foot'), /gone/)
+  }
+})
+
+it('after a stop, the offset and the bytes that are shown are those of the end', async (visit) => {
+  const { page } = await visit.open('')
+  await ask(page)
+  await page.click('#stop')
+  await state(page, 'aborted')
+  const bytes = Number((await fact(page, 'bytes')).replace(',', ''))
+  assert.equal(Number((await fact(page, 'offset')).split('_')[1]), bytes)
+})
+
 it('the curl command reads the same answer', async (visit) => {
   const { page } = await visit.open('')
   await ask(page)
