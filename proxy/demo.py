@@ -122,7 +122,7 @@ class Application:
         self._secret = secret
         self._model = f"{origin}/model"
         self._proxy = proxy_origin
-        self._static = StaticFiles()
+        self._static = StaticFiles(demo=True)
         page = (files("proxy") / "static" / "demo" / "index.html").read_bytes()
         policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "

@@ -1,7 +1,10 @@
-"""Files of the package over HTTP: the browser client and its page. Owns their types, validators and cache lives.
+"""Files of the package over HTTP: the browser client, and the demo's scripts and styles
+
+Owns their types, validators and cache lives.
 
 What can be asked for is listed once, at construction; a request is a look-up in that list, so that no path, however
-spelled, reaches the file system. Refuses everything else with NOT_FOUND.
+spelled, reaches the file system. Refuses everything else with NOT_FOUND. Serves no page: a page needs a content
+security policy of its own, and no script should run in the proxy's own origin.
 """
 
 import hashlib
@@ -20,7 +23,6 @@ __all__ = ["StaticFiles"]
 
 _TYPES = {
     ".css": b"text/css; charset=utf-8",
-    ".html": b"text/html; charset=utf-8",
     ".js": b"text/javascript; charset=utf-8",
     ".json": b"application/json",
     ".svg": b"image/svg+xml",
@@ -41,12 +43,15 @@ class StaticFiles:
     """A Handler for GET and HEAD of `{prefix}{path}` and `{prefix}{version}/{path}`, the files of proxy/static.
 
     With the version in its URL a file never changes and may be kept for ever; without, a cache asks again each time
-    (RFC 9111 section 5.2.2.4). Raises Refusal: NOT_FOUND. The caller has checked the method.
+    (RFC 9111 section 5.2.2.4). Scripts and styles of the demo's page are served only with `demo`, which the demo's own
+    server sets. Raises Refusal: NOT_FOUND. The caller has checked the method.
     """
 
-    def __init__(self, prefix: str = "/static/") -> None:
+    def __init__(self, prefix: str = "/static/", *, demo: bool = False) -> None:
         self._files: dict[bytes, _File] = {}
         for path, content in _walk(files("proxy") / "static"):
+            if path.startswith("demo/") and not demo:
+                continue
             for versioned, cache in (("", _REVALIDATE), (f"{__version__}/", _FOREVER)):
                 self._files[f"{prefix}{versioned}{path}".encode()] = _file(path, content, cache)
 

@@ -65,13 +65,22 @@ async def test_a_client_that_has_another_one_gets_the_file(condition: bytes) -> 
     [
         "/static/", "/static", "/static/nothing.js", "/static/../version.py", "/static/demo/../client.js",
         "/static/%63lient.js", "/static//client.js", "/static/9.9.9/client.js", "/client.js", "/static/__init__.py",
-        "/static/..%2fversion.py", "/static/client.js/", "/static/client.js%00",
+        "/static/..%2fversion.py", "/static/client.js/", "/static/client.js%00", "/static/demo/index.html",
+        "/static/demo/demo.js", "/static/demo/icon.svg",
     ],
 )  # fmt: skip
 async def test_any_other_path_is_not_found(path: str) -> None:
     with pytest.raises(Refusal) as refusal:
         await _get(path)
     assert refusal.value.code is Code.NOT_FOUND
+
+
+@pytest.mark.parametrize("path", ["/static/demo/index.html", f"/static/{__version__}/demo/index.html"])
+async def test_the_demos_page_is_not_served_even_where_its_scripts_are(path: str) -> None:
+    handler = StaticFiles(demo=True)
+    assert (await _get("/static/demo/demo.js", handler=handler)).status == 200
+    with pytest.raises(Refusal):
+        await _get(path, handler=handler)
 
 
 @given(st.binary(max_size=60))
