@@ -1,6 +1,7 @@
 """`--loop` reaches the tests and the processes that they start."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def test_a_process_that_a_test_starts_finds_uvloop_unless_asyncio_was_asked_for(
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(inner)],
         cwd=_ROOT,
+        env={each: value for each, value in os.environ.items() if each != "PYTHONPATH"},
         capture_output=True,
         text=True,
         check=False,
