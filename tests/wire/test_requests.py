@@ -1,6 +1,7 @@
 """Requests of HTTP/1.1 as a server receives them: every fault gets its code, however the bytes are split."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 
 import h11
@@ -657,4 +658,4 @@ def test_a_codec_that_refuses_still_tells_an_origin_and_only_a_plain_one(lines: 
     with contextlib.suppress(PeerError):
         assert server.receive(b"GET / HTTP/9\r\n" + lines) == NOTHING
     origin = server.origin
-    assert origin is None or b"\r\nOrigin: " + origin in b"\r\n" + lines
+    assert origin is None or re.search(rb"(?:\A|\r\n)Origin: +" + re.escape(origin), lines)
