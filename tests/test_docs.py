@@ -29,7 +29,7 @@ PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "tests" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 SCRIPT = re.findall(r"^```js\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -364,9 +364,10 @@ def test_every_option_and_variable_that_is_named_exists(path: Path) -> None:
     of_fetch = set(re.findall(r"\"(--[a-z-]+)\"", Path(command.__file__).read_text()))
     # Those of pip, npm, pytest and the bench are in other places than code spans of one word.
     named = set(re.findall(r"`(--[a-z-]*[a-z])(?: [^`]*)?`", page))
-    assert named <= flags | of_fetch | {"--strict"}
+    assert named <= flags | of_fetch | {"--strict", "--loop"}
     variables = {setting.env for setting in SETTINGS} | {"PROXY_URL", "PROXY_SECRET"}
-    assert set(re.findall(r"`((?:PROXY|DURABLE_STREAMS)_[A-Z_]+)", page)) <= variables
+    of_tests = {"PROXY_CONFORMANCE_URL", "PROXY_CONFORMANCE_SECRET"}
+    assert set(re.findall(r"`((?:PROXY|DURABLE_STREAMS)_[A-Z_]+)", page)) <= variables | of_tests
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
