@@ -141,7 +141,7 @@ def request_head(head: bytes, limits: HeadLimits) -> tuple[RequestHead, bool]:
     request = RequestHead(
         method=bytes(event.method),
         target=bytes(event.target),
-        headers=Headers.trusted([(bytes(name), bytes(value)) for name, value in event.headers]),
+        headers=Headers.spelled([(bytes(name), bytes(value)) for name, value in event.headers.raw_items()]),
         length=length,
         keep_alive=_keeps_alive(fields, is_old) and not _values(fields, b"upgrade"),
         expect_continue=bool(expects) and length != 0 and not is_old,

@@ -1,5 +1,8 @@
 """Header fields: an immutable list of (name, value) in bytes, names in lower case (RFC 9110 section 5).
 
+Names are compared without regard to case. How they were spelled is kept where a message was received, and only for
+those who ask: some upstreams compare names exactly, so a caller's request goes on as it was spelled.
+
 Owns validation and the HTTP/1.1 encoding. A list built by `plus` keeps its parent, so what repeats from
 request to request is validated and encoded once.
 """
@@ -22,13 +25,14 @@ class Headers:
     The repr shows names only: values may be credentials.
     """
 
-    __slots__ = ("_encoded", "_fields", "_joined", "_lines", "_parent")
+    __slots__ = ("_encoded", "_fields", "_joined", "_parent", "_raw")
 
     _fields: list[Field] | None
-    _lines: bytes
     _encoded: bytes | None
     _joined: Mapping[bytes, bytes] | None
     _parent: "Headers | None"
+    _raw: bytes | list[Field] | None
+    """As received or given: the field lines, or the fields with their names in any case; None: as `_fields`."""
 
     def __init__(self, items: Iterable[Field] = ()) -> None:
         fields = [(name.lower(), value) for name, value in items]
@@ -39,6 +43,7 @@ class Headers:
                 raise ValueError(f"not a header value: {name.decode()}")
         self._fields = fields
         self._parent = None
+        self._raw = None
         self._encoded = None
         self._joined = None
 
@@ -47,7 +52,7 @@ class Headers:
         """Field lines as received, known to be `name: value` and CRLF each: read when they are first asked for."""
         self = cls.__new__(cls)
         self._fields = None
-        self._lines = lines
+        self._raw = lines
         self._parent = None
         self._encoded = None
         self._joined = None
@@ -59,21 +64,41 @@ class Headers:
         self = cls.__new__(cls)
         self._fields = items
         self._parent = None
+        self._raw = None
         self._encoded = None
         self._joined = None
+        return self
+
+    @classmethod
+    def spelled(cls, items: list[Field]) -> "Headers":
+        """Fields that are known to be valid, with their names in any case: found in lower case, encoded as given."""
+        self = cls.trusted([(name.lower(), value) for name, value in items])
+        self._raw = items
         return self
 
     @property
     def _items(self) -> list[Field]:
         if self._fields is None:
-            self._fields = [(name.lower(), value) for name, value in _LINE.findall(self._lines)]
+            lines = self._raw if isinstance(self._raw, bytes) else b""
+            self._fields = [(name.lower(), value) for name, value in _LINE.findall(lines)]
         return self._fields
+
+    def _own_spelled(self) -> list[Field]:
+        raw = self._raw
+        if isinstance(raw, bytes):
+            return _LINE.findall(raw)
+        return self._items if raw is None else raw
 
     def _all(self) -> list[Field]:
         return self._items if self._parent is None else self._parent._all() + self._items
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self._all())
+
+    def as_spelled(self) -> list[Field]:
+        """The fields with their names as they were received or given."""
+        own = self._own_spelled()
+        return own if self._parent is None else self._parent.as_spelled() + own
 
     def __len__(self) -> int:
         return len(self._items) + (len(self._parent) if self._parent is not None else 0)
@@ -127,6 +152,6 @@ class Headers:
     def encode(self) -> bytes:
         """The field lines of HTTP/1.1, each with its CRLF (RFC 9112 section 5)."""
         if self._encoded is None:
-            own = b"".join([b"%b: %b\r\n" % field for field in self._items])
+            own = b"".join([b"%b: %b\r\n" % field for field in self._own_spelled()])
             self._encoded = own if self._parent is None else self._parent.encode() + own
         return self._encoded

@@ -117,3 +117,19 @@ def test_whatever_is_taken_stays_one_line_each(name: bytes, value: bytes) -> Non
         return
     assert headers.encode().count(b"\n") == headers.encode().count(b"\r") == 1
     assert headers.encode().partition(b": ")[::2] == (name.lower(), value + b"\r\n")
+
+
+@given(FIELDS, FIELDS)
+def test_names_are_found_in_lower_case_and_written_as_they_were_spelled(
+    one: list[tuple[bytes, bytes]], other: list[tuple[bytes, bytes]]
+) -> None:
+    lines = b"".join(b"%b: %b\r\n" % field for field in one)
+    lower = [(name.lower(), value) for name, value in other]
+    for headers in (Headers.spelled(one), Headers.unread(lines)):
+        for _ in range(2):  # before and after it was read
+            assert headers.as_spelled() == one
+            assert headers.encode() == lines
+            assert list(headers) == [(name.lower(), value) for name, value in one]
+        assert headers.plus(*lower).as_spelled() == one + lower
+        assert headers.plus(*lower).encode().startswith(lines)
+    assert Headers(one).as_spelled() == list(Headers(one))
