@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from proxy.base.memory import keep_freed_memory
 from proxy.client import command as fetch_command
-from proxy.config import SETTINGS, Config, ConfigError, Setting
+from proxy.config import SETTINGS, Config, ConfigError, Setting, Value
+from proxy.config.setting import shown
 from proxy.version import __version__
 
 __all__ = ["main"]
@@ -28,10 +30,8 @@ environment:
   Every option has a variable, named beside it; options come first. Credentials are never options:
 """
 
-_KEPT_BYTES = 8 << 20  # of freed memory, at the top of the heap
-_KEPT_BLOCK_BYTES = 1 << 20  # the largest that come from there: a read brings a quarter of it
 _STORE_SETTINGS = ("port", "host", "uds", "data_dir", "max_connections")
-_STORE_DEFAULTS = {"port": 4437}
+_STORE_DEFAULTS: dict[str, Value] = {"port": 4437}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,14 +87,14 @@ def _serve(arguments: list[str]) -> int:
     async def serve() -> None:
         server = ProxyServer(config)
         signals = _Signals()
-        if not config.secret and not config.secret_file:
+        if not config.access.secret and not config.access.secret_file:
             _say(f"Service secret in {server.secret_source}")
-        if not config.allowlist:
+        if not config.access.allowlist:
             _say("No upstream is allowed yet: give --allow 'https://api.openai.com/**'")
         _say(f"Proxy running at {server.url}")
         await signals.first.wait()
-        _say(f"Stopping: streams may run on for {config.drain_timeout_seconds:g} s")
-        await server.stop(drain_seconds=config.drain_timeout_seconds, hurry=signals.second)
+        _say(f"Stopping: streams may run on for {config.stop.drain_timeout_seconds:g} s")
+        await server.stop(drain_seconds=config.stop.drain_timeout_seconds, hurry=signals.second)
 
     return _run(parser.prog, serve)
 
@@ -142,7 +142,7 @@ def _credentials(settings: Sequence[Setting]) -> str:
 
 
 def _config(
-    parser: _Parser, arguments: list[str], settings: Sequence[Setting], defaults: Mapping[str, object] | None = None
+    parser: _Parser, arguments: list[str], settings: Sequence[Setting], defaults: Mapping[str, Value] | None = None
 ) -> Config:
     """The settings from flags and environment; exits with code 2 when one is bad."""
     parser.add_argument("--version", action="version", version=f"durable-streams-proxy {__version__}")
@@ -155,8 +155,8 @@ def _config(
         parser.exit(2, f"{parser.prog}: {error}\n")
 
 
-def _add(parser: argparse.ArgumentParser, item: Setting, default: object) -> None:
-    given = "" if default in ((), "") or default is False else f"; default {_shown(default)}"
+def _add(parser: argparse.ArgumentParser, item: Setting, default: Value) -> None:
+    given = f"; default {text}" if (text := shown(replace(item, default=default))) else ""
     text = f"{item.help} [{item.env}{given}]".replace("%", "%%")
     options: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS, "help": text}
     if item.kind is bool:
@@ -164,11 +164,7 @@ def _add(parser: argparse.ArgumentParser, item: Setting, default: object) -> Non
     elif item.kind is tuple:
         parser.add_argument(item.flag or "", action="append", metavar=(item.unit or "text").upper(), **options)
     else:
-        parser.add_argument(item.flag or "", type=item.kind, metavar=(item.unit or "text").upper(), **options)
-
-
-def _shown(default: object) -> str:
-    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        parser.add_argument(item.flag or "", metavar=(item.unit or "text").upper(), **options)
 
 
 class _Signals:
@@ -187,7 +183,7 @@ class _Signals:
 
 
 def _run(prog: str, serve: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    keep_freed_memory(_KEPT_BYTES, _KEPT_BLOCK_BYTES)
+    keep_freed_memory(Config.of().memory)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve())

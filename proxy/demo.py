@@ -14,7 +14,6 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 
-from proxy.app import server_limits
 from proxy.base.errors import Code, Refusal
 from proxy.config import Config, ConfigError
 from proxy.handlers.router import error_response
@@ -22,7 +21,7 @@ from proxy.handlers.static import StaticFiles
 from proxy.http.body import Body, BodyError, BytesBody, Cut, TooLarge, read_all
 from proxy.http.message import Request, Response
 from proxy.http.server import HttpServer
-from proxy.net.listen import bind_tcp
+from proxy.net.listen import bind
 from proxy.policy.tokens import make_token
 from proxy.server import create_proxy_server
 from proxy.wire.events import Buffer
@@ -188,11 +187,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(options: argparse.Namespace, say: Callable[[str], None], stopped: asyncio.Event) -> None:
     """Run the demo until `stopped` is set. Raises ConfigError when a port or the directory cannot be used."""
     with tempfile.TemporaryDirectory(prefix="durable-demo-") as temporary:
+        server_config = Config.of(port=options.port + 1 if options.port else 0)
         try:
-            sockets = bind_tcp("localhost", options.port + 1 if options.port else 0)
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(f"--port {options.port}: {reason}") from None
+            sockets = bind(server_config.listen)
+        except OSError as error:
+            raise ConfigError(f"--port {options.port}: {error.strerror}") from None
         port = sockets[0].getsockname()[1]
         origin = f"http://localhost:{port}"
         secret = secrets.token_urlsafe(32)
@@ -210,7 +209,7 @@ async def run(options: argparse.Namespace, say: Callable[[str], None], stopped: 
             raise
         async with proxy:
             application = Application(secret=secret, origin=origin, proxy_origin=proxy.url)
-            server = HttpServer(application, lambda refusal, _: error_response(refusal), server_limits(Config()))
+            server = HttpServer(application, lambda refusal, _: error_response(refusal), server_config.server)
             server.serve(sockets)
             say(f"Demo running at {origin}")
             say(f"Its proxy is at {proxy.url}")

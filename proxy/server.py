@@ -4,19 +4,19 @@ Owns start and stop: sockets, the HTTP server over the app's router, and the ord
 """
 
 import asyncio
+import os
 from collections.abc import Iterable
 from ipaddress import ip_address
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import anyio
 
-from proxy.app import App, server_limits
+from proxy.app import App
 from proxy.base.tasks import Tasks
-from proxy.config import SETTINGS, Config, ConfigError
+from proxy.config import SETTINGS, Config, ConfigError, Value, service_secrets
 from proxy.http.server import HttpServer
-from proxy.net.listen import bind_tcp, bind_unix, close_listening
+from proxy.net.listen import bind, close_listening
 
 __all__ = ["ProxyServer", "create_proxy_server"]
 
@@ -26,9 +26,9 @@ class ProxyServer:
 
     def __init__(self, config: Config) -> None:
         """Bind, wire and start. Raises ConfigError when a setting cannot be used here."""
-        secrets, self.secret_source = config.secrets()
+        secrets, self.secret_source = service_secrets(config.access, config.place)
         try:
-            sockets = [bind_unix(Path(config.uds))] if config.uds else bind_tcp(config.host, config.port)
+            sockets = bind(config.listen)
         except OSError as error:
             raise ConfigError(str(error.strerror)) from None
         try:
@@ -37,15 +37,16 @@ class ProxyServer:
             for listening in sockets:
                 close_listening(listening)
             raise
-        for listening in () if config.uds else sockets:
+        listen = config.listen
+        for listening in () if listen.uds else sockets:
             address, port, *_ = listening.getsockname()
             self._app.address_rules.add_listener(ip_address(address), port)
-        self._http = HttpServer(self._app.router, self._app.router.refuse, server_limits(config))
-        self.port = 0 if config.uds else sockets[0].getsockname()[1]
-        self.url = f"unix:{config.uds}" if config.uds else f"http://{_bracketed(config.host)}:{self.port}"
+        self._http = HttpServer(self._app.router, self._app.router.refuse, config.server)
+        self.port = 0 if listen.uds else sockets[0].getsockname()[1]
+        self.url = f"unix:{listen.uds}" if listen.uds else f"http://{_bracketed(listen.host)}:{self.port}"
         self._app.open()
         self._http.serve(sockets)
-        self._reader_grace_seconds = config.reader_grace_seconds
+        self._reader_grace_seconds = config.stop.reader_grace_seconds
         self._tasks = Tasks("server")
         self._stopping: asyncio.Task[None] | None = None
 
@@ -94,17 +95,22 @@ def _bracketed(host: str) -> str:
 
 
 async def create_proxy_server(**settings: object) -> ProxyServer:
-    """Start a proxy. `settings` are the fields of `Config`: `port=4440, allowlist=["https://api.openai.com/**"], …`.
+    """Start a proxy with the settings of docs/configuration.md: `allowlist=["https://api.openai.com/**"]`, ….
 
-    Where several values are meant, any iterable is taken, and a plain string for a single one. Raises ConfigError,
-    TypeError for an unknown name.
+    A setting of several values takes any iterable, or a string for a single value; a path may be a `Path`. Raises
+    ConfigError, TypeError for an unknown name.
     """
-    plural = {setting.name for setting in SETTINGS if setting.kind is tuple}
-    values = {name: _several(value) if name in plural else value for name, value in settings.items()}
-    return ProxyServer(Config(**values))  # type: ignore[arg-type]  # Config checks what it is given
+    kinds = {setting.name: setting.kind for setting in SETTINGS}
+    values = {name: _value(kinds.get(name), given) for name, given in settings.items()}
+    return ProxyServer(Config.of(**values))
 
 
-def _several(value: object) -> tuple[object, ...]:
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, Iterable) else (value,)
+def _value(kind: type | None, given: object) -> Value:
+    """What was given as the type of its setting, as far as that is only another spelling; `Config` checks the rest."""
+    if isinstance(given, os.PathLike):
+        given = os.fspath(given)
+    if kind is tuple and isinstance(given, str):
+        return (given,)
+    if kind is tuple and isinstance(given, Iterable):
+        return tuple(map(str, given))
+    return cast(Value, given)

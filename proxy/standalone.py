@@ -2,17 +2,15 @@
 
 import ipaddress
 from contextlib import ExitStack
-from pathlib import Path
 
 import apsw
 
-from proxy.app import server_limits
 from proxy.base.errors import Refusal
-from proxy.config import Config, ConfigError
+from proxy.config import Config, ConfigError, data_path
 from proxy.http.body import BytesBody
 from proxy.http.message import Response
 from proxy.http.server import HttpServer
-from proxy.net.listen import bind_tcp, bind_unix, close_listening
+from proxy.net.listen import bind, close_listening
 from proxy.store import (
     DirectoryInUse,
     ForeignDatabase,
@@ -33,25 +31,25 @@ class StoreServer:
 
     def __init__(self, config: Config) -> None:
         """Lock the directory, open the database, bind. Raises ConfigError."""
-        read, write = config.store_read_token.encode(), config.store_write_token.encode()
+        read, write = config.store_tokens.store_read_token.encode(), config.store_tokens.store_write_token.encode()
         self.notice = ""
         if not write:
-            if not config.uds and not _is_loopback(config.host):
+            if not config.listen.uds and not _is_loopback(config.listen.host):
                 raise ConfigError(
-                    f"--host {config.host}: without PROXY_STORE_WRITE_TOKEN the store listens on loopback"
+                    f"--host {config.listen.host}: without PROXY_STORE_WRITE_TOKEN the store listens on loopback"
                     " or a Unix socket (--uds) only"
                 )
             if read:
                 raise ConfigError("PROXY_STORE_READ_TOKEN needs PROXY_STORE_WRITE_TOKEN beside it")
             self.notice = "No tokens are set: everybody on this machine may read and write"
-        directory = config.data_path()
+        directory = data_path(config.place)
         with ExitStack() as held:
             try:
                 held.enter_context(lock_data_directory(directory))
-                sockets = [bind_unix(Path(config.uds))] if config.uds else bind_tcp(config.host, config.port)
+                sockets = bind(config.listen)
                 for listening in sockets:
                     held.callback(close_listening, listening)
-                self._store = Store(directory, config.store_settings(), is_public=not write)
+                self._store = Store(directory, config.store, is_public=not write)
             except (DirectoryInUse, ForeignDatabase, UnsafeSqlite, apsw.Error) as error:
                 raise ConfigError(f"--data-dir: {error}") from None
             except OSError as error:
@@ -61,10 +59,10 @@ class StoreServer:
         handler = self._store.handler
         if write:
             handler = with_tokens(handler, read=[read, write] if read else [write], write=[write])
-        self._http = HttpServer(handler, _refuse, server_limits(config))
+        self._http = HttpServer(handler, _refuse, config.server)
         self._http.serve(sockets)
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        self.url = f"unix:{config.uds}" if config.uds else f"http://{host}:{sockets[0].getsockname()[1]}"
+        host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
+        self.url = f"unix:{config.listen.uds}" if config.listen.uds else f"http://{host}:{sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:
         """Store what was accepted, end live reads and close; no task and no socket is left."""

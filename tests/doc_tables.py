@@ -1,4 +1,4 @@
-"""The tables in pages that follow from the code: `python -m tests.doc_tables` writes them anew.
+"""The tables in pages that follow from the code: `python -m tests.doc_tables` writes them.
 
 Owns what lies between `<!-- settings: … -->` or `<!-- modules: … -->` and `<!-- end -->`. The words are those of
 `proxy.config` and of the modules' own first sentences.
@@ -6,9 +6,12 @@ Owns what lies between `<!-- settings: … -->` or `<!-- modules: … -->` and `
 
 import ast
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from proxy.config import SETTINGS, Setting
+from proxy.config import GROUPS, SETTINGS, Setting
+from proxy.config.numbers import DERIVED, FIXED, Derived, Fixed
+from proxy.config.setting import shown, with_unit
 
 __all__ = ["PAGES", "ROOT", "modules", "with_tables"]
 
@@ -22,17 +25,6 @@ IMPORTANT = (
     "max_transfers", "upstream_timeout_seconds", "inactivity_timeout_seconds", "max_transfer_seconds",
     "drain_timeout_seconds",
 )  # fmt: skip
-
-# Where a section of docs/configuration.md begins; it goes on to the next one.
-SECTIONS = {
-    "place": "port",
-    "access": "allowlist",
-    "lives": "stream_ttl_seconds",
-    "sizes": "max_response_bytes",
-    "numbers": "max_transfers",
-    "times": "head_timeout_seconds",
-    "store": "store_max_bytes",
-}
 
 _TABLE = re.compile(r"(<!-- (settings|modules): ([\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -58,7 +50,11 @@ def _is_generated(path: Path) -> bool:
 
 
 def _written(kind: str, name: str) -> str:
-    return _table(_chosen(name)) if kind == "settings" else _module_table(name)
+    if kind == "modules":
+        return _module_table(name)
+    if name in ("fixed", "derived"):
+        return _number_table(FIXED if name == "fixed" else DERIVED)
+    return _table(_chosen(name))
 
 
 def _module_table(folder: str) -> str:
@@ -70,31 +66,39 @@ def _module_table(folder: str) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _chosen(name: str) -> list[Setting]:
+def _chosen(name: str) -> Sequence[Setting]:
+    """The settings of a group, or those that the README shows."""
     if name == "important":
         by_name = {setting.name: setting for setting in SETTINGS}
         return [by_name[each] for each in IMPORTANT]
-    names = [setting.name for setting in SETTINGS]
-    starts = [names.index(first) for first in SECTIONS.values()]
-    at = list(SECTIONS).index(name)
-    return list(SETTINGS[starts[at] : ([*starts, len(names)])[at + 1]])
+    (group,) = (group for group in GROUPS if group.key == name)
+    return group.settings
 
 
-def _table(settings: list[Setting]) -> str:
+def _table(settings: Sequence[Setting]) -> str:
     rows = ["| Flag | Variable | Default | Unit | Meaning |", "|---|---|---|---|---|"]
     for each in settings:
         flag = f"`{each.flag}`" if each.flag else "none"
-        cells = (flag, f"`{each.env}`", _default(each.default), each.unit, each.help)
-        rows.append("| " + " | ".join(cells).replace("|  |", "| |").replace("|  |", "| |") + " |")
+        rows.append(_row(flag, f"`{each.env}`", _default(each), each.unit, each.help))
     return "\n".join(rows) + "\n"
 
 
-def _default(value: object) -> str:
-    if isinstance(value, bool):
+def _number_table(numbers: Sequence[Fixed | Derived]) -> str:
+    rows = ["| Number | Value | Meaning |", "|---|---|---|"]
+    for each in numbers:
+        value = f"`{with_unit(each.value, each.unit)}`" if isinstance(each, Fixed) else each.unit
+        rows.append(_row(f"`{each.name}`", value, each.help))
+    return "\n".join(rows) + "\n"
+
+
+def _row(*cells: str) -> str:
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+
+
+def _default(setting: Setting) -> str:
+    if setting.kind is bool:
         return "off"
-    if isinstance(value, tuple):
-        return ", ".join(f"`{item}`" for item in value)
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`" if value != "" else ""
+    return ", ".join(f"`{item}`" for item in shown(setting).split(", ") if item)
 
 
 def main() -> None:

@@ -136,7 +136,7 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_says_which(
     [
         ("PROXY_PORT", "many"),
         ("PROXY_ALLOWLIST", "http://localhost:*/**,http://bad host/"),
-        ("PROXY_MAX_RESPONSE_BYTES", "1 MB"),
+        ("PROXY_MAX_RESPONSE_BYTES", "1 MX"),
         ("DURABLE_STREAMS_URL", "nonsense"),
     ],
 )

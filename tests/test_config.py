@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import SETTINGS, Config, ConfigError, Setting
+from proxy.config import GROUPS, SETTINGS, Config, ConfigError, Setting, Value, data_path, service_secrets
+from proxy.config.numbers import DERIVED, FIXED
+from proxy.config.setting import parsed, shown
 
-SAMPLES: dict[str, tuple[str, object]] = {
+SAMPLES: dict[str, tuple[str, Value]] = {
     "public_url": ("https://proxy.example/base", "https://proxy.example/base"),
     "durable_streams_url": ("http://storage:4437", "http://storage:4437"),
     "allowlist": ("https://a.example/**, https://b.example", ("https://a.example/**", "https://b.example")),
@@ -21,10 +23,12 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "stream_ttl_seconds": ("90000", 90_000),
     "max_transfer_seconds": ("3601.5", 3601.5),
     "inactivity_timeout_seconds": ("599", 599.0),
+    "max_waiting_bytes": ("1MiB", 1 << 20),
 }
+NUMBERS = [setting for setting in SETTINGS if setting.kind in (int, float)]
 
 
-def sample(setting: Setting) -> tuple[str, object]:
+def sample(setting: Setting) -> tuple[str, Value]:
     """A value that is not the default, as text and as it should be read."""
     if setting.name in SAMPLES:
         return SAMPLES[setting.name]
@@ -36,26 +40,63 @@ def sample(setting: Setting) -> tuple[str, object]:
     return str(value), value
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def named(setting: Setting) -> str:
+    return setting.name
+
+
+def secrets_of(**settings: Value) -> tuple[tuple[str, ...], str]:
+    config = Config.of(**settings)
+    return service_secrets(config.access, config.place)
+
+
+# Sources
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=named)
 def test_every_setting_has_a_variable_and_its_flag_comes_first(setting: Setting) -> None:
     text, value = sample(setting)
-    assert getattr(Config.from_sources({}, {}), setting.name) == setting.default
-    assert value != setting.default
-    assert getattr(Config.from_sources({}, {setting.env: f" {text} "}), setting.name) == value
-    assert getattr(Config.from_sources({}, {setting.env: "  "}), setting.name) == setting.default
-    flags = {setting.name: setting.default}
-    assert getattr(Config.from_sources(flags, {setting.env: text}), setting.name) == setting.default
-    assert getattr(Config.from_sources({setting.name: value}, {}), setting.name) == value
+    flag: object = text
+    if setting.kind is bool:
+        flag = True
+    elif isinstance(value, tuple):
+        flag = list(value)
+    expected = Config.of(**{setting.name: value})
+    assert Config.from_sources({}, {setting.env: f" {text} "}) == expected
+    assert Config.from_sources({}, {setting.env: "  "}) == Config.of()
+    assert Config.from_sources({setting.name: flag}, {setting.env: "nonsense"}) == expected
+    assert Config.from_sources({}, {}, {setting.name: value}) == expected
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=named)
+def test_every_setting_reaches_a_section(setting: Setting) -> None:
+    assert Config.of(**{setting.name: sample(setting)[1]}) != Config.of()
+
+
+def test_every_number_that_nobody_sets_reaches_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [number.name for number in (*FIXED, *DERIVED)]
+    assert not set(names) & {setting.name for setting in SETTINGS}
+    usual = Config.of()
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setattr("proxy.config.config.all_values", lambda values, name=name: changed(values, name))
+            assert Config.of() != usual, name
+
+
+def changed(values: dict[str, Value], name: str) -> dict[str, Value]:
+    from proxy.config.numbers import all_values
+
+    return all_values(values) | {name: -1}
 
 
 def test_names_are_unique_and_every_setting_is_explained() -> None:
     for names in ([each.env for each in SETTINGS], [each.flag for each in SETTINGS if each.flag]):
         assert len(names) == len(set(names))
     for setting in SETTINGS:
-        assert setting.help
-        assert setting.flag is None or setting.flag.startswith("--")
-        if setting.kind in (int, float):
+        assert setting.help[0].isupper()
+        assert not setting.help.endswith(".")
+        if setting in NUMBERS:
             assert setting.unit, f"{setting.name} has no unit"
+    assert len({group.key for group in GROUPS}) == len(GROUPS)
 
 
 def test_credentials_have_no_flag_and_stand_in_no_repr() -> None:
@@ -67,19 +108,53 @@ def test_credentials_have_no_flag_and_stand_in_no_repr() -> None:
         "store_read_token",
         "store_write_token",
     }
-    values: dict[str, object] = dict.fromkeys(credentials, "CANARY")
+    values: dict[str, Value] = dict.fromkeys(credentials, "CANARY")
     values["secret"] = ("CANARY", "CANARY 2")
-    assert "CANARY" not in repr(Config(**values))  # type: ignore[arg-type]  # each by its field's name
+    assert "CANARY" not in repr(Config.of(**values))
+
+
+# Values
 
 
 @pytest.mark.parametrize(
-    "setting", [each for each in SETTINGS if each.kind in (int, float)], ids=lambda each: each.name
+    ("unit", "text", "value"),
+    [
+        ("bytes", "65536", 65_536),
+        ("bytes", "64KiB", 65_536),
+        ("bytes", "64 kib", 65_536),
+        ("bytes", "10MB", 10_000_000),
+        ("bytes", "1.5GiB", 3 << 29),
+        ("bytes", "7B", 7),
+        ("s", "90", 90),
+        ("s", "90s", 90),
+        ("s", "1m30s", 90),
+        ("s", "1h 30m", 5400),
+        ("s", "2d", 172_800),
+        ("s", "4000ms", 4),
+    ],
 )
+def test_sizes_and_times_may_have_a_unit(unit: str, text: str, value: int) -> None:
+    assert parsed(Setting("x", 1, "X", unit=unit), text, "--x") == value
+
+
+@pytest.mark.parametrize("unit", ["bytes", "s", "streams"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "1e3", "1_000", "0x10", "inf", "nan", "1 000", "10XB", "5y", "٣", "30m s", "1.5s"]
+)
+def test_other_spellings_of_a_whole_number_are_refused(unit: str, text: str) -> None:
+    with pytest.raises(ConfigError, match="--x must be") as caught:
+        parsed(Setting("x", 1, "X", unit=unit), text, "--x")
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", NUMBERS, ids=named)
+def test_a_default_is_shown_as_it_could_be_given(setting: Setting) -> None:
+    assert parsed(setting, shown(setting), "--x") == pytest.approx(setting.default)
+
+
+@pytest.mark.parametrize("setting", NUMBERS, ids=named)
 def test_a_number_that_is_none_or_out_of_bounds_is_one_line_that_names_it(setting: Setting) -> None:
-    texts = ["many", "-1", "1_0x", "nan", "inf", ""] if setting.kind is float else ["many", "-1", "1.5", "0x10"]
-    for text in texts:
-        if not text:
-            continue
+    for text in ("many", "-1", "1_0x", "nan", "inf", "0x10"):
         with pytest.raises(ConfigError) as caught:
             Config.from_sources({}, {setting.env: text})
         message = str(caught.value)
@@ -87,10 +162,21 @@ def test_a_number_that_is_none_or_out_of_bounds_is_one_line_that_names_it(settin
         assert setting.env in message or str(setting.flag) in message
 
 
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("YES", True), ("false", False), ("No", False), ("0", False)])
+def test_a_switch_is_spelled_in_a_few_ways(text: str, value: bool) -> None:
+    assert Config.from_sources({}, {"PROXY_SHARED_CACHE": text}).read.shared_cache is value
+    with pytest.raises(ConfigError, match="PROXY_SHARED_CACHE"):
+        Config.from_sources({}, {"PROXY_SHARED_CACHE": "perhaps"})
+
+
 @pytest.mark.parametrize(
-    ("values", "named"),
+    ("values", "said"),
     [
-        ({"port": 65_536}, "--port"),
+        ({"port": 65_536}, "--port must be at most 65535, not 65536"),
+        ({"port": "80"}, "--port must be a whole number, not a str"),
+        ({"port": True}, "--port"),
+        ({"host": 1}, "--host must be a text"),
+        ({"allowlist": "https://a.example"}, "--allow must be a list of texts"),
         ({"allowlist": ("https://",)}, "--allow"),
         ({"allowlist": ("ftp://x/",)}, "--allow"),
         ({"cors_origin": ("nonsense",)}, "--cors-origin"),
@@ -116,19 +202,18 @@ def test_a_number_that_is_none_or_out_of_bounds_is_one_line_that_names_it(settin
         ({"max_request_bytes": 513 << 20}, "--max-request-bytes-total"),
     ],
 )
-def test_what_cannot_be_run_does_not_exist(values: dict[str, object], named: str) -> None:
+def test_what_cannot_be_run_does_not_exist(values: dict[str, Value], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Config(**values)  # type: ignore[arg-type]  # that is the point
-    assert named in str(caught.value)
+        Config.of(**values)
+    assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "pass@" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "value"), [("1", True), ("YES", True), ("false", False), ("No", False), ("0", False)])
-def test_a_switch_is_spelled_in_a_few_ways(text: str, value: bool) -> None:
-    assert Config.from_sources({}, {"PROXY_SHARED_CACHE": text}).shared_cache is value
-    with pytest.raises(ConfigError, match="PROXY_SHARED_CACHE"):
-        Config.from_sources({}, {"PROXY_SHARED_CACHE": "perhaps"})
+def test_a_name_that_is_no_setting_is_refused() -> None:
+    for name in ("colour", FIXED[0].name, DERIVED[0].name):
+        with pytest.raises(TypeError, match=name):
+            Config.of(**{name: 1})
 
 
 # Secrets
@@ -139,31 +224,30 @@ def mode(path: Path) -> int:
 
 
 def test_without_a_secret_one_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    data_dir = str(tmp_path / "deep" / "data")
     previous = os.umask(0)
     try:
-        config = Config(data_dir=str(tmp_path / "deep" / "data"))
-        (secret,), source = config.secrets()
+        (secret,), source = secrets_of(data_dir=data_dir)
     finally:
         os.umask(previous)
     assert Path(source) == tmp_path / "deep" / "data" / "secret"
     assert (mode(Path(source)), mode(Path(source).parent)) == (0o600, 0o700)
     assert len(secret) == 64
-    assert config.secrets() == ((secret,), source)
-    assert Config(data_dir=str(tmp_path / "other")).secrets()[0] != (secret,)
+    assert secrets_of(data_dir=data_dir) == ((secret,), source)
+    assert secrets_of(data_dir=str(tmp_path / "other"))[0] != (secret,)
     assert [path.name for path in Path(source).parent.iterdir()] == ["secret"]
 
 
 def test_a_secret_given_needs_no_data_directory(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    assert Config(secret=("s",), data_dir=str(data)).secrets() == (("s",), "the environment")
+    assert secrets_of(secret=("s",), data_dir=str(data)) == (("s",), "the environment")
     assert not data.exists()
 
 
 def test_a_file_holds_one_secret_a_line_and_comes_before_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "secrets"
     path.write_text("\n one \n\ntwo, with comma\n")
-    config = Config(secret_file=str(path), secret=("other",))
-    assert config.secrets() == (("one", "two, with comma"), str(path))
+    assert secrets_of(secret_file=str(path), secret=("other",)) == (("one", "two, with comma"), str(path))
 
 
 @pytest.mark.parametrize("content", [b"", b" \n\n", b"\xff\xfe", None])
@@ -172,11 +256,11 @@ def test_a_file_without_a_secret_stops_the_start(tmp_path: Path, content: bytes 
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match="--secret-file") as caught:
-        Config(secret_file=str(path)).secrets()
+        secrets_of(secret_file=str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_data_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--data-dir"):
-        Config(data_dir=str(tmp_path / "file" / "data")).secrets()
+        data_path(Config.of(data_dir=str(tmp_path / "file" / "data")).place)

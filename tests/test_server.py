@@ -189,8 +189,8 @@ async def test_settings_are_those_of_config_and_lists_and_strings_are_taken(tmp_
     for allowlist in (ALLOW, [ALLOW], (ALLOW,)):
         for secret in (SECRET, [SECRET], (SECRET, "older")):
             async with await started(tmp_path, allowlist=allowlist, secret=secret, host="127.0.0.1") as server:
-                assert server._app._config.allowlist == (ALLOW,)
-                assert server._app._config.secret[0] == SECRET
+                assert server._app._config.access.allowlist == (ALLOW,)
+                assert server._app._config.access.secret[0] == SECRET
 
 
 async def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ async def test_it_listens_on_a_unix_socket_for_its_owner_alone(tmp_path: Path) -
 
 async def test_storage_may_be_a_store_on_a_unix_socket(tmp_path: Path, upstream: Upstream) -> None:
     place = tmp_path / "the store?#.sock"
-    store = StoreServer(Config(uds=str(place), data_dir=str(tmp_path / "data")))
+    store = StoreServer(Config.of(uds=str(place), data_dir=str(tmp_path / "data")))
     async with await started(tmp_path, durable_streams_url=f"unix:{place}") as server:
         assert await in_thread(server, one_stream, upstream, b"through a socket") == (b"through a socket", "complete")
         await store.stop()

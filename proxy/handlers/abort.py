@@ -1,5 +1,7 @@
 """PATCH ?action=abort: end the upstream's answer; what came before stays readable (protocol: Abort)."""
 
+from dataclasses import dataclass
+
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
 from proxy.http.body import EMPTY
@@ -7,16 +9,22 @@ from proxy.http.message import Response
 from proxy.relay.fleet import Fleet
 from proxy.wire.headers import Headers
 
-__all__ = ["Abort"]
+__all__ = ["Abort", "AbortSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class AbortSettings:
+    """How an abort is answered."""
+
+    abort_wait_seconds: float  # that the answer waits for the stream to be closed
 
 
 class Abort:
     """The abort operation."""
 
-    def __init__(self, fleet: Fleet, *, wait: float) -> None:
-        """`wait`: seconds that an answer waits for the stream to be closed."""
+    def __init__(self, fleet: Fleet, settings: AbortSettings) -> None:
         self._fleet = fleet
-        self._wait = wait
+        self._wait = settings.abort_wait_seconds
 
     async def __call__(self, call: Call) -> Response:
         """204, again and again, from every instance. Raises Refusal, StorageError."""

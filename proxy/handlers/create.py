@@ -30,20 +30,13 @@ _MAX_KEY_BYTES = 255  # protocol: Idempotency-Key
 
 @dataclass(frozen=True, slots=True)
 class CreateSettings:
-    """Bounds of creates, and what their answers say.
+    """What a create needs to know; sizes in bytes."""
 
-    url_seconds: life of a pre-signed URL.
-    base: what Location starts with: the public URL without its final slash, or nothing.
-    max_request_bytes: bytes of one request body.
-    max_request_bytes_total: bytes of all request bodies that are held at once.
-    passed: the upstream's header fields that reach the caller.
-    """
-
-    url_seconds: int
-    base: str
-    max_request_bytes: int
-    max_request_bytes_total: int
-    passed: PassedHeaders
+    url_expiration_seconds: int  # lifetime of a pre-signed URL
+    public_url: str  # what Location starts with; empty for a relative one
+    max_request_bytes: int  # of one request body
+    max_request_bytes_total: int  # of all request bodies that are held at once
+    pass_header: tuple[str, ...]  # names and prefixes of upstream response headers that reach the client
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +70,9 @@ class Create:
         self._upstream = upstream
         self._transfers = transfers
         self._claims = claims
-        self._settings = settings
+        self._url_seconds = settings.url_expiration_seconds
+        self._passed = PassedHeaders(settings.pass_header)
+        self._base = settings.public_url.rstrip("/")
         self._uploads = Uploads(each=settings.max_request_bytes, total=settings.max_request_bytes_total)
 
     async def __call__(self, call: Call) -> Response:
@@ -124,7 +119,7 @@ class Create:
         body = order.body.outgoing()
         answer = await self._upstream.ask(order.url, order.match, order.method, order.headers, body)
         order.body.answered()  # storage and the caller may be slow
-        passed = self._settings.passed
+        passed = self._passed
         if not 200 <= answer.status < 300:
             return error_answer(answer, await self._upstream.error_body(answer), passed)
         life = secrets.token_hex(8) if request_print else ""  # without a key the stream's id is used once
@@ -161,9 +156,9 @@ class Create:
         return Response(200, Headers.trusted(fields), EMPTY)
 
     def _location(self, stream_id: str) -> Field:
-        expires = int(self._signing.clock()) + self._settings.url_seconds
+        expires = int(self._signing.clock()) + self._url_seconds
         signature = self._signing.keyring.sign(stream_id, expires)
-        path = f"{self._settings.base}/v1/proxy/{stream_id}?expires={expires}&signature={signature}"
+        path = f"{self._base}/v1/proxy/{stream_id}?expires={expires}&signature={signature}"
         return b"location", path.encode()
 
 

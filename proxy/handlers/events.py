@@ -8,20 +8,20 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 from proxy.http.body import Body, BodyError, Cut
 from proxy.streams.answers import StorageError
 from proxy.wire.events import Buffer
 
-__all__ = ["ClosingEvents"]
+__all__ = ["ClosingEvents", "EventSettings"]
 
 _CONTROL = b"event: control\n"
 _END = b"\n\n"
 _ANY_END = re.compile(rb"\n\r?\n")
 _KEEP_ALIVE = b": keep-alive\n\n"
 _CLOSED = b"streamClosed"
-_MAX_CONTROL_BYTES = 4096  # storage's are a hundred
 
 
 class _Alarm:
@@ -80,23 +80,33 @@ class _Alarm:
             self._timer = None
 
 
+@dataclass(frozen=True, slots=True)
+class EventSettings:
+    """Bounds of a live read by server-sent events."""
+
+    keep_alive_seconds: float  # of silence, after which a comment is sent
+    storage_silence_seconds: float  # after which the read is broken off
+    max_control_bytes: int  # of a control event; a longer event is passed on unread
+
+
 class ClosingEvents:
     """Storage's events with `upstreamOutcome` added to the control event that says `streamClosed`.
 
-    A control event is held back until it is whole; nothing else is. After `keep_alive` silent seconds, between two
-    events, a comment is sent; after `silence` seconds the read is broken off: storage, which has news of its own every
-    minute at the latest, is not there any more. Only lines that end as storage's own do, with LF, are rewritten.
+    A control event is held back until it is whole; nothing else is. After `keep_alive_seconds` of silence, between
+    two events, a comment is sent. After `storage_silence_seconds` the read is broken off: a storage that works sends
+    something every minute. Only lines that end as storage's own do, with LF, are rewritten.
     """
 
     length: int | None = None
 
-    def __init__(self, body: Body, outcome: Callable[[], Awaitable[bytes]], keep_alive: float, silence: float) -> None:
+    def __init__(self, body: Body, outcome: Callable[[], Awaitable[bytes]], settings: EventSettings) -> None:
         self._body = body
-        self._silence = silence
+        self._silence = settings.storage_silence_seconds
         self._silent = 0.0
         self._outcome = outcome
-        self._keep_alive = keep_alive
-        self._alarm = _Alarm(keep_alive)
+        self._keep_alive = settings.keep_alive_seconds
+        self._alarm = _Alarm(settings.keep_alive_seconds)
+        self._max_control_bytes = settings.max_control_bytes
         self._held = b""  # an event's beginning that is, or may become, a control event's
         self._tail = b""  # inside another event: its last bytes, for an end split between two buffers
         self._is_passing = False
@@ -153,7 +163,7 @@ class ClosingEvents:
                     out.append(await self._control(data[: end + 2]))
                     data = data[end + 2 :]
                 else:
-                    if len(data) <= _MAX_CONTROL_BYTES:
+                    if len(data) <= self._max_control_bytes:
                         self._held = data
                         return
                     self._pass_on()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.bounds import Counted
 from proxy.handlers.call import Call
-from proxy.handlers.events import ClosingEvents
+from proxy.handlers.events import ClosingEvents, EventSettings
 from proxy.http.body import EMPTY, Body, TimeoutBody
 from proxy.http.message import Response
 from proxy.relay.orphans import Orphans
@@ -26,20 +26,13 @@ _UNKNOWN: Field = (b"upstream-content-type", b"application/octet-stream")  # of 
 
 @dataclass(frozen=True, slots=True)
 class ReadSettings:
-    """Bounds of reads.
+    """Bounds of reads; times in seconds."""
 
-    at_once: live readers at once; one more is refused with 503.
-    keep_alive: seconds of silence after which an SSE reader gets a comment.
-    patience: seconds that storage gets for each part of a catch-up read.
-    silence: seconds without a sign of storage after which a live read is broken off.
-    shared_cache: leave storage's `Cache-Control: public` on reads by a signed URL, so that a CDN may keep them.
-    """
-
-    at_once: int
-    keep_alive: float
-    patience: float
-    silence: float
-    shared_cache: bool
+    max_readers: int  # live readers at once; further ones are refused
+    storage_timeout_seconds: float  # that storage may take over each part of a catch-up read
+    storage_silence_seconds: float  # that storage may be silent during a live read
+    events: EventSettings  # of reads by SSE
+    shared_cache: bool  # shared caches may keep reads by a signed URL: the Cache-Control of storage passes
 
 
 class Read:
@@ -50,7 +43,7 @@ class Read:
         self._records = records
         self._orphans = orphans
         self._settings = settings
-        self._live = Counted(settings.at_once)
+        self._live = Counted(settings.max_readers)
 
     async def __call__(self, call: Call) -> Response:
         """Storage's 200, 204 or 304. Raises Refusal, StorageError."""
@@ -67,7 +60,9 @@ class Read:
     async def _read(self, call: Call, query: ReadQuery) -> Response:
         headers = call.request.headers
         conditions = [(name, value) for name in (b"accept", b"if-none-match") for value in headers.get_all(name)]
-        timeout = self._settings.patience if query.live is None else self._settings.silence
+        timeout = (
+            self._settings.storage_timeout_seconds if query.live is None else self._settings.storage_silence_seconds
+        )
         found = await self._storage.read(call.stream_id, query, *conditions, timeout=timeout)
         if found is ReadRefused.GONE:
             raise Refusal(Code.STREAM_NOT_FOUND, _NO_STREAM)
@@ -93,9 +88,9 @@ class Read:
             async def outcome() -> bytes:
                 return outcome_of(await self._records.get(stream_id, is_closed=True)).value.encode()
 
-            body = ClosingEvents(body, outcome, self._settings.keep_alive, self._settings.silence)
+            body = ClosingEvents(body, outcome, self._settings.events)
         elif not body.ended:
-            body = TimeoutBody(body, self._settings.patience)
+            body = TimeoutBody(body, self._settings.storage_timeout_seconds)
         return Response(found.status, Headers.trusted(fields), body)
 
 

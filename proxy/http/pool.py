@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from proxy.base.tasks import Tasks
 from proxy.http.client import ClientConnection
 from proxy.http.message import ExchangeError, Fault, Handler, Request, Response
-from proxy.http.pipe import PipeLimits
+from proxy.http.pipe import Budget, PipeLimits
 from proxy.net.dial import Address, DialError, DialFailure, Dialler
 from proxy.wire.events import HeadLimits
 
-__all__ = ["Pool", "PoolLimits"]
+__all__ = ["Pool", "PoolSettings"]
 
 _FAILURES = {
     DialFailure.DNS: Fault.DNS,
@@ -25,22 +25,20 @@ _FAILURES = {
 
 
 @dataclass(frozen=True, slots=True)
-class PoolLimits:
-    """Connections in all and to one origin; seconds to wait for one, to keep an idle one, between two sweeps.
+class PoolSettings:
+    """Bounds of one pool and of its connections: sizes in bytes, times in seconds."""
 
-    `is_careful`: a request that is lost here cannot be sent again, so an idle connection is looked at before it is
-    used, and not used at all after a redirect. `request_piece`: bytes of a request's body that are written at once;
-    a longer one goes out piece by piece.
-    """
-
-    head: HeadLimits
-    body: PipeLimits
-    request_piece: int
-    total: int
-    per_origin: int
-    wait: float
-    idle: float
-    sweep: float
+    head: HeadLimits  # bounds of a response head
+    pause_bytes: int  # of one response body that wait for its taker before the connection is paused
+    max_waiting_bytes_total: int  # of all response bodies of this pool together, before all are paused
+    request_piece_bytes: int  # of a request body written at once; a longer one goes out piece by piece
+    connections: int  # to all origins together
+    connections_per_origin: int  # to one origin
+    pool_timeout_seconds: float  # that a request waits for a free connection
+    idle_seconds: float  # that an idle connection is kept for reuse
+    sweep_seconds: float  # between two looks for connections that were idle too long
+    # A request that was lost cannot be sent again: an idle connection is checked before it is used, and closed after a
+    # redirect.
     is_careful: bool
 
 
@@ -75,10 +73,11 @@ class Pool:
     A connection has a place from before it is opened until it is closed; the bounds are bounds on places.
     """
 
-    def __init__(self, name: str, dialler: Dialler, limits: PoolLimits) -> None:
+    def __init__(self, name: str, dialler: Dialler, limits: PoolSettings) -> None:
         self._loop = asyncio.get_running_loop()
         self._dialler = dialler
         self._limits = limits
+        self.bodies = PipeLimits(limits.pause_bytes, Budget(limits.max_waiting_bytes_total))
         self._origins: dict[Address, _Origin] = {}
         self._connections: set[ClientConnection] = set()
         self._places = 0
@@ -122,7 +121,7 @@ class Pool:
     async def _acquire(self, address: Address) -> ClientConnection:
         """A new connection, or one that another exchange is done with."""
         origin = self._origin(address)
-        give_up = self._loop.time() + self._limits.wait
+        give_up = self._loop.time() + self._limits.pool_timeout_seconds
         lent: ClientConnection | None = None
         while True:
             if self._is_closed:
@@ -132,7 +131,7 @@ class Pool:
                     return lent
                 lent.cut()
                 lent = self._idle(address)
-            elif origin.places < self._limits.per_origin and self._places < self._limits.total:
+            elif origin.places < self._limits.connections_per_origin and self._places < self._limits.connections:
                 self._take_place(origin)
                 return await self._open(origin)
             else:
@@ -167,8 +166,8 @@ class Pool:
                 lambda: ClientConnection(
                     origin,
                     self._limits.head,
-                    self._limits.body,
-                    piece=self._limits.request_piece,
+                    self.bodies,
+                    piece=self._limits.request_piece_bytes,
                     keeps_redirected=not self._limits.is_careful,
                 ),
                 origin.address,
@@ -192,7 +191,7 @@ class Pool:
         """
         waiter: asyncio.Future[ClientConnection | None] = self._loop.create_future()
         origin.waiters.append(waiter)
-        if origin.places < self._limits.per_origin:
+        if origin.places < self._limits.connections_per_origin:
             self._starved.append(origin)
             self._make_room()
         timer = self._loop.call_at(give_up, _give_up, waiter)
@@ -256,7 +255,7 @@ class Pool:
         """The first origin that the total bound holds back. One at its own bound gets what it gives back itself."""
         while self._starved:
             origin = self._starved[0]
-            if origin.places < self._limits.per_origin and origin.has_waiter:
+            if origin.places < self._limits.connections_per_origin and origin.has_waiter:
                 return origin
             self._starved.popleft()
         return None
@@ -273,12 +272,12 @@ class Pool:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(self._limits.sweep)
+            await asyncio.sleep(self._limits.sweep_seconds)
             now = self._loop.time()
             for connection in [each for each in self._connections if each.deadline <= now]:
                 connection.overdue()
             for origin in list(self._origins.values()):
-                while origin.idle and next(iter(origin.idle)).idle_since + self._limits.idle <= now:
+                while origin.idle and next(iter(origin.idle)).idle_since + self._limits.idle_seconds <= now:
                     origin.idle.popitem(last=False)[0].cut()
 
     async def aclose(self) -> None:

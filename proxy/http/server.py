@@ -18,13 +18,13 @@ from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
 from proxy.http.body import EMPTY, Body, BodyError, BytesBody, Cut
 from proxy.http.message import Handler, Request, Response
-from proxy.http.pipe import Pipe, PipeLimits
+from proxy.http.pipe import Budget, Pipe, PipeLimits
 from proxy.net.connection import Connection
-from proxy.net.listen import Listener, ServerTls
+from proxy.net.listen import AcceptSettings, Listener, ServerTls
 from proxy.wire.events import Buffer, HeadLimits, PeerError, Received, RequestHead
 from proxy.wire.h1 import CONTINUE, LAST_CHUNK, ServerCodec, encode_chunk
 
-__all__ = ["HttpServer", "ServerLimits"]
+__all__ = ["HttpServer", "ServerSettings"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,29 +34,24 @@ _IGNORES_BODY = (b"GET", b"HEAD", b"DELETE", b"OPTIONS")
 
 
 @dataclass(frozen=True, slots=True)
-class ServerLimits:
-    """Bounds of every connection: sizes in bytes, times in seconds.
+class ServerSettings:
+    """Bounds of every client connection: sizes in bytes, times in seconds."""
 
-    `head_timeout`: for a head, and for the first byte of a new connection. `idle_timeout`: between two requests.
-    `body_timeout`: without a byte of a request's body. `write_timeout`: without a byte taken by a reader.
-    `half_close_grace`: for the answer, after the client has said that it sends no more.
-    `linger_timeout`, `linger_bytes`: what is ignored after a last response, the time from the last byte on
-    (and `body_timeout` in all). `sweep`: between two looks at all of these.
-    """
-
-    head: HeadLimits
-    body_bytes: int
-    body: PipeLimits
-    connections: int
-    write_high_water: int
-    head_timeout: float
-    idle_timeout: float
-    body_timeout: float
-    write_timeout: float
-    half_close_grace: float
-    linger_timeout: float
-    linger_bytes: int
-    sweep: float
+    accept: AcceptSettings  # of the listening sockets
+    head: HeadLimits  # bounds of a request head
+    max_request_bytes: int  # of a request body; a larger one is refused
+    max_waiting_bytes: int  # of one request body that wait for the handler before its client is paused
+    max_waiting_bytes_total: int  # of all request bodies together, before all clients are paused
+    max_connections: int  # open at once; beyond it no connection is accepted
+    max_reader_bytes: int  # of a response that wait for a slow client before the handler is paused
+    head_timeout_seconds: float  # until a head is complete; also until the first byte of a new connection
+    idle_timeout_seconds: float  # between two requests; then the connection is closed
+    body_timeout_seconds: float  # without a byte of a request body; then the request is refused
+    reader_timeout_seconds: float  # without a byte of a response taken by the client; then the connection is cut
+    half_close_grace_seconds: float  # for the response, after the client has closed its sending side
+    close_grace_seconds: float  # without a byte, after a connection's last response, until it is closed
+    close_grace_bytes: int  # ignored at most after a connection's last response; beyond it the connection is cut
+    sweep_seconds: float  # between two checks of these times
 
 
 class HttpServer:
@@ -66,11 +61,12 @@ class HttpServer:
     """
 
     def __init__(
-        self, handler: Handler, refuse: Callable[[Refusal, bytes | None], Response], limits: ServerLimits
+        self, handler: Handler, refuse: Callable[[Refusal, bytes | None], Response], limits: ServerSettings
     ) -> None:
         self.handler = handler
         self.refuse = refuse
         self.limits = limits
+        self.bodies = PipeLimits(limits.max_waiting_bytes, Budget(limits.max_waiting_bytes_total))
         self.connections: set[_ServerConnection] = set()
         self.requests = Tasks("request")
         self.is_draining = False
@@ -82,12 +78,13 @@ class HttpServer:
 
     def serve(self, sockets: list[socket.socket], tls: ServerTls | None = None) -> None:
         """Accept connections on `sockets` from now on, over TLS or without."""
-        self._listeners.append(Listener(sockets, lambda: _ServerConnection(self), self._has_room, tls))
+        listener = Listener(sockets, lambda: _ServerConnection(self), self._has_room, self.limits.accept, tls)
+        self._listeners.append(listener)
         if not len(self._sweeper):
             self._sweeper.start("sweep", self._sweep())
 
     def _has_room(self) -> bool:
-        return len(self.connections) + sum(map(len, self._listeners)) < self.limits.connections
+        return len(self.connections) + sum(map(len, self._listeners)) < self.limits.max_connections
 
     def forget(self, connection: "_ServerConnection") -> None:
         """A connection is gone."""
@@ -100,7 +97,7 @@ class HttpServer:
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self.limits.sweep)
+            await asyncio.sleep(self.limits.sweep_seconds)
             now = loop.time()
             for connection in [each for each in self.connections if each.deadline <= now or each.is_reading_paused]:
                 if connection.deadline <= now:
@@ -134,12 +131,12 @@ class HttpServer:
     async def aclose(self) -> None:
         """Cancel what is in progress, close every connection and return when all sockets are closed.
 
-        Responses that were written but not yet taken get `linger_timeout` seconds.
+        Responses that were written but not yet taken get `close_grace_seconds`.
         """
         await self.stop_accepting()
         await self.requests.aclose()
         await self._sweeper.aclose()
-        with anyio.move_on_after(self.limits.linger_timeout):
+        with anyio.move_on_after(self.limits.close_grace_seconds):
             await self._close_all(_ServerConnection.finish)
         await self._close_all(_ServerConnection.cut)
 
@@ -185,7 +182,7 @@ class _ServerConnection(Connection):
         super().__init__()
         self._server = server
         self._limits = server.limits
-        self._codec = ServerCodec(server.limits.head, server.limits.body_bytes)
+        self._codec = ServerCodec(server.limits.head, server.limits.max_request_bytes)
         self._phase = _Phase.HEAD
         self._task: asyncio.Task[None] | None = None
         self._body: Body = EMPTY  # the request's, as the handler has it
@@ -193,7 +190,7 @@ class _ServerConnection(Connection):
         self._refusal: Refusal | None = None  # why nothing more is read; the answer, unless one is on its way
         self._has_eof = False
         self._has_left = False  # seen behind bytes that were not read
-        self._ignorable = server.limits.linger_bytes
+        self._ignorable = server.limits.close_grace_bytes
         self._linger_end = _NEVER
         self._unsent = 0  # bytes that the client had not taken when its deadline was set
         self.deadline = _NEVER
@@ -202,9 +199,9 @@ class _ServerConnection(Connection):
 
     def opened(self) -> None:
         """A client connected: it must say something soon."""
-        self.set_high_water(self._limits.write_high_water)
+        self.set_high_water(self._limits.max_reader_bytes)
         self._server.connections.add(self)
-        self._expire_in(self._limits.head_timeout)
+        self._expire_in(self._limits.head_timeout_seconds)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request's head or body, or of the next request."""
@@ -213,7 +210,7 @@ class _ServerConnection(Connection):
         if self._refusal is not None or self._phase in (_Phase.LINGER, _Phase.CLOSED):
             return
         if self._phase is _Phase.HEAD and self._codec.idle:
-            self._expire_in(self._limits.head_timeout)  # counts from the head's first byte
+            self._expire_in(self._limits.head_timeout_seconds)  # counts from the head's first byte
         self._advance(self._codec.receive, data)
 
     def eof_received(self) -> bool:
@@ -228,14 +225,14 @@ class _ServerConnection(Connection):
                 self._refused(Refusal(error.code, error.message))
         if self._phase is _Phase.HEAD:
             return False
-        self._loop.call_later(self._limits.half_close_grace, self.cut)
+        self._loop.call_later(self._limits.half_close_grace_seconds, self.cut)
         return True
 
     def look_for_end(self) -> None:
         """Reading is paused. If that is for what is pipelined, the client may have left without our being told."""
         if self._codec.buffered > self._limits.head.head_bytes and not self._has_left and self.has_peer_left():
             self._has_left = True
-            self._loop.call_later(self._limits.half_close_grace, self.cut)
+            self._loop.call_later(self._limits.half_close_grace_seconds, self.cut)
 
     def lost(self) -> None:
         """The socket is closed: whatever was in progress has no caller any more."""
@@ -278,7 +275,7 @@ class _ServerConnection(Connection):
             self._body = BytesBody(parts) if parts else EMPTY
         else:
             kind = _ContinueBody if head.expect_continue else Pipe
-            self._body = self._pipe = kind(self, self._limits.body, head.length)
+            self._body = self._pipe = kind(self, self._server.bodies, head.length)
             if parts:
                 self._pipe.feed(parts)
             if parts or not head.expect_continue:
@@ -289,7 +286,7 @@ class _ServerConnection(Connection):
     def _expect_body(self) -> None:
         """More of the body, if there is more, must come soon; once a response is on its way it does not matter."""
         if self._phase is _Phase.REQUEST:
-            self._expire_in(self._limits.body_timeout if self._pipe is not None else _NEVER)
+            self._expire_in(self._limits.body_timeout_seconds if self._pipe is not None else _NEVER)
 
     def invite_body(self, body: Pipe) -> None:
         """The handler wants a body whose sender waits for `100 Continue`."""
@@ -359,12 +356,12 @@ class _ServerConnection(Connection):
         self._phase = _Phase.HEAD
         self._body = EMPTY
         self.resume()
-        self._expire_in(self._limits.idle_timeout)
+        self._expire_in(self._limits.idle_timeout_seconds)
         self._advance(self._codec.next_request)
         if self._phase is not _Phase.HEAD:
             return
         if not self._codec.idle:
-            self._expire_in(self._limits.head_timeout)
+            self._expire_in(self._limits.head_timeout_seconds)
         elif self._has_eof or self._server.is_draining:
             self._close()
 
@@ -441,8 +438,8 @@ class _ServerConnection(Connection):
         self._pipe = None
         self.resume()
         now = self._loop.time()
-        self._linger_end = now + self._limits.body_timeout
-        self.deadline = now + self._limits.linger_timeout
+        self._linger_end = now + self._limits.body_timeout_seconds
+        self.deadline = now + self._limits.close_grace_seconds
         if self.has_unsent:
             self._watch_sending()
 
@@ -452,7 +449,7 @@ class _ServerConnection(Connection):
         if self._ignorable < 0:
             self.cut()
         elif not self.has_unsent:
-            self._expire_in(self._limits.linger_timeout)
+            self._expire_in(self._limits.close_grace_seconds)
             self.deadline = min(self.deadline, self._linger_end)
 
     def _close(self) -> None:
@@ -480,7 +477,7 @@ class _ServerConnection(Connection):
 
     def _watch_sending(self) -> None:
         self._unsent = self.unsent
-        self._expire_in(self._limits.write_timeout)
+        self._expire_in(self._limits.reader_timeout_seconds)
 
     def overdue(self) -> None:
         """The deadline of the connection's phase has passed."""

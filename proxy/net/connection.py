@@ -23,7 +23,10 @@ except ImportError:  # Windows
 
 from proxy.wire.events import Buffer
 
-__all__ = ["Connection"]
+__all__ = ["READ_BYTES", "Connection"]
+
+READ_BYTES = 256_000
+"""The most that one read from a socket brings: uvloop's buffer; that of asyncio's own loop is 2 % larger."""
 
 _PEER_LEFT = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR are always reported
 

@@ -15,14 +15,38 @@ from pathlib import Path
 from proxy.base.tasks import Tasks
 from proxy.net.connection import Connection
 
-__all__ = ["Listener", "ServerTls", "bind_tcp", "bind_unix", "close_listening", "descriptor_limit"]
+__all__ = [
+    "AcceptSettings",
+    "ListenSettings",
+    "Listener",
+    "ServerTls",
+    "bind",
+    "bind_tcp",
+    "bind_unix",
+    "close_listening",
+    "descriptor_limit",
+]
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 1024
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_RETRY_SECONDS = 0.1  # after an accept that failed because descriptors or memory ran out
-_REPORT_SECONDS = 60.0  # between two log lines about that
+
+
+@dataclass(frozen=True, slots=True)
+class ListenSettings:
+    """Where a server listens."""
+
+    port: int  # TCP port; 0 picks a free one
+    host: str  # name or address to bind to; localhost is both loopback addresses
+    uds: str  # path of a Unix socket to listen on instead; empty for TCP
+    accept_backlog: int  # connections that wait in the kernel until they are accepted
+
+
+def bind(settings: ListenSettings) -> list[socket.socket]:
+    """The listening sockets that the settings ask for. Raises OSError with the address in its text."""
+    if settings.uds:
+        return [bind_unix(Path(settings.uds), settings.accept_backlog)]
+    return bind_tcp(settings.host, settings.port, settings.accept_backlog)
 
 
 def descriptor_limit() -> int:
@@ -35,7 +59,7 @@ def descriptor_limit() -> int:
     return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 
 
-def bind_tcp(host: str, port: int) -> list[socket.socket]:
+def bind_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
     """Listening sockets for `host`; `localhost` gives both loopback addresses on one port.
 
     Port 0 picks a free one. Raises OSError with the address in its text.
@@ -45,7 +69,7 @@ def bind_tcp(host: str, port: int) -> list[socket.socket]:
     try:
         for address in addresses:
             try:
-                sockets.append(_bind(address, sockets[0].getsockname()[1] if sockets else port))
+                sockets.append(_bind(address, sockets[0].getsockname()[1] if sockets else port, backlog))
             except OSError as error:
                 if address == "::1" and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     continue  # a machine without IPv6
@@ -65,7 +89,7 @@ def _resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def _bind(address: str, port: int) -> socket.socket:
+def _bind(address: str, port: int, backlog: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -74,14 +98,14 @@ def _bind(address: str, port: int) -> socket.socket:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.setblocking(False)
         listening.bind((address, port))
-        listening.listen(_BACKLOG)
+        listening.listen(backlog)
     except BaseException:
         listening.close()
         raise
     return listening
 
 
-def bind_unix(path: Path) -> socket.socket:
+def bind_unix(path: Path, backlog: int) -> socket.socket:
     """A listening Unix socket of mode 0600; a stale one that nobody listens on is replaced. Raises OSError."""
     if path.is_socket():
         with socket.socket(socket.AF_UNIX) as probe:
@@ -93,7 +117,7 @@ def bind_unix(path: Path) -> socket.socket:
     try:
         listening.setblocking(False)
         listening.bind(str(path))
-        listening.listen(_BACKLOG)
+        listening.listen(backlog)
     except OSError as error:
         listening.close()
         raise OSError(error.errno, f"cannot listen on {path}: {error.strerror or error}") from None
@@ -108,6 +132,14 @@ def close_listening(listening: socket.socket) -> None:
         with suppress(OSError):
             os.unlink(listening.getsockname())
     listening.close()
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptSettings:
+    """What happens when descriptors or memory run out; times in seconds."""
+
+    accept_retry_seconds: float  # before the next accept
+    accept_report_seconds: float  # between two log lines about it
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +168,16 @@ class Listener:
         sockets: list[socket.socket],
         factory: Callable[[], Connection],
         has_room: Callable[[], bool],
+        settings: AcceptSettings,
         tls: ServerTls | None = None,
     ) -> None:
         self.sockets = sockets
         self._factory = factory
         self._has_room = has_room
+        self._settings = settings
         self._tls = tls
         self._room = asyncio.Event()
-        self._shortage = _Shortage()
+        self._shortage = _Shortage(settings.accept_report_seconds)
         self._accepting = Tasks("listener")
         self._opening = Tasks("listener")
         for listening in sockets:
@@ -165,7 +199,7 @@ class Listener:
             except OSError as error:
                 if error.errno in _SHORTAGES:
                     self._shortage.happened(error, loop.time())
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(self._settings.accept_retry_seconds)
                 continue
             try:
                 await self._wait_for_room()  # another of the sockets may have used it up
@@ -217,9 +251,10 @@ class Listener:
 
 
 class _Shortage:
-    """Reports failed accepts: the first one at once, the others once a minute, with their number."""
+    """Reports failed accepts: the first one at once, later ones at intervals, with their number."""
 
-    def __init__(self) -> None:
+    def __init__(self, report_seconds: float) -> None:
+        self._report_seconds = report_seconds
         self._count = 0
         self._next_report = 0.0
 
@@ -231,4 +266,4 @@ class _Shortage:
                 "cannot accept connections: %s (failures since the last report: %d)", error.strerror, self._count
             )
             self._count = 0
-            self._next_report = now + _REPORT_SECONDS
+            self._next_report = now + self._report_seconds

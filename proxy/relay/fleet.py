@@ -19,11 +19,11 @@ __all__ = ["Fleet", "FleetSettings"]
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """`retry`: of requests to storage. Seconds before the first look whether a stream is closed, and between two."""
+    """How the end of a transfer on another instance is awaited; times in seconds."""
 
-    retry: RetryPolicy
-    first_pause: float
-    longest_pause: float
+    first_pause_seconds: float  # before the first look whether the stream is closed; each later pause is twice as long
+    longest_pause_seconds: float  # between two looks
+    retry: RetryPolicy  # of messages to the owner
 
 
 class Fleet:
@@ -70,12 +70,12 @@ class Fleet:
             if await self._is_closed(stream_id):
                 return True
             is_told = await self._tell(stream_id, record)
-            pause = self._settings.first_pause
+            pause = self._settings.first_pause_seconds
             while await self._instance.is_alive(record.owner):
                 if not is_told:
                     raise StorageError("the instance that owns the stream has no mailbox")
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, self._settings.longest_pause)
+                pause = min(2 * pause, self._settings.longest_pause_seconds)
                 if await self._is_closed(stream_id):
                     return True
             return False

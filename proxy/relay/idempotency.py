@@ -30,8 +30,6 @@ __all__ = ["Claim", "ClaimSettings", "Claims", "Replay", "fingerprint", "stream_
 
 logger = logging.getLogger(__name__)
 
-_MAX_CLAIM_BYTES = 4096
-
 
 def stream_id_of(key: bytes) -> str:
     """The stream id that belongs to an idempotency key: a UUID made of its digest."""
@@ -76,18 +74,16 @@ class _Held:
 
 @dataclass(frozen=True, slots=True)
 class ClaimSettings:
-    """Seconds. `patience`: that a claim lasts and others wait for it; `settle`: for one whose stream exists already.
+    """Times of the claim on an idempotency key, in seconds."""
 
-    `call`: that a call may take, from its start until its stream exists. `poll`: first pause between two looks, `look`:
-    after which those who wait see whether the claim's holder is alive. `retry`: of appends.
-    """
-
-    patience: float
-    settle: float
-    call: float
-    poll: float
-    look: float
-    retry: RetryPolicy
+    claim_seconds: float  # lifetime of a claim; others wait for it that long
+    claim_settle_seconds: float  # that a replay waits for the end of the create that made its stream
+    claim_call_seconds: float  # that a create may take, from its upstream request until its stream exists
+    claim_poll_seconds: float  # first pause between two looks whether a claim has ended
+    claim_longest_poll_seconds: float  # longest pause between two such looks
+    max_claim_bytes: int  # of a claim in storage
+    lease_look_seconds: float  # between two looks whether the holder of a claim is alive
+    retry: RetryPolicy  # of appends to a claim
 
 
 class Claims:
@@ -108,14 +104,14 @@ class Claims:
         Raises Refusal when the key belongs to another request, StorageError.
         """
         clock = asyncio.get_running_loop().time
-        give_up = clock() + 2 * self._settings.patience
+        give_up = clock() + 2 * self._settings.claim_seconds
         token = secrets.token_hex(16)
         while True:
             if await self._replay(stream_id, request) is not None:
                 await self._settled(stream_id)
                 if (replay := await self._replay(stream_id, request)) is not None:
                     return replay
-            claim = Claim(stream_id, clock() + self._settings.patience, token)
+            claim = Claim(stream_id, clock() + self._settings.claim_seconds, token)
             if await self._claim_or_withdraw(stream_id, request, token):
                 try:
                     replay = await self._replay(stream_id, request)  # the one before us may have finished in between
@@ -155,7 +151,7 @@ class Claims:
 
     async def _claim(self, stream_id: str, request: str, token: str) -> bool:
         """Whether the claim is ours: it did not exist, or it is the one that we made before an answer was lost."""
-        expires = datetime.now(UTC) + timedelta(seconds=self._settings.patience)
+        expires = datetime.now(UTC) + timedelta(seconds=self._settings.claim_seconds)
         lifetime = expires_at(expires.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
         name = _claim_name(stream_id)
         content = json.dumps({"fingerprint": request, "token": token, "owner": await self._instance.owner()}).encode()
@@ -172,7 +168,7 @@ class Claims:
         return False
 
     async def _held(self, stream_id: str) -> _Held | None:
-        found = await self._storage.read_whole(_claim_name(stream_id), _MAX_CLAIM_BYTES)
+        found = await self._storage.read_whole(_claim_name(stream_id), self._settings.max_claim_bytes)
         if found is None:
             return None
         try:
@@ -194,7 +190,7 @@ class Claims:
         if clearing is None:
             clearing = self._clearing[held.token] = self._clearings.start(stream_id, self._clear(stream_id, held))
             clearing.add_done_callback(lambda _: self._clearing.pop(held.token, None))
-        await asyncio.wait([clearing], timeout=self._settings.look)  # it goes on when the caller leaves
+        await asyncio.wait([clearing], timeout=self._settings.lease_look_seconds)  # it goes on when the caller leaves
         return True
 
     async def _clear(self, stream_id: str, held: _Held) -> None:
@@ -204,7 +200,7 @@ class Claims:
         remove a claim that came after.
         """
         clock = asyncio.get_running_loop().time
-        give_up = clock() + self._settings.patience  # it has expired by then
+        give_up = clock() + self._settings.claim_seconds  # it has expired by then
         name, token = _claim_name(stream_id), secrets.token_hex(16)
         content = json.dumps({"of": held.token, "owner": await self._instance.owner(), "token": token}).encode()
         retry = self._settings.retry
@@ -222,26 +218,26 @@ class Claims:
             except StorageError as error:
                 if error.is_final:
                     return
-            await asyncio.sleep(self._settings.look)
+            await asyncio.sleep(self._settings.lease_look_seconds)
 
     async def _wait(self, stream_id: str) -> None:
         """Return when the claim has ended, by success, failure or age, and now and then to look at its holder."""
-        give_up = asyncio.get_running_loop().time() + self._settings.look
-        delay = self._settings.poll
+        give_up = asyncio.get_running_loop().time() + self._settings.lease_look_seconds
+        delay = self._settings.claim_poll_seconds
         while asyncio.get_running_loop().time() < give_up:
             await asyncio.sleep(delay)
-            delay = min(2 * delay, 20 * self._settings.poll)
+            delay = min(2 * delay, self._settings.claim_longest_poll_seconds)
             metadata = await self._storage.head(_claim_name(stream_id))
             if metadata is None or await self._storage.head(stream_id) is not None:
                 return
 
     async def _settled(self, stream_id: str) -> None:
         """Return when nobody claims the key: who does may still remove the stream. One who died is not waited for."""
-        give_up = asyncio.get_running_loop().time() + self._settings.settle
+        give_up = asyncio.get_running_loop().time() + self._settings.claim_settle_seconds
         while asyncio.get_running_loop().time() < give_up:
             if await self._storage.head(_claim_name(stream_id)) is None:
                 return
-            await asyncio.sleep(self._settings.poll)
+            await asyncio.sleep(self._settings.claim_poll_seconds)
 
     async def prepare(self, claim: Claim) -> None:
         """Remove what an ended stream of the same key left behind, so that the new one starts empty.
@@ -253,7 +249,7 @@ class Claims:
             raise StorageError("another call under this idempotency key has begun")
         await self._storage.delete(claim.stream_id)
         await self._records.delete(claim.stream_id)
-        if asyncio.get_running_loop().time() + self._settings.call > claim.until:
+        if asyncio.get_running_loop().time() + self._settings.claim_call_seconds > claim.until:
             raise StorageError("storage was too slow for a call under this idempotency key")
 
     async def _is_ours(self, claim: Claim) -> bool:
@@ -274,7 +270,7 @@ class Claims:
 
     async def _insist(self, claim: Claim) -> None:
         while True:
-            await asyncio.sleep(self._settings.look)
+            await asyncio.sleep(self._settings.lease_look_seconds)
             if await self._released(claim):
                 return
 

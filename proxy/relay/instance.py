@@ -22,9 +22,6 @@ __all__ = ["Instance", "InstanceSettings", "abort_message", "lease_name", "mailb
 
 logger = logging.getLogger(__name__)
 
-_MAX_LEASE_BYTES = 64
-_MISSES = 3  # looks without a lease after which its instance counts as dead
-
 
 def lease_name(instance: str) -> str:
     """The stream that exists as long as the instance is alive."""
@@ -51,18 +48,17 @@ def _aborts(mail: bytes) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class InstanceSettings:
-    """Seconds. `lease`: after which an instance that storage has not heard from is taken for dead; `renew`: between
-    two signs of life, and before anything that failed is tried again; `look`: between two looks for a lease that is
-    missing; `mail`: that an unread mailbox lasts; `silence`: that storage may take over one long-poll. `mail_bytes`: of
-    mail that is read at once.
-    """
+    """Times of an instance's lease and mailbox in seconds, sizes in bytes."""
 
-    lease: int
-    renew: float
-    look: float
-    mail: int
-    silence: float
-    mail_bytes: int
+    lease_seconds: int  # without a sign of life; then other instances take this one for dead
+    lease_renew_seconds: float  # between two renewals of the lease, and before a retry of what failed
+    lease_attempt_seconds: float  # that one renewal may take, lost requests included
+    lease_look_seconds: float  # between two looks for a lease that is missing
+    lease_misses: int  # looks without a lease in a row, after which its instance counts as dead
+    max_lease_bytes: int  # of the stream that stands for a lease
+    mailbox_ttl_seconds: int  # lifetime of a mailbox that is not read
+    storage_silence_seconds: float  # that storage may take over one long-poll of the mailbox
+    max_mail_bytes: int  # of mail that is read at once
 
 
 class Instance:
@@ -113,9 +109,9 @@ class Instance:
 
         Takes that long when it is. Raises StorageError.
         """
-        for look in range(_MISSES):
+        for look in range(self._settings.lease_misses):
             if look and not self.is_alone:
-                await asyncio.sleep(self._settings.look)
+                await asyncio.sleep(self._settings.lease_look_seconds)
             if await self.is_alive(name):
                 return False
         return True
@@ -127,17 +123,17 @@ class Instance:
         while True:
             async with self._renewing:
                 await self._renew()
-            await asyncio.sleep(self._settings.renew)
+            await asyncio.sleep(self._settings.lease_renew_seconds)
 
     async def _renew(self) -> None:
         """Give a sign of life; a lease that is not there, or no longer, is made anew, after the mailbox."""
         began = asyncio.get_running_loop().time()
         lease = lease_name(self.name)
         try:
-            with anyio.fail_after(self._settings.lease / 4):  # requests that are lost may cost no more of the lease
-                if await self._storage.read_whole(lease, _MAX_LEASE_BYTES) is None:
+            with anyio.fail_after(self._settings.lease_attempt_seconds):
+                if await self._storage.read_whole(lease, self._settings.max_lease_bytes) is None:
                     await self._make_mailbox()
-                    await self._storage.create(lease, JSON, ttl(self._settings.lease))
+                    await self._storage.create(lease, JSON, ttl(self._settings.lease_seconds))
         except (StorageError, TimeoutError) as error:
             if not self._is_troubled:
                 logger.warning("other instances cannot be told that this one is alive: %s", str(error) or "time-out")
@@ -146,10 +142,10 @@ class Instance:
         finally:
             self._tries += 1
         self._is_troubled = False
-        self._held_until = began + self._settings.lease
+        self._held_until = began + self._settings.lease_seconds
 
     async def _make_mailbox(self) -> None:
-        await self._storage.create(mailbox_name(self.name), JSON, ttl(self._settings.mail))
+        await self._storage.create(mailbox_name(self.name), JSON, ttl(self._settings.mailbox_ttl_seconds))
         self._has_mailbox.set()
 
     async def _follow(self, abort: Callable[[str, str], None]) -> None:
@@ -162,14 +158,14 @@ class Instance:
             except StorageError:
                 following = offset
             if following == offset:  # nothing came, however soon storage said so
-                await asyncio.sleep(self._settings.renew)
+                await asyncio.sleep(self._settings.lease_renew_seconds)
             offset = following
 
     async def _read_mail(self, offset: bytes | None, abort: Callable[[str, str], None]) -> bytes | None:
         """Act on what follows `offset` (None: the start), waiting for it; the next offset. Raises StorageError."""
         settings = self._settings
         found = await self._storage.poll(
-            mailbox_name(self.name), offset, timeout=settings.silence, max_bytes=settings.mail_bytes
+            mailbox_name(self.name), offset, timeout=settings.storage_silence_seconds, max_bytes=settings.max_mail_bytes
         )
         if found is None:
             await self._make_mailbox()
@@ -183,6 +179,6 @@ class Instance:
         """Let go: whoever looks finds that this instance is gone. Call it when no transfer is left."""
         await self._tasks.aclose()
         if not self.is_alone:
-            with anyio.move_on_after(self._settings.renew), suppress(StorageError):  # they expire
+            with anyio.move_on_after(self._settings.lease_renew_seconds), suppress(StorageError):  # they expire
                 await self._storage.delete(lease_name(self.name))
                 await self._storage.delete(mailbox_name(self.name))

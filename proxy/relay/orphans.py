@@ -53,16 +53,13 @@ async def end_orphan(
 
 @dataclass(frozen=True, slots=True)
 class OrphanSettings:
-    """Seconds. `look`: between two looks at the leases of others; `watched`: that a stream is watched after a read.
+    """Bounds of the watch over open streams of other instances; times in seconds."""
 
-    `streams`: watched at once, the others are those read longest ago; `at_once`: ended together, `retry`: of each.
-    """
-
-    look: float
-    watched: float
-    streams: int
-    at_once: int
-    retry: RetryPolicy
+    lease_look_seconds: float  # between two looks at the leases of their owners
+    watch_seconds: float  # that a stream is watched after it was read
+    max_watched: int  # streams watched at once; beyond it the one read longest ago is dropped
+    recovery_at_once: int  # orphans that are closed at the same time
+    retry: RetryPolicy  # of requests to storage
 
 
 @dataclass(slots=True)
@@ -95,7 +92,7 @@ class Orphans:
     def awaited(self, stream_id: str) -> None:
         """Somebody is about to wait for more of the stream: watch it, if it turns out to be another instance's."""
         watched = self._watched.get(stream_id)
-        half = asyncio.get_running_loop().time() + self._settings.watched / 2
+        half = asyncio.get_running_loop().time() + self._settings.watch_seconds / 2
         if not self._instance.is_alone and (watched is None or watched.until < half):
             self._tasks.start(f"find {stream_id}", self._find(stream_id))
 
@@ -111,15 +108,15 @@ class Orphans:
             return
         known = self._watched.get(stream_id)
         is_reported = known is not None and known.owner == record.owner and known.is_reported
-        until = asyncio.get_running_loop().time() + self._settings.watched
+        until = asyncio.get_running_loop().time() + self._settings.watch_seconds
         self._watched[stream_id] = _Watched(record.owner, until, is_reported)
         self._watched.move_to_end(stream_id)
-        if len(self._watched) > self._settings.streams:
+        if len(self._watched) > self._settings.max_watched:
             self._watched.popitem(last=False)
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.look)
+            await asyncio.sleep(self._settings.lease_look_seconds)
             now = asyncio.get_running_loop().time()
             while self._watched and next(iter(self._watched.values())).until <= now:
                 self._watched.popitem(last=False)
@@ -131,7 +128,7 @@ class Orphans:
 
     async def _end_all(self, owner: str) -> None:
         """End what is watched of an instance if it is dead; what storage refuses is tried again after a look."""
-        limit = anyio.CapacityLimiter(self._settings.at_once)
+        limit = anyio.CapacityLimiter(self._settings.recovery_at_once)
         try:
             if not await self._instance.is_gone(owner):
                 return

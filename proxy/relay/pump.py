@@ -22,10 +22,10 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Appends of one stream are at least `linger` seconds apart, but for those that follow `batch_bytes` or more."""
+    """How often a stream is appended to."""
 
-    linger: float
-    batch_bytes: int
+    append_interval_seconds: float  # least time between two appends
+    batch_bytes: int  # size from which an append is followed by the next one at once
 
 
 class Stopped(Exception):
@@ -61,7 +61,7 @@ async def pump(body: Body, producer: Producer, pace: Pace, waiting: Waiting) -> 
             if (rest := not_before - clock()) > 0:
                 await asyncio.sleep(rest)  # what arrives meanwhile makes the next batch larger
             if sum(map(len, parts)) < pace.batch_bytes:
-                not_before = clock() + pace.linger
+                not_before = clock() + pace.append_interval_seconds
             _accepted(await producer.append(parts, close=body.ended))
             if producer.is_closed:
                 return Outcome.COMPLETE

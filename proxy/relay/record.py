@@ -120,17 +120,13 @@ def record_name(stream_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RecordSettings:
-    """`ttl_seconds`: of a record in storage; `remembered`: records in memory; `max_bytes`: of one record.
+    """How records are stored and remembered: times in seconds, sizes in bytes."""
 
-    What is remembered is read again after `refresh_seconds`, which also lets storage know that it is in use. With
-    `is_shared` nothing is remembered of a stream of an idempotency key: other processes may put another in its place.
-    """
-
-    ttl_seconds: int
-    remembered: int
-    max_bytes: int
-    refresh_seconds: float
-    is_shared: bool
+    record_ttl_seconds: int  # lifetime of a record in storage, longer than its stream's
+    record_cache: int  # records remembered in memory
+    max_record_bytes: int  # of one record
+    record_refresh_seconds: float  # after which a remembered record is read again, which also renews its lifetime
+    is_shared: bool  # other instances use this storage: streams of idempotency keys are not remembered
 
 
 @dataclass(slots=True)
@@ -147,7 +143,7 @@ class Records:
         self._storage = storage
         self._retry = retry
         self._settings = settings
-        self._lifetime = ttl(settings.ttl_seconds)
+        self._lifetime = ttl(settings.record_ttl_seconds)
         self._known: OrderedDict[str, _Remembered] = OrderedDict()
 
     async def create(self, stream_id: str, record: Record) -> AppendResult:
@@ -196,7 +192,7 @@ class Records:
         if known is not None and known.until > now and (known.is_final or not is_closed):
             self._known.move_to_end(stream_id)
             return known.record
-        content = await self._storage.read_whole(record_name(stream_id), self._settings.max_bytes)
+        content = await self._storage.read_whole(record_name(stream_id), self._settings.max_record_bytes)
         if content is None:
             self.forget(stream_id)
             return None
@@ -219,10 +215,10 @@ class Records:
     def _remember(self, stream_id: str, record: Record, *, is_final: bool) -> None:
         if record.transfer and self._settings.is_shared:
             return
-        until = asyncio.get_running_loop().time() + self._settings.refresh_seconds
+        until = asyncio.get_running_loop().time() + self._settings.record_refresh_seconds
         self._known[stream_id] = _Remembered(record, is_final, until)
         self._known.move_to_end(stream_id)
-        if len(self._known) > self._settings.remembered:
+        if len(self._known) > self._settings.record_cache:
             self._known.popitem(last=False)
 
 

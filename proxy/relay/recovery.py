@@ -37,11 +37,11 @@ class OpenStreams(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecoverySettings:
-    """`at_once`: streams that are ended together; `retry`: of each; `longest_pause`: seconds between two rounds."""
+    """Bounds of the recovery at a start; times in seconds."""
 
-    at_once: int
-    retry: RetryPolicy
-    longest_pause: float
+    recovery_at_once: int  # streams that are closed at the same time
+    close_retry_seconds: float  # longest pause between two rounds over streams that could not be closed
+    retry: RetryPolicy  # of requests to storage
 
 
 class Recovery:
@@ -72,7 +72,7 @@ class Recovery:
         pause = self._settings.retry.longest_delay
         while not await self._round(store):
             await asyncio.sleep(pause)
-            pause = min(2 * pause, self._settings.longest_pause)
+            pause = min(2 * pause, self._settings.close_retry_seconds)
 
     async def _round(self, store: OpenStreams) -> bool:
         """End what is open and not written here; False when something of it could not be found or ended."""
@@ -91,7 +91,7 @@ class Recovery:
 
         after = ""
         try:
-            while paths := await store.open_streams(after, self._settings.at_once):
+            while paths := await store.open_streams(after, self._settings.recovery_at_once):
                 after = paths[-1]
                 async with anyio.create_task_group() as group:
                     for stream_id in (path.rpartition("/")[2] for path in paths):

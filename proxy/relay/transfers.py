@@ -31,20 +31,17 @@ _YOUNG_SECONDS = 1.0  # a stream of an idempotency key is surely still its maker
 
 @dataclass(frozen=True, slots=True)
 class TransferSettings:
-    """Bounds of transfers: how many at once, and times in seconds.
+    """Bounds of transfers: numbers, and times in seconds."""
 
-    An end that storage does not take within `close_budget` is tried again after growing pauses, up to `longest_pause`.
-    """
-
-    at_once: int
-    stream_ttl: int
-    inactivity: float
-    longest: float
-    close_budget: float
-    longest_pause: float
-    sweep: float
-    pace: Pace
-    retry: RetryPolicy
+    max_transfers: int  # at once; further ones are refused
+    stream_ttl_seconds: int  # lifetime of a stream, from its last read or write
+    inactivity_timeout_seconds: float  # without a byte from upstream; then the transfer ends as timeout
+    max_transfer_seconds: float  # duration of a transfer; a longer one ends as timeout
+    close_budget_seconds: float  # in which recording an outcome and closing is retried at the pace of an append
+    close_retry_seconds: float  # longest pause between retries of closing, once that budget is spent
+    sweep_seconds: float  # between two checks of these times
+    pace: Pace  # of the appends to one stream
+    retry: RetryPolicy  # of requests to storage
 
 
 class Transfer:
@@ -91,7 +88,7 @@ class Transfers:
         self._instance = instance
         self._settings = settings
         self._has_room = has_room
-        self._lifetime = ttl(settings.stream_ttl)
+        self._lifetime = ttl(settings.stream_ttl_seconds)
         self._running: dict[str, Transfer] = {}
         self._left_open = 0  # of those running
         self._expected = 0
@@ -112,7 +109,7 @@ class Transfers:
         """Claim a place for a transfer to come; `release` it if none does. Raises Refusal."""
         if self.is_draining:
             raise Refusal(Code.DRAINING, "the proxy is shutting down")
-        at_once = self._settings.at_once
+        at_once = self._settings.max_transfers
         # Those left open keep no place, but are no more than there are places.
         if max(len(self), len(self._running) - at_once) + self._expected >= at_once:
             raise Refusal(Code.OVERLOADED, "too many streams are running")
@@ -309,7 +306,7 @@ class Transfers:
 
     async def _insist(self, transfer: Transfer, outcome: Outcome, work: Callable[[float], Awaitable[None]]) -> None:
         """Do `work`, which is given its budget, however long storage does not let it be done; unless dismissed."""
-        budget, pause = self._settings.close_budget, self._settings.retry.longest_delay
+        budget, pause = self._settings.close_budget_seconds, self._settings.retry.longest_delay
         while True:
             try:
                 if not await self._is_its_stream(transfer):
@@ -327,7 +324,7 @@ class Transfers:
             with anyio.move_on_after(pause):
                 await transfer.dismissed.wait()
                 return
-            budget, pause = 0.0, min(2 * pause, self._settings.longest_pause)
+            budget, pause = 0.0, min(2 * pause, self._settings.close_retry_seconds)
         if transfer.is_left_open:
             logger.warning("stream %s is closed after all: %s", transfer.stream_id, outcome.value)
 
@@ -348,9 +345,12 @@ class Transfers:
         """Abort what has waited or run too long."""
         clock = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(self._settings.sweep)
+            await asyncio.sleep(self._settings.sweep_seconds)
             now = clock()
-            quiet_since, oldest = now - self._settings.inactivity, now - self._settings.longest
+            quiet_since, oldest = (
+                now - self._settings.inactivity_timeout_seconds,
+                now - self._settings.max_transfer_seconds,
+            )
             for transfer in self._running.values():
                 waiting = transfer.waiting.since
                 if (waiting is not None and waiting <= quiet_since) or transfer.started <= oldest:

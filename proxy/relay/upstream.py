@@ -38,12 +38,12 @@ _FORBIDDEN = (
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """Seconds for the response's head and for an error's body; bytes of a response and of an error's body."""
+    """Bounds of an upstream's response: times in seconds, sizes in bytes."""
 
-    head_timeout: float
-    error_timeout: float
-    max_response_bytes: int
-    max_error_bytes: int
+    upstream_timeout_seconds: float  # until the response head has arrived
+    error_body_timeout_seconds: float  # for reading the body of an error
+    max_response_bytes: int  # of a body; a longer one is cut, and one that announces more is refused
+    max_error_bytes: int  # of an error body that are passed on; the rest is cut
 
 
 class Upstream:
@@ -61,7 +61,8 @@ class Upstream:
         """
         address = Address(url.host, url.port, tls=url.scheme == "https", guard=self._rules.guard(match.reach))
         settings = self._settings
-        request = Request(method, url.target, headers, body, settings.head_timeout, settings.max_response_bytes)
+        timeout, max_bytes = settings.upstream_timeout_seconds, settings.max_response_bytes
+        request = Request(method, url.target, headers, body, timeout, max_bytes)
         try:
             response = await self._pool.at(address)(request)
         except ExchangeError as error:
@@ -80,7 +81,7 @@ class Upstream:
         collected: list[Buffer] = []
         size = 0
         try:
-            with anyio.move_on_after(settings.error_timeout):
+            with anyio.move_on_after(settings.error_body_timeout_seconds):
                 while size <= settings.max_error_bytes and (parts := await response.body.take()):
                     collected += parts
                     size += sum(map(len, parts))

@@ -28,24 +28,18 @@ __all__ = ["JSON", "OCTETS", "Endpoint", "ReadQuery", "Storage", "expires_at", "
 
 JSON: Final = b"application/json"
 OCTETS: Final = b"application/octet-stream"
-_QUICK_RETRIES = 2  # a pooled connection may die under an idempotent request; a second one rarely does
 _START = b"-1"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where storage is.
+    """Where storage is, and how it is asked."""
 
-    handler: answers requests to it: a pool's, or the embedded store's own.
-    root: the path that stream names are appended to, with its final slash.
-    headers: the fields of every request.
-    timeout: seconds for the head of an answer, and for the body of a small one.
-    """
-
-    handler: Handler
-    root: bytes
-    headers: Headers
-    timeout: float
+    handler: Handler  # answers requests to storage: a pool's, or the embedded store's own
+    root: bytes  # with its final slash: the path that stream names are appended to
+    headers: Headers  # fields for every request
+    timeout: float  # seconds for the head of a response, and for a small body
+    quick_retries: int  # at once, of a repeatable request whose connection was lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,14 +203,14 @@ class Storage:
     ) -> tuple[Response, bool]:
         """The response to a PUT, HEAD, GET or DELETE, and whether it was sent again because a connection was lost."""
         endpoint = self._endpoint
-        for attempt in range(_QUICK_RETRIES + 1):
+        for attempt in range(endpoint.quick_retries + 1):
             body = BytesBody((data,)) if data else EMPTY
             try:
                 return await endpoint.handler(
                     Request(method, target, headers, body, timeout or endpoint.timeout)
                 ), attempt > 0
             except ExchangeError as error:
-                if not error.is_loss or attempt == _QUICK_RETRIES:
+                if not error.is_loss or attempt == endpoint.quick_retries:
                     raise StorageError(str(error)) from None
         raise AssertionError("unreachable")
 

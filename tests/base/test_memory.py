@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.base.memory import keep_freed_memory
+from proxy.base.memory import MemorySettings, keep_freed_memory
 
 _FREE_AND_COUNT = """
 import os, resource, sys
-from proxy.base.memory import keep_freed_memory
+from proxy.base.memory import MemorySettings, keep_freed_memory
 if sys.argv[1] == "kept":
-    keep_freed_memory(8 << 20, 1 << 20)
+    keep_freed_memory(MemorySettings(8 << 20, 1 << 20))
 def take_and_free():
     blocks = [bytearray(b"x") * 256_000 for _ in range(8)]
 for _ in range(5):
@@ -45,4 +45,4 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch, error:
         raise error
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    keep_freed_memory(1, 1)
+    keep_freed_memory(MemorySettings(1, 1))

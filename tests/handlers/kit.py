@@ -61,7 +61,7 @@ def path_of(created: Answer) -> str:
 async def running(directory: Path, wrap: Wrap = lambda handler: handler, **settings: object) -> AsyncIterator[House]:
     """A house for the length of a block; `settings` are Config's."""
     values = {"allowlist": ("http://localhost:*/**",), "data_dir": str(directory), **settings}
-    house = House(Config(**values), wrap)  # type: ignore[arg-type]  # Config checks what it is given
+    house = House(Config.of(**values), wrap)  # type: ignore[arg-type]  # Config checks what it is given
     house.open()
     try:
         yield house

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.bounds import Counted
-from proxy.handlers.events import ClosingEvents
+from proxy.handlers.events import ClosingEvents, EventSettings
 from proxy.http.body import Body, BodyError, BytesBody, Cut
 from proxy.streams.answers import StorageError
 from proxy.wire.events import Buffer
@@ -20,6 +20,13 @@ from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
 
 CLOSING = b'event: control\ndata: {"streamNextOffset":"9","streamClosed":true}\n\n'
 CLOSED = b'event: control\ndata:{"streamNextOffset":"9","streamClosed":true,"upstreamOutcome":"aborted"}\n\n'
+
+
+def bounds(*, keep_alive: float = 15.0, silence: float = 1e9) -> EventSettings:
+    return EventSettings(keep_alive, silence, max_control_bytes=4096)
+
+
+SETTINGS = bounds()
 
 
 async def aborted() -> bytes:
@@ -34,7 +41,7 @@ async def whole(body: Body) -> bytes:
 
 
 def rewritten(pieces: list[bytes]) -> bytes:
-    return run_in_virtual_time(whole(ClosingEvents(Scripted(pieces), aborted, 15.0, 1e9)))
+    return run_in_virtual_time(whole(ClosingEvents(Scripted(pieces), aborted, SETTINGS)))
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -102,7 +109,7 @@ async def test_the_outcome_is_asked_for_once_and_only_at_the_end() -> None:
         return b"complete"
 
     tap = Tap()
-    events = ClosingEvents(tap.body, outcome, 15.0, 1e9)
+    events = ClosingEvents(tap.body, outcome, SETTINGS)
     tap.feed(b'event: control\ndata: {"streamNextOffset":"1"}\n\n')
     assert await events.take()
     assert not asked
@@ -118,7 +125,7 @@ async def test_the_outcome_is_asked_for_once_and_only_at_the_end() -> None:
 @in_virtual_time
 async def test_data_is_not_held_back_and_a_control_event_is_until_it_is_whole() -> None:
     tap = Tap()
-    events = ClosingEvents(tap.body, aborted, 1000.0, 1e9)
+    events = ClosingEvents(tap.body, aborted, bounds(keep_alive=1000.0))
     tap.feed(b"event: data\ndata: half")
     assert b"".join(await events.take()) == b"event: data\ndata: half"
     tap.feed(b" done\n\nevent: con")
@@ -138,7 +145,7 @@ async def test_data_is_not_held_back_and_a_control_event_is_until_it_is_whole() 
 def test_silence_gets_a_comment_between_events_and_none_inside_one() -> None:
     async def main() -> None:
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+        events = ClosingEvents(tap.body, aborted, SETTINGS)
         loop = asyncio.get_running_loop()
         for number in (1, 2):
             assert await events.take() == (b": keep-alive\n\n",)
@@ -163,7 +170,7 @@ def test_silence_gets_a_comment_between_events_and_none_inside_one() -> None:
 @in_virtual_time
 async def test_silence_counts_from_the_last_wait_and_costs_one_timer_however_many_events_come() -> None:
     tap = Tap()
-    events = ClosingEvents(tap.body, aborted, 15.0, 40.0)
+    events = ClosingEvents(tap.body, aborted, bounds(silence=40.0))
     loop = asyncio.get_running_loop()
     timers = 0
     call_at = loop.call_at
@@ -194,7 +201,7 @@ async def test_silence_counts_from_the_last_wait_and_costs_one_timer_however_man
 def test_a_cancellation_in_the_moment_of_silence_is_none_of_silence_s() -> None:
     async def main(at: float) -> None:
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+        events = ClosingEvents(tap.body, aborted, SETTINGS)
         taking = asyncio.ensure_future(events.take())
         asyncio.get_running_loop().call_at(at, taking.cancel)
         with pytest.raises(asyncio.CancelledError):
@@ -203,7 +210,7 @@ def test_a_cancellation_in_the_moment_of_silence_is_none_of_silence_s() -> None:
         assert await events.take() == (b": kept\n\n",)
 
     async def cut_short() -> None:
-        events = ClosingEvents(Tap().body, aborted, 15.0, 1e9)
+        events = ClosingEvents(Tap().body, aborted, SETTINGS)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(14):
                 await events.take()
@@ -215,7 +222,7 @@ def test_a_cancellation_in_the_moment_of_silence_is_none_of_silence_s() -> None:
 
     async def arrives_as_it_rings() -> None:
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+        events = ClosingEvents(tap.body, aborted, SETTINGS)
         taking = asyncio.ensure_future(events.take())
         asyncio.get_running_loop().call_at(15.0, tap.feed, b": late\n\n")
         first = await taking
@@ -232,7 +239,7 @@ def test_a_cancellation_in_the_moment_of_silence_is_none_of_silence_s() -> None:
 def test_a_reader_who_has_gone_leaves_no_timer() -> None:
     async def main(*, aborts: bool) -> None:
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+        events = ClosingEvents(tap.body, aborted, SETTINGS)
         tap.feed(b"event: data\ndata: x\n\n")
         assert await events.take()
         if aborts:
@@ -249,7 +256,7 @@ def test_a_reader_who_has_gone_leaves_no_timer() -> None:
 @in_virtual_time
 async def test_whole_events_pass_in_the_buffer_they_came_in() -> None:
     tap = Tap()
-    events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+    events = ClosingEvents(tap.body, aborted, SETTINGS)
     whole_ones = b'event: data\ndata: x\n\nevent: control\ndata: {"streamNextOffset":"1"}\n\n' * 100
     for buffer in (whole_ones, memoryview(whole_ones)):
         tap.feed(buffer)
@@ -259,7 +266,7 @@ async def test_whole_events_pass_in_the_buffer_they_came_in() -> None:
 
 @in_virtual_time
 async def test_a_body_that_breaks_off_breaks_off() -> None:
-    events = ClosingEvents(Scripted([b"event: data\ndata: x"], Cut.RESET), aborted, 15.0, 1e9)
+    events = ClosingEvents(Scripted([b"event: data\ndata: x"], Cut.RESET), aborted, SETTINGS)
     assert b"".join(await events.take()) == b"event: data\ndata: x"
     with pytest.raises(BodyError):
         await events.take()
@@ -270,7 +277,7 @@ async def test_an_outcome_that_storage_cannot_tell_breaks_the_read_off() -> None
     async def fails() -> bytes:
         raise StorageError("down")
 
-    events = ClosingEvents(Scripted([b"event: data\ndata: x\n\n", CLOSING]), fails, 15.0, 1e9)
+    events = ClosingEvents(Scripted([b"event: data\ndata: x\n\n", CLOSING]), fails, SETTINGS)
     assert b"".join(await events.take()) == b"event: data\ndata: x\n\n"
     with pytest.raises(BodyError) as caught:
         await events.take()
@@ -280,7 +287,7 @@ async def test_an_outcome_that_storage_cannot_tell_breaks_the_read_off() -> None
 @in_virtual_time
 async def test_a_cancelled_take_loses_nothing_and_an_abort_reaches_storage() -> None:
     tap = Tap()
-    events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+    events = ClosingEvents(tap.body, aborted, SETTINGS)
     taking = asyncio.ensure_future(events.take())
     await asyncio.sleep(1)
     taking.cancel()
@@ -296,7 +303,7 @@ async def test_a_cancelled_take_loses_nothing_and_an_abort_reaches_storage() -> 
 async def test_a_large_event_passes_in_the_buffers_it_came_in() -> None:
     big = b"event: data\ndata:" + b"x" * 100_000
     tap = Tap()
-    events = ClosingEvents(tap.body, aborted, 15.0, 1e9)
+    events = ClosingEvents(tap.body, aborted, SETTINGS)
     tap.feed(big)
     assert (await events.take())[0] is big
     more = b"y" * 100_000

@@ -318,7 +318,7 @@ async def test_what_the_server_itself_refuses_is_for_the_same_origins(name: str)
         status, raw = refused_requests(sent)[name]
         timeout = 0.05 if "slow" in name else 60.0
         refuse = router_of(origins=origins).refuse
-        async with serving(reading, refuse, head_timeout=timeout, body_timeout=timeout) as served:
+        async with serving(reading, refuse, head_timeout_seconds=timeout, body_timeout_seconds=timeout) as served:
             peer = await served.connect(raw)
             if "cut short" in name:
                 peer.writer.write_eof()

@@ -10,11 +10,10 @@ from dataclasses import replace
 from proxy.base.errors import Refusal
 from proxy.http.body import BytesBody, read_all
 from proxy.http.message import Handler, Request, Response
-from proxy.http.pipe import Budget, PipeLimits
-from proxy.http.pool import Pool, PoolLimits
-from proxy.http.server import HttpServer, ServerLimits
+from proxy.http.pool import Pool, PoolSettings
+from proxy.http.server import HttpServer, ServerSettings
 from proxy.net.dial import Dialler, tls_context
-from proxy.net.listen import ServerTls
+from proxy.net.listen import AcceptSettings, ServerTls
 from proxy.wire.events import HeadLimits
 from proxy.wire.headers import Headers
 from tests.kit.dialling import make_dialler
@@ -24,23 +23,25 @@ from tests.kit.waiting import LONG, SOON, until
 HEAD = HeadLimits(head_bytes=4096, fields=50, target_bytes=1024)
 
 
-def server_limits(**changed: object) -> ServerLimits:
-    limits = ServerLimits(
+def server_limits(**changed: object) -> ServerSettings:
+    limits = ServerSettings(
+        accept=AcceptSettings(accept_retry_seconds=0.01, accept_report_seconds=60.0),
         head=HEAD,
-        body_bytes=1 << 20,
-        body=PipeLimits(high_water=64 << 10, budget=Budget(16 << 20)),
-        connections=100,
-        write_high_water=64 << 10,
-        head_timeout=LONG,
-        idle_timeout=LONG,
-        body_timeout=LONG,
-        write_timeout=LONG,
-        half_close_grace=LONG,
-        linger_timeout=LONG,
-        linger_bytes=64 << 20,
-        sweep=0.01,
+        max_request_bytes=1 << 20,
+        max_waiting_bytes=64 << 10,
+        max_waiting_bytes_total=16 << 20,
+        max_connections=100,
+        max_reader_bytes=64 << 10,
+        head_timeout_seconds=LONG,
+        idle_timeout_seconds=LONG,
+        body_timeout_seconds=LONG,
+        reader_timeout_seconds=LONG,
+        half_close_grace_seconds=LONG,
+        close_grace_seconds=LONG,
+        close_grace_bytes=64 << 20,
+        sweep_seconds=0.01,
     )
-    return replace(limits, **changed)  # type: ignore[arg-type]  # fields of ServerLimits, by name
+    return replace(limits, **changed)  # type: ignore[arg-type]  # fields of ServerSettings, by name
 
 
 def refuse(refusal: Refusal, _origin: bytes | None) -> Response:
@@ -108,22 +109,23 @@ async def serving(
             await server.aclose()
         assert not server.connections
         assert not len(server.requests)
-        assert server.limits.body.budget.used == 0
+        assert server.bodies.budget.used == 0
 
 
-def pool_limits(**changed: object) -> PoolLimits:
-    limits = PoolLimits(
+def pool_limits(**changed: object) -> PoolSettings:
+    limits = PoolSettings(
         head=HEAD,
-        body=PipeLimits(high_water=16 << 10, budget=Budget(1 << 30)),
-        request_piece=16 << 10,
-        total=10,
-        per_origin=10,
-        wait=LONG,
-        idle=LONG,
-        sweep=0.01,
+        pause_bytes=16 << 10,
+        max_waiting_bytes_total=1 << 30,
+        request_piece_bytes=16 << 10,
+        connections=10,
+        connections_per_origin=10,
+        pool_timeout_seconds=LONG,
+        idle_seconds=LONG,
+        sweep_seconds=0.01,
         is_careful=True,
     )
-    return replace(limits, **changed)  # type: ignore[arg-type]  # fields of PoolLimits, by name
+    return replace(limits, **changed)  # type: ignore[arg-type]  # fields of PoolSettings, by name
 
 
 def dialler(**changed: object) -> Dialler:

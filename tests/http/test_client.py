@@ -395,9 +395,9 @@ async def test_a_body_that_nobody_takes_pauses_its_origin() -> None:
             await peer.writer.drain()
             sent += 4096
 
-    budget = Budget(1 << 30)
-    async with origin(script) as (_, address), pooling(body=PipeLimits(16 << 10, budget)) as pool:
+    async with origin(script) as (_, address), pooling() as pool:
         response = await pool.at(address)(get())
+        budget = pool.bodies.budget
         await until(lambda: budget.used >= 16 << 10)
         await asyncio.sleep(0.05)  # for what must not happen
         assert budget.used < 512 << 10

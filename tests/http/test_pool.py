@@ -88,7 +88,7 @@ async def test_an_end_that_nobody_has_read_yet_is_noticed_before_the_connection_
 
 
 async def test_an_idle_connection_is_closed_after_its_time() -> None:
-    async with origin(answering(OK)) as (served, address), pooling(idle=0.03) as pool:
+    async with origin(answering(OK)) as (served, address), pooling(idle_seconds=0.03) as pool:
         await _ask(pool, address)
         assert len(pool) == 1
         await until(lambda: len(pool) == 0 and served.open == 0)
@@ -96,7 +96,7 @@ async def test_an_idle_connection_is_closed_after_its_time() -> None:
 
 async def test_the_bound_of_an_origin_holds_and_waiters_are_served_in_order() -> None:
     gated = Gated()
-    async with origin(gated) as (served, address), pooling(per_origin=2) as pool:
+    async with origin(gated) as (served, address), pooling(connections_per_origin=2) as pool:
         asking = []
         for number in range(8):
             asking.append(asyncio.ensure_future(_ask(pool, address, get(b"/%d" % number))))
@@ -115,7 +115,7 @@ async def test_the_bound_of_all_holds_over_origins_and_nobody_starves() -> None:
         origin(answering(OK)) as (first, one),
         origin(answering(OK)) as (second, two),
         origin(answering(OK)) as (third, three),
-        pooling(total=3, per_origin=2) as pool,
+        pooling(connections=3, connections_per_origin=2) as pool,
     ):
         most = 0
 
@@ -131,7 +131,7 @@ async def test_the_bound_of_all_holds_over_origins_and_nobody_starves() -> None:
 
 
 async def test_an_idle_connection_makes_room_for_another_origin() -> None:
-    async with origin(answering(OK)) as (first, one), origin(answering(OK)) as (_, two), pooling(total=1) as pool:
+    async with origin(answering(OK)) as (first, one), origin(answering(OK)) as (_, two), pooling(connections=1) as pool:
         await _ask(pool, one)
         assert await _ask(pool, two) == b"ok"
         await until(lambda: first.open == 0)
@@ -143,7 +143,7 @@ async def test_three_origins_that_want_one_place_get_it_in_turn() -> None:
         origin(answering(OK)) as (_, one),
         origin(answering(OK)) as (_, two),
         origin(answering(OK)) as (_, three),
-        pooling(total=1) as pool,
+        pooling(connections=1) as pool,
     ):
         await _ask(pool, one)
         answers = await asyncio.gather(*(_ask(pool, address) for address in (two, three, one, two)))
@@ -156,7 +156,7 @@ async def test_an_origin_with_many_waiters_does_not_get_more_than_its_bound() ->
     async with (
         origin(gated) as (busy, one),
         origin(gated) as (other, two),
-        pooling(total=4, per_origin=2) as pool,
+        pooling(connections=4, connections_per_origin=2) as pool,
     ):
         first = [asyncio.ensure_future(_ask(pool, two)) for _ in range(2)]
         held = [asyncio.ensure_future(_ask(pool, one)) for _ in range(6)]
@@ -168,7 +168,7 @@ async def test_an_origin_with_many_waiters_does_not_get_more_than_its_bound() ->
 
 async def test_who_waits_too_long_is_told_that_all_are_busy_and_nothing_was_sent() -> None:
     gated = Gated()
-    async with origin(gated) as (_, address), pooling(per_origin=1, wait=0.03) as pool:
+    async with origin(gated) as (_, address), pooling(connections_per_origin=1, pool_timeout_seconds=0.03) as pool:
         holder = asyncio.ensure_future(_ask(pool, address))
         await until(lambda: len(gated.asked) == 1)
         with pytest.raises(ExchangeError) as caught:
@@ -189,7 +189,7 @@ async def test_a_waiter_gets_the_place_of_a_connection_that_died() -> None:
         await peer.rest()
 
     doom = asyncio.Event()
-    async with origin(script) as (_, address), pooling(per_origin=1) as pool:
+    async with origin(script) as (_, address), pooling(connections_per_origin=1) as pool:
         doomed = asyncio.ensure_future(_ask(pool, address, get(b"/doomed")))
         await until(lambda: len(pool) == 1)
         waiting = asyncio.ensure_future(_ask(pool, address))
@@ -208,7 +208,7 @@ async def test_a_connection_that_dies_on_its_way_to_a_waiter_is_replaced() -> No
         peer.close()  # the FIN comes with the response or just after it
 
     go = asyncio.Event()
-    async with origin(script) as (served, address), pooling(per_origin=1) as pool:
+    async with origin(script) as (served, address), pooling(connections_per_origin=1) as pool:
         asking = [asyncio.ensure_future(_ask(pool, address, get(timeout=None))) for _ in range(5)]
         await until(lambda: len(pool) == 1)
         go.set()
@@ -220,7 +220,7 @@ async def test_a_connection_that_dies_on_its_way_to_a_waiter_is_replaced() -> No
 
 async def test_places_of_dials_that_fail_are_free_again() -> None:
     nobody = Address("127.0.0.1", 1)
-    async with origin(answering(OK)) as (_, address), pooling(total=1) as pool:
+    async with origin(answering(OK)) as (_, address), pooling(connections=1) as pool:
         for _ in range(3):
             with pytest.raises(ExchangeError) as caught:
                 await _ask(pool, nobody)
@@ -241,7 +241,7 @@ async def _cancelled_after(steps: int, work: Awaitable[object]) -> bool:
 
 @pytest.mark.parametrize("is_reused", [False, True])
 async def test_a_call_cancelled_anywhere_leaves_no_socket_and_no_place(is_reused: bool) -> None:
-    async with origin(answering(OK)) as (served, address), pooling(per_origin=1) as pool:
+    async with origin(answering(OK)) as (served, address), pooling(connections_per_origin=1) as pool:
         cancelled = steps = 0
         while steps < 4 or await _cancelled_after(steps, _ask(pool, address)):
             if steps < 4:
@@ -262,7 +262,7 @@ async def test_waiters_cancelled_anywhere_lose_no_place(per_origin: int) -> None
     async with (
         origin(answering(OK)) as (served, address),
         origin(answering(OK)) as (_, other),
-        pooling(per_origin=per_origin, total=1 if per_origin > 1 else 10) as pool,
+        pooling(connections_per_origin=per_origin, connections=1 if per_origin > 1 else 10) as pool,
     ):
         for steps in range(25):
             holder = asyncio.ensure_future(_ask(pool, other if per_origin > 1 else address))
@@ -276,7 +276,7 @@ async def test_waiters_cancelled_anywhere_lose_no_place(per_origin: int) -> None
 
 async def test_closing_ends_what_is_lent_what_waits_and_what_comes_later() -> None:
     gated = Gated()
-    async with origin(gated) as (served, address), pooling(per_origin=1) as pool:
+    async with origin(gated) as (served, address), pooling(connections_per_origin=1) as pool:
         lent = asyncio.ensure_future(_ask(pool, address))
         await until(lambda: len(gated.asked) == 1)
         waiting = asyncio.ensure_future(_ask(pool, address))
@@ -292,7 +292,10 @@ async def test_closing_ends_what_is_lent_what_waits_and_what_comes_later() -> No
 
 
 async def test_nothing_is_remembered_of_origins_that_are_gone() -> None:
-    async with origin(answering(OK)) as (_, address), pooling(total=1, wait=0.02, idle=0.02) as pool:
+    async with (
+        origin(answering(OK)) as (_, address),
+        pooling(connections=1, pool_timeout_seconds=0.02, idle_seconds=0.02) as pool,
+    ):
         gated = Gated()
         async with origin(gated) as (_, busy):
             holder = asyncio.ensure_future(_ask(pool, busy))
@@ -308,7 +311,7 @@ async def test_nothing_is_remembered_of_origins_that_are_gone() -> None:
 @pytest.mark.parametrize("is_careful", [True, False])
 async def test_a_connection_that_is_cut_while_it_is_handed_on_costs_nobody_a_request(is_careful: bool) -> None:
     gated = Gated()
-    async with origin(gated) as (served, address), pooling(per_origin=1, is_careful=is_careful) as pool:
+    async with origin(gated) as (served, address), pooling(connections_per_origin=1, is_careful=is_careful) as pool:
         holder = asyncio.ensure_future(_ask(pool, address))
         await until(lambda: len(gated.asked) == 1)
         waiting = asyncio.ensure_future(_ask(pool, address))

@@ -220,7 +220,7 @@ async def test_a_refused_client_that_is_still_sending_sees_the_answer_and_no_res
 
 
 async def test_a_chunked_body_over_the_limit_is_refused_while_the_handler_reads_it() -> None:
-    async with serving(echo, body_bytes=10) as served:
+    async with serving(echo, max_request_bytes=10) as served:
         peer = await served.connect(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(3):
             peer.send(b"4\r\nabcd\r\n")
@@ -326,7 +326,7 @@ async def test_over_tls_requests_are_answered_while_other_clients_are_silent_in_
 
 async def test_unfinished_handshakes_have_places_as_connections_have(tmp_path: Path) -> None:
     certificates = Certificates.make(tmp_path)
-    async with serving(echo, tls=ServerTls(lambda: certificates.server, LONG, SOON), connections=2) as served:
+    async with serving(echo, tls=ServerTls(lambda: certificates.server, LONG, SOON), max_connections=2) as served:
         silent = [await served.connect() for _ in range(2)]
         waiting = asyncio.ensure_future(served.connect(GET % b"a", tls=certificates.client))
         done, _ = await asyncio.wait([waiting], timeout=0.05)  # for what must not happen
@@ -462,7 +462,7 @@ async def test_a_client_that_goes_within_its_body_leaves_nothing_waiting() -> No
             await peer.writer.drain()
             peer.reset()
         await served.all_gone()
-        assert served.server.limits.body.budget.used == 0
+        assert served.server.bodies.budget.used == 0
 
 
 async def test_a_quick_answer_reaches_a_client_that_has_half_closed(echoing: Served) -> None:
@@ -483,7 +483,7 @@ async def test_a_half_closed_client_counts_as_gone_after_the_grace() -> None:
             cancelled.set()
         raise AssertionError
 
-    async with serving(handler, half_close_grace=0.05) as served:
+    async with serving(handler, half_close_grace_seconds=0.05) as served:
         peer = await served.connect(GET % b"")
         peer.writer.write_eof()
         async with asyncio.timeout(2):
@@ -526,7 +526,7 @@ async def test_what_was_written_still_reaches_the_client_of_a_server_that_closes
     async def handler(_: Request) -> Response:
         return Response(200, Headers(), BytesBody([bytes(size)]))
 
-    async with serving(handler, write_high_water=size * 2) as served:
+    async with serving(handler, max_reader_bytes=size * 2) as served:
         peer = await served.connect(GET % b"")
         await peer.head()
         await until(lambda: len(served.server.requests) == 0)

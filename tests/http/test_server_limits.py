@@ -7,7 +7,6 @@ import pytest
 
 from proxy.http.body import BytesBody, read_all
 from proxy.http.message import Request, Response
-from proxy.http.pipe import Budget, PipeLimits
 from proxy.wire.headers import Headers
 from tests.http.kit import Served, echo, serving
 from tests.http.test_server import EXPECTING, GET, POST
@@ -33,13 +32,13 @@ async def _unread(served: Served, request: bytes, receive_buffer: int = 4096) ->
 
 
 async def test_a_silent_connection_is_closed_without_an_answer() -> None:
-    async with serving(echo, head_timeout=SHORT) as served:
+    async with serving(echo, head_timeout_seconds=SHORT) as served:
         peer = await served.connect()
         assert await peer.rest() == b""
 
 
 async def test_a_head_that_drips_is_refused_when_its_time_is_up() -> None:
-    async with serving(echo, head_timeout=SHORT) as served:
+    async with serving(echo, head_timeout_seconds=SHORT) as served:
         peer = await served.connect()
         dripping = asyncio.ensure_future(_drip(peer, b"GET / HTTP/1.1\r\nX-Long: " + b"x" * 1000))
         answer = await peer.response()
@@ -57,7 +56,7 @@ async def _drip(peer: Peer, data: bytes) -> None:
 
 
 async def test_a_second_head_has_its_own_deadline_and_idling_another() -> None:
-    async with serving(echo, head_timeout=SHORT, idle_timeout=LONG) as served:
+    async with serving(echo, head_timeout_seconds=SHORT, idle_timeout_seconds=LONG) as served:
         peer = await served.connect(GET % b"a")
         assert (await peer.response()).status == 200
         await asyncio.sleep(2 * SHORT)
@@ -68,14 +67,14 @@ async def test_a_second_head_has_its_own_deadline_and_idling_another() -> None:
 
 
 async def test_half_a_pipelined_head_is_under_the_head_deadline() -> None:
-    async with serving(echo, head_timeout=SHORT, idle_timeout=LONG) as served:
+    async with serving(echo, head_timeout_seconds=SHORT, idle_timeout_seconds=LONG) as served:
         peer = await served.connect(GET % b"a" + b"GET /b")
         assert (await peer.response()).status == 200
         assert (await peer.response()).status == 408
 
 
 async def test_an_idle_connection_is_closed_in_order() -> None:
-    async with serving(echo, idle_timeout=SHORT) as served:
+    async with serving(echo, idle_timeout_seconds=SHORT) as served:
         peer = await served.connect(GET % b"a")
         assert (await peer.response()).status == 200
         assert await peer.rest() == b""
@@ -83,7 +82,7 @@ async def test_an_idle_connection_is_closed_in_order() -> None:
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 10", b"Transfer-Encoding: chunked"])
 async def test_a_body_that_stops_is_refused(framing: bytes) -> None:
-    async with serving(echo, body_timeout=SHORT) as served:
+    async with serving(echo, body_timeout_seconds=SHORT) as served:
         peer = await served.connect(b"POST / HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n")
         answer = await peer.response()
         assert (answer.status, answer.body) == (408, b"REQUEST_TIMEOUT")
@@ -92,7 +91,7 @@ async def test_a_body_that_stops_is_refused(framing: bytes) -> None:
 
 
 async def test_a_body_that_goes_on_is_waited_for() -> None:
-    async with serving(echo, body_timeout=4 * SHORT) as served:
+    async with serving(echo, body_timeout_seconds=4 * SHORT) as served:
         peer = await served.connect(POST % 6)
         for _ in range(6):
             await asyncio.sleep(SHORT)
@@ -101,7 +100,7 @@ async def test_a_body_that_goes_on_is_waited_for() -> None:
 
 
 async def test_an_invited_body_that_does_not_come_is_refused() -> None:
-    async with serving(echo, body_timeout=SHORT) as served:
+    async with serving(echo, body_timeout_seconds=SHORT) as served:
         peer = await served.connect(EXPECTING)
         assert (await peer.head()).status == 100
         assert (await peer.response()).status == 408
@@ -115,7 +114,9 @@ async def test_a_slow_handler_is_not_the_clients_fault() -> None:
         return Response(200, Headers(), BytesBody([b"%d" % len(await read_all(request.body, 1 << 20))]))
 
     size = 500_000
-    async with serving(handler, head_timeout=SHORT, body_timeout=SHORT, idle_timeout=SHORT) as served:
+    async with serving(
+        handler, head_timeout_seconds=SHORT, body_timeout_seconds=SHORT, idle_timeout_seconds=SHORT
+    ) as served:
         peer = await served.connect(POST % size + bytes(size))
         await asyncio.sleep(4 * SHORT)  # for what must not happen
         gate.set()
@@ -130,7 +131,7 @@ async def test_a_refused_request_is_never_run_by_what_comes_later() -> None:
         seen.append(request.target)
         return await echo(request)
 
-    async with serving(handler, head_timeout=SHORT) as served:
+    async with serving(handler, head_timeout_seconds=SHORT) as served:
         peer = await served.connect(b"GET /late HTTP/1.1\r\n")
         await until(lambda: len(served.server.connections) == 1)
         (connection,) = served.server.connections
@@ -143,7 +144,7 @@ async def test_a_refused_request_is_never_run_by_what_comes_later() -> None:
 
 
 async def test_a_client_that_never_stops_after_a_refusal_is_cut() -> None:
-    async with serving(echo, linger_timeout=LONG, body_timeout=4 * SHORT) as served:
+    async with serving(echo, close_grace_seconds=LONG, body_timeout_seconds=4 * SHORT) as served:
         peer = await served.connect(b"nonsense\r\n\r\n")
         assert (await peer.response()).status == 400
         dripping = asyncio.ensure_future(_drip(peer, bytes(10_000)))
@@ -153,7 +154,7 @@ async def test_a_client_that_never_stops_after_a_refusal_is_cut() -> None:
 
 
 async def test_a_client_that_leaves_its_socket_open_after_a_refusal_is_cut() -> None:
-    async with serving(echo, linger_timeout=SHORT) as served:
+    async with serving(echo, close_grace_seconds=SHORT) as served:
         peer = await served.connect(b"nonsense\r\n\r\n")
         assert (await peer.response()).status == 400
         await served.all_gone()
@@ -188,7 +189,7 @@ async def test_a_reader_that_takes_nothing_pauses_the_body_and_is_cut() -> None:
 
     endless = Endless()
     high_water = 64 << 10
-    async with serving(handler, write_high_water=high_water, write_timeout=4 * SHORT) as served:
+    async with serving(handler, max_reader_bytes=high_water, reader_timeout_seconds=4 * SHORT) as served:
         client = await _unread(served, GET % b"")
         await until(lambda: any(each.is_write_paused for each in served.server.connections))
         (connection,) = served.server.connections
@@ -207,7 +208,7 @@ async def test_a_reader_that_takes_a_little_is_kept() -> None:
         return Response(200, Headers(), BytesBody([bytes(size)]))
 
     loop = asyncio.get_running_loop()
-    async with serving(handler, write_timeout=4 * SHORT) as served:
+    async with serving(handler, reader_timeout_seconds=4 * SHORT) as served:
         client = await _unread(served, GET % b"", receive_buffer=64 << 10)
         await until(lambda: any(each.is_write_paused for each in served.server.connections))
         end = loop.time() + 12 * SHORT
@@ -226,7 +227,9 @@ async def test_a_reader_that_takes_nothing_of_a_short_answer_is_cut_too() -> Non
     async def handler(_: Request) -> Response:
         return Response(200, Headers(), BytesBody([bytes(4 << 20)]))
 
-    async with serving(handler, write_high_water=8 << 20, idle_timeout=SHORT, write_timeout=2 * SHORT) as served:
+    async with serving(
+        handler, max_reader_bytes=8 << 20, idle_timeout_seconds=SHORT, reader_timeout_seconds=2 * SHORT
+    ) as served:
         client = await _unread(served, GET % b"")
         await until(lambda: len(served.server.connections) == 1)
         await served.all_gone()
@@ -241,7 +244,7 @@ async def test_a_client_that_pipelines_without_reading_is_not_answered_without_b
         answered += 1
         return Response(200, Headers(), BytesBody([bytes(2000)]))
 
-    async with serving(handler, write_high_water=16 << 10, write_timeout=LONG) as served:
+    async with serving(handler, max_reader_bytes=16 << 10, reader_timeout_seconds=LONG) as served:
         client = await _unread(served, b"")
         loop = asyncio.get_running_loop()
         sending = asyncio.ensure_future(loop.sock_sendall(client, GET % b"" * 50_000))
@@ -260,7 +263,7 @@ async def test_a_body_that_drips_does_not_keep_a_reader_that_takes_nothing() -> 
     async def handler(_: Request) -> Response:
         return Response(200, Headers(), BytesBody([bytes(32 << 20)]))
 
-    async with serving(handler, write_timeout=4 * SHORT, body_timeout=LONG) as served:
+    async with serving(handler, reader_timeout_seconds=4 * SHORT, body_timeout_seconds=LONG) as served:
         client = await _unread(served, POST % 1000)
         await until(lambda: any(each.is_write_paused for each in served.server.connections))
         loop = asyncio.get_running_loop()
@@ -281,7 +284,6 @@ async def test_a_body_that_drips_does_not_keep_a_reader_that_takes_nothing() -> 
 
 
 async def test_a_handler_that_does_not_take_the_body_stops_the_client() -> None:
-    budget = Budget(16 << 20)
     gate = asyncio.Event()
 
     async def handler(request: Request) -> Response:
@@ -290,18 +292,17 @@ async def test_a_handler_that_does_not_take_the_body_stops_the_client() -> None:
 
     size = 32 << 20
     high_water = 64 << 10
-    async with serving(handler, body=PipeLimits(high_water, budget), body_bytes=size) as served:
+    async with serving(handler, max_waiting_bytes=high_water, max_request_bytes=size) as served:
         peer = await served.connect(POST % size)
         peer.send(bytes(size))
-        await until(lambda: budget.used >= high_water)
+        await until(lambda: served.server.bodies.budget.used >= high_water)
         await asyncio.sleep(SHORT)  # for what must not happen
-        assert budget.used < high_water + (512 << 10)
+        assert served.server.bodies.budget.used < high_water + (512 << 10)
         gate.set()
         assert (await peer.response()).body == b"%d" % size
 
 
 async def test_a_large_body_behind_a_pipelined_request_is_held_back_too() -> None:
-    budget = Budget(16 << 20)
     gate = asyncio.Event()
 
     async def handler(request: Request) -> Response:
@@ -310,12 +311,12 @@ async def test_a_large_body_behind_a_pipelined_request_is_held_back_too() -> Non
         return await echo(request)
 
     size = 1 << 20
-    async with serving(handler, body=PipeLimits(8 << 10, budget), body_bytes=size) as served:
+    async with serving(handler, max_waiting_bytes=8 << 10, max_request_bytes=size) as served:
         peer = await served.connect(GET % b"a" + POST % size + bytes(size))
         assert (await peer.response()).body == b"/a "
-        await until(lambda: budget.used > 0)
+        await until(lambda: served.server.bodies.budget.used > 0)
         await asyncio.sleep(SHORT)  # for what must not happen
-        assert budget.used < 512 << 10
+        assert served.server.bodies.budget.used < 512 << 10
         gate.set()
         assert len((await peer.response()).body) == size + 2
 
@@ -355,7 +356,7 @@ async def test_who_pipelines_much_and_leaves_is_noticed(is_reset: bool) -> None:
             raise
         return Response(200, Headers(), BytesBody())
 
-    async with serving(handler, half_close_grace=SHORT) as served:
+    async with serving(handler, half_close_grace_seconds=SHORT) as served:
         peer = await served.connect(GET % b"")
         await asyncio.wait_for(began.wait(), SOON)
         peer.send(bytes(100_000))
@@ -369,23 +370,22 @@ async def test_who_pipelines_much_and_leaves_is_noticed(is_reset: bool) -> None:
 
 
 async def test_what_a_long_read_does_not_look_at_is_not_held() -> None:
-    budget = Budget(1 << 20)
     body = fed_pipe(is_open=True)
 
     async def handler(_: Request) -> Response:
         return Response(200, Headers(), body)
 
-    async with serving(handler, body=PipeLimits(64 << 10, budget)) as served:
+    async with serving(handler, max_waiting_bytes=64 << 10) as served:
         ask = b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 50000\r\n\r\n" + bytes(50_000)
         peer = await served.connect(ask)
         await peer.head()
-        assert budget.used == 0
+        assert served.server.bodies.budget.used == 0
         body.end()
         assert await peer.chunk() == b""
 
 
 async def test_accepting_stops_at_the_bound_and_goes_on_below_it() -> None:
-    async with serving(echo, connections=2) as served:
+    async with serving(echo, max_connections=2) as served:
         peers = [await served.connect(GET % b"%d" % number) for number in range(3)]
         for peer in peers[:2]:
             assert (await peer.response()).status == 200
@@ -404,8 +404,8 @@ async def test_a_request_that_is_cancelled_before_it_began_holds_no_memory() -> 
         await until(lambda: len(served.server.connections) == 1)
         (connection,) = served.server.connections
         connection.data_received(POST % 20 + b"0123456789")
-        assert served.server.limits.body.budget.used > 0
+        assert served.server.bodies.budget.used > 0
         connection.connection_lost(None)  # in the same turn of the loop
         await until(lambda: len(served.server.requests) == 0)
-        assert served.server.limits.body.budget.used == 0
+        assert served.server.bodies.budget.used == 0
         connection.cut()

@@ -21,18 +21,34 @@ ID = "00000000-0000-4000-8000-000000000000"
 RECORD = Record(content_type=b"text/plain", status=200)
 RETRY = RetryPolicy(budget=60.0, first_delay=0.05, longest_delay=5.0)
 SETTINGS = TransferSettings(
-    at_once=10,
-    stream_ttl=86_400,
-    inactivity=600.0,
-    longest=3600.0,
-    close_budget=600.0,
-    longest_pause=60.0,
-    sweep=0.25,
-    pace=Pace(linger=0.005, batch_bytes=65536),
+    max_transfers=10,
+    stream_ttl_seconds=86_400,
+    inactivity_timeout_seconds=600.0,
+    max_transfer_seconds=3600.0,
+    close_budget_seconds=600.0,
+    close_retry_seconds=60.0,
+    sweep_seconds=0.25,
+    pace=Pace(append_interval_seconds=0.005, batch_bytes=65536),
     retry=RETRY,
 )
-INSTANCE = InstanceSettings(lease=10, renew=1.0, look=2.0, mail=3600, silence=90.0, mail_bytes=1 << 20)
-RECORDS = RecordSettings(ttl_seconds=172_800, remembered=100, max_bytes=65536, refresh_seconds=43_200.0, is_shared=True)
+INSTANCE = InstanceSettings(
+    lease_seconds=10,
+    lease_renew_seconds=1.0,
+    lease_attempt_seconds=2.5,
+    lease_look_seconds=2.0,
+    lease_misses=3,
+    max_lease_bytes=64,
+    mailbox_ttl_seconds=3600,
+    storage_silence_seconds=90.0,
+    max_mail_bytes=1 << 20,
+)
+RECORDS = RecordSettings(
+    record_ttl_seconds=172_800,
+    record_cache=100,
+    max_record_bytes=65536,
+    record_refresh_seconds=43_200.0,
+    is_shared=True,
+)
 _LIMITS = PipeLimits(1 << 18, Budget(1 << 28))
 
 
@@ -48,7 +64,7 @@ class Relay:
     @classmethod
     def over(cls, handler: Handler, settings: TransferSettings = SETTINGS, **changes: object) -> "Relay":
         """A relay whose settings are `settings` with some changed. Needs a running loop to be used."""
-        storage = Storage(Endpoint(handler, b"/v1/streams/", Headers(), 10.0))
+        storage = Storage(Endpoint(handler, b"/v1/streams/", Headers(), 10.0, 2))
         settings = replace(settings, **changes)  # type: ignore[arg-type]  # each by its field's name
         records = Records(storage, settings.retry, RECORDS)
         instance = Instance(storage, INSTANCE)

@@ -35,7 +35,7 @@ async def test_an_instance_is_an_owner_once_others_can_see_it_and_leaves_nothing
         assert name == member.instance.name
         assert storage.named(lease_name(name))
         assert storage.named(mailbox_name(name))
-        await asyncio.sleep(10 * INSTANCE.mail)  # both last as long as it does
+        await asyncio.sleep(10 * INSTANCE.mailbox_ttl_seconds)  # both last as long as it does
         assert storage.named(lease_name(name))
         assert storage.named(mailbox_name(name))
         await member.storage.delete(mailbox_name(name))  # an operator may do so
@@ -100,7 +100,7 @@ async def test_an_instance_whose_requests_are_lost_for_most_of_a_lease_is_not_ta
         there.orphans.watch(ID, await there.record())
         await asyncio.sleep(phase)
         is_cut_off = True
-        await asyncio.sleep(0.8 * INSTANCE.lease)
+        await asyncio.sleep(0.8 * INSTANCE.lease_seconds)
         is_cut_off = False
         await asyncio.sleep(DEAD)
         assert ending(storage) == (b"one", False, None)
@@ -122,10 +122,10 @@ async def test_a_storage_that_hangs_holds_up_many_no_longer_than_one() -> None:
     async with Member(handler) as member:
         await asyncio.sleep(1)
         hangs = True
-        await asyncio.sleep(2 * INSTANCE.lease)
+        await asyncio.sleep(2 * INSTANCE.lease_seconds)
         began = asyncio.get_running_loop().time()
         assert set(await asyncio.gather(*(member.instance.owner() for _ in range(20)))) == {""}
-        assert asyncio.get_running_loop().time() - began <= INSTANCE.lease / 4
+        assert asyncio.get_running_loop().time() - began <= INSTANCE.lease_seconds / 4
         assert await member.instance.owner() == ""  # it was tried again
         hangs = False
 
@@ -254,13 +254,13 @@ async def test_a_dead_owner_s_stream_is_closed_by_who_reads_it() -> None:
             for stream_id in (ID, OTHER):
                 await owned(dying, storage, b"one", stream_id=stream_id)
         there.orphans.watch(ID, await there.record())
-        await asyncio.sleep(INSTANCE.lease / 2)
+        await asyncio.sleep(INSTANCE.lease_seconds / 2)
         assert not ending(storage)[1]
         await asyncio.sleep(DEAD)
         assert ending(storage) == (b"one", True, "interrupted")
         assert not ending(storage, OTHER)[1]  # nobody has read it so far
         there.orphans.watch(OTHER, await there.record(OTHER))
-        await asyncio.sleep(4 * ORPHANS.look)
+        await asyncio.sleep(4 * ORPHANS.lease_look_seconds)
         assert ending(storage, OTHER) == (b"one", True, "interrupted")
         assert not there.orphans._watched
 
@@ -273,9 +273,9 @@ async def test_a_living_owner_s_stream_is_left_alone_and_forgotten_when_nobody_r
         there.orphans.watch(ID, await there.record())
         here.orphans.watch(ID, await here.record())
         assert not here.orphans._watched  # its own
-        await asyncio.sleep(ORPHANS.watched - 1)
+        await asyncio.sleep(ORPHANS.watch_seconds - 1)
         assert there.orphans._watched
-        await asyncio.sleep(1 + ORPHANS.look)
+        await asyncio.sleep(1 + ORPHANS.lease_look_seconds)
         assert not there.orphans._watched
         assert not ending(storage)[1]
 
@@ -287,7 +287,7 @@ async def test_who_lost_its_lease_and_took_it_up_again_is_not_dead() -> None:
         await owned(here, storage, b"one")
         there.orphans.watch(ID, await there.record())
         for _ in range(20):
-            await asyncio.sleep(2 * ORPHANS.look)  # each time just before the other looks
+            await asyncio.sleep(2 * ORPHANS.lease_look_seconds)  # each time just before the other looks
             del storage.streams[f"/v1/streams/{lease_name(here.instance.name)}"]  # storage had forgotten it
         await asyncio.sleep(DEAD)
         assert not ending(storage)[1]
@@ -322,7 +322,7 @@ async def test_an_orphan_that_storage_does_not_let_close_is_tried_again_and_told
         assert failing.met > 2
         assert sum("could not be closed" in line.getMessage() for line in caplog.records) == 1
         failing.always = None
-        await asyncio.sleep(4 * ORPHANS.look)
+        await asyncio.sleep(4 * ORPHANS.lease_look_seconds)
         assert ending(storage) == (b"one", True, "interrupted")
 
 
@@ -346,9 +346,9 @@ async def test_a_record_that_nobody_can_write_under_does_not_keep_other_orphans_
 @in_virtual_time
 async def test_what_is_watched_is_bounded() -> None:
     async with Member(Expiring()) as member:
-        for number in range(ORPHANS.streams + 2):
+        for number in range(ORPHANS.max_watched + 2):
             member.orphans.watch(f"stream {number}", replace(RECORD, owner="0" * 32))
-        assert list(member.orphans._watched) == [f"stream {number}" for number in range(2, ORPHANS.streams + 2)]
+        assert list(member.orphans._watched) == [f"stream {number}" for number in range(2, ORPHANS.max_watched + 2)]
 
 
 @in_virtual_time

@@ -25,13 +25,22 @@ from tests.relay.members import DEAD, Expiring, Member
 CLAIM = f"{ID}.claim"
 PRINT = "a fingerprint"
 RECORD = Record(b"text/plain", 200, fingerprint=PRINT)
-SETTLING = ClaimSettings(patience=100.0, settle=2.0, call=0.0, poll=0.02, look=2.0, retry=RETRY)
+SETTLING = ClaimSettings(
+    claim_seconds=100.0,
+    claim_settle_seconds=2.0,
+    claim_call_seconds=0.0,
+    claim_poll_seconds=0.02,
+    claim_longest_poll_seconds=0.4,
+    max_claim_bytes=4096,
+    lease_look_seconds=2.0,
+    retry=RETRY,
+)
 
 
 def claims_over(handler: Handler, *, patience: float = 100.0, is_alone: bool = True) -> tuple[Relay, Claims]:
     relay = Relay.over(handler)
     relay.instance.is_alone = is_alone
-    return relay, Claims(relay.storage, relay.records, relay.instance, replace(SETTLING, patience=patience))
+    return relay, Claims(relay.storage, relay.records, relay.instance, replace(SETTLING, claim_seconds=patience))
 
 
 def claims_of(member: Member) -> Claims:
@@ -217,7 +226,7 @@ async def test_a_claim_is_given_back_as_soon_as_storage_lets_it_be() -> None:
     claim = await claims.resolve(ID, PRINT)
     assert isinstance(claim, Claim)
     claims.release(claim)
-    await asyncio.sleep(4 * SETTLING.look)
+    await asyncio.sleep(4 * SETTLING.lease_look_seconds)
     assert memory.named(CLAIM) is None
     failing.always = answer(503)
     claim = await claims.resolve(ID, PRINT)
@@ -373,7 +382,7 @@ async def test_a_claim_is_cleared_when_storage_lets_it_be(method: bytes) -> None
         for caller in callers:
             caller.cancel()
         failing.always = None
-        await asyncio.sleep(2 * SETTLING.look + RETRY.longest_delay)
+        await asyncio.sleep(2 * SETTLING.lease_look_seconds + RETRY.longest_delay)
         assert storage.named(CLAIM) is None
         assert isinstance(await claims_of(there).resolve(ID, PRINT), Claim)
         await claims.aclose()

@@ -17,7 +17,7 @@ from tests.kit.memory_storage import MemoryStorage, Stored
 from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
 from tests.relay.kit import ID, RETRY, Relay
 
-PACE = Pace(linger=0.005, batch_bytes=100)
+PACE = Pace(append_interval_seconds=0.005, batch_bytes=100)
 OCTETS = b"application/octet-stream"
 
 
@@ -133,7 +133,7 @@ async def test_what_storage_has_not_taken_yet_is_counted_and_nothing_afterwards(
 
 
 @in_virtual_time
-async def test_appends_of_a_trickle_are_a_linger_apart_and_a_large_one_is_followed_at_once() -> None:
+async def test_appends_of_a_trickle_are_an_interval_apart_and_a_large_one_is_followed_at_once() -> None:
     memory, _ = stored()
     times: list[float] = []
     loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ from tests.relay.kit import ID, RECORD, RETRY, Relay, ending
 
 OCTETS = b"application/octet-stream"
 TTL = (b"stream-ttl", b"1000")
-RECOVERY = RecoverySettings(at_once=50, retry=RETRY, longest_pause=60.0)
+RECOVERY = RecoverySettings(recovery_at_once=50, close_retry_seconds=60.0, retry=RETRY)
 
 
 @pytest.fixture

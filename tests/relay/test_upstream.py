@@ -30,7 +30,7 @@ class _Answering:
 
 
 async def _ask(*fields: tuple[bytes, bytes]) -> Response:
-    settings = UpstreamSettings(head_timeout=1.0, error_timeout=1.0, max_response_bytes=10, max_error_bytes=10)
+    settings = UpstreamSettings(1.0, 1.0, max_response_bytes=10, max_error_bytes=10)
     upstream = Upstream(cast(Pool, _Answering(*fields)), AddressRules(lambda _: False), settings)
     match = Match(pattern="http://localhost/**", reach=Reach.PRIVATE)
     return await upstream.ask(parse_url(b"http://localhost/x"), match, b"GET", Headers(), BytesBody())

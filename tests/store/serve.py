@@ -11,27 +11,29 @@ from pathlib import Path
 from proxy.base.errors import Refusal
 from proxy.http.body import BytesBody
 from proxy.http.message import Response
-from proxy.http.pipe import Budget, PipeLimits
-from proxy.http.server import HttpServer, ServerLimits
+from proxy.http.server import HttpServer, ServerSettings
+from proxy.net.listen import AcceptSettings
 from proxy.store import open_store
 from proxy.wire.events import HeadLimits
 from proxy.wire.headers import Headers
 from tests.kit.store_settings import store_settings
 
-LIMITS = ServerLimits(
+LIMITS = ServerSettings(
+    accept=AcceptSettings(accept_retry_seconds=0.1, accept_report_seconds=60.0),
     head=HeadLimits(head_bytes=32 << 10, fields=100, target_bytes=8 << 10),
-    body_bytes=64 << 20,
-    body=PipeLimits(high_water=256 << 10, budget=Budget(256 << 20)),
-    connections=10_000,
-    write_high_water=64 << 10,
-    head_timeout=10.0,
-    idle_timeout=75.0,
-    body_timeout=30.0,
-    write_timeout=60.0,
-    half_close_grace=5.0,
-    linger_timeout=2.0,
-    linger_bytes=64 << 10,
-    sweep=0.25,
+    max_request_bytes=64 << 20,
+    max_waiting_bytes=256 << 10,
+    max_waiting_bytes_total=256 << 20,
+    max_connections=10_000,
+    max_reader_bytes=64 << 10,
+    head_timeout_seconds=10.0,
+    idle_timeout_seconds=75.0,
+    body_timeout_seconds=30.0,
+    reader_timeout_seconds=60.0,
+    half_close_grace_seconds=5.0,
+    close_grace_seconds=2.0,
+    close_grace_bytes=64 << 10,
+    sweep_seconds=0.25,
 )
 
 

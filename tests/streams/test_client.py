@@ -19,7 +19,7 @@ OCTETS = b"application/octet-stream"
 
 
 def storage_at(handler: Handler, *fields: Field) -> Storage:
-    return Storage(Endpoint(handler, b"/v1/streams/", Headers(fields), 10.0))
+    return Storage(Endpoint(handler, b"/v1/streams/", Headers(fields), 10.0, 2))
 
 
 @pytest.fixture(params=["the store", "in memory"])

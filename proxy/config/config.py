@@ -1,0 +1,253 @@
+"""`Config`: the settings of one proxy, in sections. Each section is what one room takes, as the room defines it.
+
+Owns which values go into which section. A field of a section gets the value of its own name: a setting, a fixed or
+derived number, or a section before it. `section` says so where names differ.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, get_args, get_type_hints
+
+from proxy.base.memory import MemorySettings
+from proxy.config.checks import check
+from proxy.config.groups import SETTINGS
+from proxy.config.numbers import all_values
+from proxy.config.setting import Setting, Value, parsed
+from proxy.handlers.abort import AbortSettings
+from proxy.handlers.create import CreateSettings
+from proxy.handlers.events import EventSettings
+from proxy.handlers.read import ReadSettings
+from proxy.http.pool import PoolSettings
+from proxy.http.server import ServerSettings
+from proxy.net.dial import DialLimits
+from proxy.net.listen import AcceptSettings, ListenSettings
+from proxy.net.resolve import ResolverLimits
+from proxy.relay.fleet import FleetSettings
+from proxy.relay.idempotency import ClaimSettings
+from proxy.relay.instance import InstanceSettings
+from proxy.relay.orphans import OrphanSettings
+from proxy.relay.pump import Pace
+from proxy.relay.record import RecordSettings
+from proxy.relay.recovery import RecoverySettings
+from proxy.relay.transfers import TransferSettings
+from proxy.relay.upstream import UpstreamSettings
+from proxy.store.settings import StoreSettings
+from proxy.streams.retry import RetryPolicy
+from proxy.wire.events import HeadLimits
+
+__all__ = ["AccessSettings", "Config", "EgressSettings", "PlaceSettings", "StopSettings", "StorageSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceSettings:
+    """Files of the process."""
+
+    data_dir: str  # directory of the embedded store and of a secret that was made
+    ca_file: str  # more certificate authorities to trust; empty for none
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSettings:
+    """Who may do what."""
+
+    allowlist: tuple[str, ...]  # patterns of upstream URLs that may be called
+    allow_private: tuple[str, ...]  # patterns of those that may have a private address
+    secret: tuple[str, ...] = field(repr=False)  # service secrets from the environment or from Python
+    secret_file: str  # file of service secrets, one a line; empty for none
+    cors_origin: tuple[str, ...]  # browser origins that may read responses; empty for any
+    cors_max_age_seconds: int  # that a browser may remember a preflight
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSettings:
+    """Which storage is used, and how it is asked."""
+
+    durable_streams_url: str  # of a durable-streams server, or unix:PATH; empty for the embedded store
+    durable_streams_token: str = field(repr=False)  # bearer token for it; empty for none
+    storage_timeout_seconds: float  # for one request, except live reads
+    storage_quick_retries: int  # at once, of a repeatable request whose connection was lost
+
+
+@dataclass(frozen=True, slots=True)
+class EgressSettings:
+    """The proxy through which upstreams are called."""
+
+    egress_proxy: str  # its URL; empty for none
+    egress_credentials: str = field(repr=False)  # user and password, joined by a colon; empty for none
+    egress_credentials_file: str  # file that holds them instead; empty for none
+    no_proxy: tuple[str, ...]  # hosts, addresses and networks that are called directly
+    max_upstream_head_bytes: int  # of the response to a CONNECT
+
+
+@dataclass(frozen=True, slots=True)
+class StopSettings:
+    """How a stop goes, in seconds."""
+
+    drain_timeout_seconds: float  # for transfers to end by themselves
+    flush_timeout_seconds: float  # for storing what was received and closing the streams of those that did not
+    reader_grace_seconds: float  # for readers to receive the end of their streams
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSettings:
+    """Bearer tokens of the standalone store; empty for none."""
+
+    store_read_token: str = field(repr=False)  # may read
+    store_write_token: str = field(repr=False)  # may write and read
+
+
+class _From:
+    """Where the fields of a section come from when their own names do not say it.
+
+    A field called `x` is first looked for as `prefix` + `x`. `names` gives a field another name, or a switch that no
+    setting changes.
+    """
+
+    def __init__(self, *, prefix: str = "", **names: str | bool) -> None:
+        self.prefix = prefix
+        self.names = names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of one proxy, in sections. Make it with `of` or `from_sources`: what exists can be run.
+
+    The repr holds no secret.
+    """
+
+    place: PlaceSettings
+    listen: ListenSettings
+    access: AccessSettings
+    stop: StopSettings
+    memory: MemorySettings
+    request_head: Annotated[
+        HeadLimits, _From(head_bytes="max_head_bytes", fields="max_head_fields", target_bytes="max_target_bytes")
+    ]
+    response_head: Annotated[
+        HeadLimits,
+        _From(head_bytes="max_upstream_head_bytes", fields="max_head_fields", target_bytes="max_target_bytes"),
+    ]
+    accept: AcceptSettings
+    server: Annotated[
+        ServerSettings,
+        _From(head="request_head", max_connections="client_connections", close_grace_bytes="max_request_bytes"),
+    ]
+    dial: Annotated[
+        DialLimits,
+        _From(timeout="connect_timeout_seconds", attempt_delay="connect_attempt_seconds", origins="remembered_hosts"),
+    ]
+    resolver: Annotated[
+        ResolverLimits,
+        _From(
+            timeout="dns_timeout_seconds",
+            answers="dns_cache_seconds",
+            failures="dns_failure_seconds",
+            names="remembered_hosts",
+            lookups="max_dns_lookups",
+        ),
+    ]
+    egress: EgressSettings
+    upstream_pool: Annotated[PoolSettings, _From(prefix="upstream_", head="response_head", is_careful=True)]
+    storage_pool: Annotated[
+        PoolSettings,
+        _From(
+            prefix="storage_",
+            head="response_head",
+            pause_bytes="max_reader_bytes",
+            connections_per_origin="storage_connections",
+            is_careful=False,
+        ),
+    ]
+    storage: StorageSettings
+    retry: Annotated[
+        RetryPolicy,
+        _From(budget="append_budget_seconds", first_delay="retry_first_seconds", longest_delay="retry_longest_seconds"),
+    ]
+    pace: Pace
+    upstream: UpstreamSettings
+    transfers: TransferSettings
+    records: Annotated[RecordSettings, _From(is_shared="is_storage_shared")]
+    instance: Annotated[
+        InstanceSettings, _From(mailbox_ttl_seconds="stream_ttl_seconds", max_mail_bytes="max_request_bytes")
+    ]
+    claims: ClaimSettings
+    # By the end of a watch, a live reader has asked again.
+    orphans: Annotated[OrphanSettings, _From(watch_seconds="storage_silence_seconds", max_watched="max_readers")]
+    fleet: Annotated[
+        FleetSettings, _From(first_pause_seconds="claim_poll_seconds", longest_pause_seconds="lease_look_seconds")
+    ]
+    recovery: RecoverySettings
+    create: CreateSettings
+    events: EventSettings
+    read: ReadSettings
+    abort: AbortSettings
+    store: Annotated[StoreSettings, _From(prefix="store_")]
+    store_tokens: TokenSettings
+
+    @classmethod
+    def of(cls, **settings: Value) -> "Config":
+        """The configuration with some settings by their names, and the defaults of the others.
+
+        Raises ConfigError for a value that cannot be used, TypeError for a name that is none.
+        """
+        values = {setting.name: setting.default for setting in SETTINGS}
+        if unknown := sorted(settings.keys() - values.keys()):
+            raise TypeError(f"{unknown[0]} is not a setting")
+        values |= settings
+        for setting in SETTINGS:
+            setting.check(values[setting.name])
+        check(values)
+        return cls._built(all_values(values))
+
+    @classmethod
+    def _built(cls, values: Mapping[str, object]) -> "Config":
+        known = dict(values)
+        types = get_type_hints(cls, include_extras=True)
+        for each in fields(cls):
+            section, source = (*get_args(types[each.name]), types[each.name], _From())[:2]
+            known[each.name] = _filled(section, source, known)
+        sections = {each.name: known[each.name] for each in fields(cls)}
+        return cls(**sections)  # type: ignore[arg-type]  # each section was made by its own class
+
+    @classmethod
+    def from_sources(
+        cls,
+        flags: Mapping[str, object],
+        environment: Mapping[str, str] | None = None,
+        defaults: Mapping[str, Value] | None = None,
+    ) -> "Config":
+        """The configuration from flags, else the environment, else `defaults`, a command's own.
+
+        `flags` holds by name what was given: texts, True for a switch, a list of texts for a repeatable flag. An empty
+        variable counts as not given. Raises ConfigError.
+        """
+        return cls.of(**_given(flags, os.environ if environment is None else environment, defaults or {}))
+
+
+def _filled(section: type, source: _From, known: Mapping[str, object]) -> object:
+    """A section with its values. KeyError: a field has a name that nothing has."""
+    values: dict[str, object] = {}
+    for each in fields(section):
+        prefixed = source.prefix + each.name
+        found = source.names.get(each.name, prefixed if prefixed in known else each.name)
+        values[each.name] = known[found] if isinstance(found, str) else found
+    return section(**values)
+
+
+def _given(
+    flags: Mapping[str, object], environment: Mapping[str, str], defaults: Mapping[str, Value]
+) -> dict[str, Value]:
+    values = dict(defaults)
+    for setting in SETTINGS:
+        if setting.name in flags:
+            values[setting.name] = _from_flag(setting, flags[setting.name])
+        elif text := environment.get(setting.env, "").strip():
+            values[setting.name] = parsed(setting, text, setting.env)
+    return values
+
+
+def _from_flag(setting: Setting, given: object) -> Value:
+    if isinstance(given, str):
+        return parsed(setting, given, setting.spelled)
+    return tuple(map(str, given)) if isinstance(given, list) else bool(given)
