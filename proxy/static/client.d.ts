@@ -29,6 +29,8 @@ export interface StreamCredentials {
   upstreamContentEncoding: string | null
   /** The upstream's status. */
   status: number
+  /** The key of the create request. The same key again brings the same stream. */
+  idempotencyKey?: string
   /** Fingerprint of method, URL and body. The same request id with another fingerprint is a new request. */
   fingerprint: string | null
   /** Every request id that these credentials are stored under. */

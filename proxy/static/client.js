@@ -13,7 +13,7 @@ import { decoded, failing } from './encoding.js'
 import { aborted, isGone } from './errors.js'
 import { Position, START } from './position.js'
 import { Reading, readToEnd, withQuery } from './reading.js'
-import { absolute, answerHeaders, createHeaders, describe, fingerprint, refusal } from './request.js'
+import { absolute, answerHeaders, createHeaders, describe, fingerprint, randomKey, refusal } from './request.js'
 import { Deadline, RETRY, retrying, send } from './retry.js'
 
 export {
@@ -105,7 +105,7 @@ class DurableClient {
   async fetch(input, init = {}) {
     const request = await describe(input, init)
     const ids = [init.requestId, init.alias].filter((id) => id !== undefined && id !== null)
-    const call = { request, ids, note: init.note, print: null }
+    const call = { request, ids, note: init.note, print: null, key: randomKey() }
     if (ids.length) call.print = fingerprint(request)
     if (!this.#options.autoResume || !ids.length) return this.#create(call)
     const [id] = ids
@@ -119,19 +119,28 @@ class DurableClient {
   /** `earlier` settles when the same request, made before, has its answer or its failure. Null if there is none. */
   async #resumeOrCreate(call, earlier) {
     const { request, ids, print } = call
+    const [id] = ids
     if (earlier) await Promise.race([earlier, whenAborted(request.signal)])
-    return (await this.attach(ids[0], request.signal, print)) ?? this.#create(call)
+    const key = this.credentials.idempotencyKeyOf(id, print) ?? call.key
+    const answer = await this.attach(id, request.signal, print)
+    if (answer) return answer
+    this.credentials.begin(id, key, print)
+    const created = await this.#create({ ...call, key })
+    // A refusal by the proxy, or by something before it, says nothing about an earlier attempt whose answer was lost.
+    if (created.proxyError === null) this.credentials.settle(id)
+    return created
   }
 
   async #create(call) {
-    const { request, ids, print, note } = call
+    const { request, ids, print, note, key } = call
     const [id] = ids
     const token = {}
     this.#newest.set(id, token)
     try {
-      const response = await this.#post(request)
+      const response = await this.#post(request, key)
       if (response.streamId === null) return response
-      const credentials = { ...(await this.#credentialsOf(response)), fingerprint: print, ids, note }
+      const stream = await this.#credentialsOf(response)
+      const credentials = { ...stream, idempotencyKey: key, fingerprint: print, ids, note }
       if (this.#newest.get(id) === token) this.credentials.save(credentials)
       return this.#respond(credentials, {
         signal: request.signal,
@@ -148,10 +157,10 @@ class DurableClient {
    * `credentials` of fetch is not used: the proxy takes no cookies, and with CORS for every origin a browser refuses
    * an answer to a request that carries them.
    */
-  async #post(request) {
+  async #post(request, key) {
     const { proxyUrl, proxyAuthorization } = this.#options
     const { body, signal } = request
-    const headers = createHeaders(request)
+    const headers = createHeaders(request, key)
     const attempt = async (isLast) => {
       const secret = typeof proxyAuthorization === 'function' ? await proxyAuthorization() : proxyAuthorization
       if (secret) headers.set('Authorization', `Bearer ${secret}`)

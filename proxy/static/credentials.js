@@ -78,7 +78,22 @@ function removeExpired(storage) {
   const keys = Array.from({ length: storage.length ?? 0 }, (_, index) => storage.key(index))
   for (const key of keys) {
     const credentials = loadCredentials(storage, key)
-    if (credentials && isUrlExpired(credentials.streamUrl)) storage.removeItem(key)
+    const pending = loadPending(storage, key)
+    if (credentials ? isUrlExpired(credentials.streamUrl) : pending?.isExpired) storage.removeItem(key)
+  }
+}
+
+/** How long (ms) the key of a create without an answer is kept: as long as a stream lives by default. */
+const PENDING_LIFE = 86_400_000
+
+/** The pending create under `key`, with `isExpired`, or null. */
+function loadPending(storage, key) {
+  try {
+    const pending = JSON.parse(storage.getItem(key))
+    if (typeof pending?.idempotencyKey !== 'string' || pending.streamUrl) return null
+    return { ...pending, isExpired: !(Date.now() - pending.begun < PENDING_LIFE) }
+  } catch {
+    return null
   }
 }
 
@@ -103,10 +118,31 @@ export function isUrlExpired(urlOrExpires, now = Date.now()) {
 export class CredentialStore {
   #storage
   #keyOf
+  #pendingKeyOf
 
   constructor(storage, prefix, proxyUrl) {
     this.#storage = storage
     this.#keyOf = (requestId) => createStorageKey(prefix, proxyUrl, requestId)
+    this.#pendingKeyOf = (requestId) => createStorageKey(`${prefix}pending:`, proxyUrl, requestId)
+  }
+
+  /**
+   * The Idempotency-Key under which the request with this fingerprint was made before, if any. Its stream may be gone
+   * or out of reach, or its 201 was lost: the same key again brings the stream if there is one, and a new call if not.
+   */
+  idempotencyKeyOf(id, fingerprint) {
+    const known = [this.get(id), loadPending(this.#storage, this.#pendingKeyOf(id))]
+    return known.find((entry) => entry?.fingerprint === fingerprint && !entry.isExpired)?.idempotencyKey
+  }
+
+  /** Remembers the key of a create that is about to be sent. Nothing else is remembered of it. */
+  begin(id, idempotencyKey, fingerprint) {
+    saveCredentials(this.#storage, this.#pendingKeyOf(id), { idempotencyKey, fingerprint, begun: Date.now() })
+  }
+
+  /** The create has its answer. */
+  settle(id) {
+    removeCredentials(this.#storage, this.#pendingKeyOf(id))
   }
 
   /** What is stored under `id`, or null. Another program may have stored it, so missing fields are filled in. */

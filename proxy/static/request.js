@@ -8,7 +8,8 @@ import { parseError } from './errors.js'
 export const absolute = (url) => new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href)
 
 const hex = (byte) => byte.toString(16).padStart(2, '0')
-const randomId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), hex).join('')
+/** A random Idempotency-Key. */
+export const randomKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), hex).join('')
 
 /** What fetch would send: URL, method, headers and signal, and the body as bytes, which a retry can send again. */
 export async function describe(input, init) {
@@ -41,14 +42,14 @@ export function fingerprint({ url, method, headers, body }) {
 }
 
 /** The headers of the create request, without the proxy's authorization. They are the same for every attempt. */
-export function createHeaders({ url, method, headers }) {
+export function createHeaders({ url, method, headers }, key) {
   const sent = new Headers(headers)
   if (headers.has('Authorization')) sent.set('Upstream-Authorization', headers.get('Authorization'))
   sent.delete('Authorization')
   sent.set('Upstream-URL', url)
   sent.set('Upstream-Method', method)
   // The key tells the proxy that a request is repeated, so a lost 201 costs no second call to the upstream.
-  if (!headers.has('Idempotency-Key')) sent.set('Idempotency-Key', randomId())
+  if (!headers.has('Idempotency-Key')) sent.set('Idempotency-Key', key)
   return sent
 }
 

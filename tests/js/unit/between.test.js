@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { failureOf, TRANSIENT_STATUSES } from '../../../proxy/static/answers.js'
-import { createAbortFn } from '../../../proxy/static/client.js'
+import { createAbortFn, createStorageKey, loadCredentials, saveCredentials } from '../../../proxy/static/client.js'
 import { drop, FakeProxy, FakeStream, intercept, readAll, refuse } from '../kit/fake-proxy.js'
 import { perTest, post, UPSTREAM } from '../kit/harness.js'
 
@@ -135,6 +135,64 @@ test('a create that is refused to the last attempt is answered with the refusal'
   assert.deepEqual([first.status, first.proxyError.code], [503, 'DRAINING'])
   assert.deepEqual([second.status, second.proxyError.code, second.streamId], [522, null, null])
   assert.equal(await second.text(), '<h1>Please log in</h1>')
+})
+
+const keys = () =>
+  t.proxy.requests.filter(({ method }) => method === 'POST').map(({ headers }) => headers['idempotency-key'])
+
+test('a request that got no answer is made again under the same key, in another page too', async () => {
+  const ask = (more) => t.fetch()(UPSTREAM, post({ requestId: 'r', ...more }))
+  for (const fault of [drop, intercept(522), intercept(403), intercept(200), refuse(503, 'DRAINING')]) {
+    t.proxy.requests.length = 0
+    t.proxy.between = fault
+    await ask().catch(() => {})
+    t.proxy.between = null
+    const response = await ask()
+    assert.ok(keys().length >= 2)
+    assert.equal(new Set(keys()).size, 1)
+    await response.text()
+    assert.equal(t.storage.length, 0)
+  }
+})
+
+test('an answer of the upstream, or another question, ends the life of a key', async () => {
+  const ask = async (more) => (await t.fetch()(UPSTREAM, post({ requestId: 'r', ...more }))).text()
+  t.proxy.next('POST', (_, response) => response.writeHead(502, { 'Upstream-Status': '429' }).end())
+  await ask()
+  await ask()
+  await ask()
+  t.proxy.next('POST', drop, drop, drop)
+  await assert.rejects(ask())
+  await ask({ body: 'another question' })
+  const sent = keys()
+  assert.equal(new Set(sent).size, 5, 'only the three lost attempts share one')
+})
+
+test('a stream whose URL is not valid any more is asked for under its key, which costs nothing if it is still there', async () => {
+  const ask = () => t.fetch()(UPSTREAM, post({ requestId: 'r' }))
+  await ask()
+  t.proxy.next('GET', refuse(401, 'SIGNATURE_EXPIRED'))
+  const response = await ask()
+  assert.equal(new Set(keys()).size, 1)
+  const storageKey = createStorageKey('durable-streams:', t.proxy.url, 'r')
+  const credentials = loadCredentials(t.storage, storageKey)
+  saveCredentials(t.storage, storageKey, {
+    ...credentials,
+    streamUrl: response.streamUrl.replace(/expires=\d+/, 'expires=1'),
+  })
+  await ask()
+  assert.deepEqual([keys().length, new Set(keys()).size], [3, 1])
+})
+
+test('a key without an answer is forgotten after a day', async (context) => {
+  const { now } = Date
+  let passed = 0
+  context.mock.method(Date, 'now', () => now() + passed)
+  t.proxy.next('POST', drop, drop, drop)
+  await assert.rejects(t.fetch()(UPSTREAM, post({ requestId: 'r' })))
+  passed = 86_400_000
+  await t.fetch()(UPSTREAM, post({ requestId: 'r' }))
+  assert.equal(new Set(keys()).size, 2)
 })
 
 test('a token that is asked for again is fresh at each attempt', async () => {

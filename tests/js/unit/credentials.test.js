@@ -277,6 +277,11 @@ test('a full storage is cleared of what expired', () => {
   )
   assert.deepEqual([storage.getItem('old'), storage.getItem('foreign')], [null, 'kept'])
   assert.equal(saveCredentials(storage, 'newer', { streamUrl: 'u' }), false)
+  for (const begun of [Date.now() - 86_400_000, undefined]) {
+    storage.removeItem('new')
+    storage.setItem('pending', JSON.stringify({ idempotencyKey: 'k', fingerprint: 'f', begun }))
+    assert.equal(saveCredentials(storage, 'new', { streamUrl: 'u' }), true, 'the key of an old create gave way')
+  }
 })
 
 test('the end of an older stream does not remove what a newer one has stored', async () => {
