@@ -163,7 +163,7 @@ class Application:
         return await self._static(request)
 
     def _session(self) -> Response:
-        token = make_token(self._secret, time.time(), _TOKEN_SECONDS)
+        token = make_token(self._secret, time.time(), _TOKEN_SECONDS, scope="create", upstream=[self._model])
         session = {"proxyUrl": f"{self._proxy}/v1/proxy", "api": self._model, "token": token}
         return Response(200, Headers([_JSON, _PRIVATE]), BytesBody([json.dumps(session).encode()]))
 

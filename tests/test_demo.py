@@ -12,6 +12,7 @@ from proxy.http.message import Request, Response
 from proxy.policy.auth import Keyring
 from proxy.policy.caller import Access
 from proxy.wire.headers import Headers
+from proxy.wire.url import parse_url
 
 _SECRET = "the secret of the demo"
 
@@ -46,9 +47,12 @@ async def test_the_page_gets_a_token_that_the_proxy_takes_for_a_minute_and_never
     assert response.headers.get(b"cache-control") == b"no-store"
     assert _SECRET.encode() not in text
     authorization = [b"Bearer " + session["token"].encode()]
-    Keyring([_SECRET]).admit(Access.CREATE, "", [], authorization, time.time())
-    with pytest.raises(Refusal):
-        Keyring([_SECRET]).admit(Access.CREATE, "", [], authorization, time.time() + 62)
+    caller = Keyring([_SECRET]).admit(Access.CREATE, "", [], authorization, time.time())
+    assert caller.may_call(parse_url(b"http://localhost:4441/model"))
+    assert not caller.may_call(parse_url(b"http://localhost:4441/other"))
+    for access, later in ((Access.CREATE, 62), (Access.READ, 0), (Access.DELETE, 0)):
+        with pytest.raises(Refusal):
+            Keyring([_SECRET]).admit(access, "", [], authorization, time.time() + later)
 
 
 @pytest.mark.parametrize("host", ["evil.example:4441", "localhost.evil.example:4441", "", "evil.example"])

@@ -119,7 +119,7 @@ test('another upstream key does not make it another question', async () => {
   assert.equal(response.wasResumed, true)
 })
 
-test('an answer that was read to its end is forgotten: the same question is asked anew', async () => {
+test('an answer that was read to its end is forgotten: the same question is a new call', async () => {
   const fetch = t.fetch()
   await (await fetch(UPSTREAM, post({ requestId: 'r' }))).text()
   assert.equal(t.storage.length, 0)
@@ -153,7 +153,7 @@ test('without a request id nothing is stored', async () => {
   assert.equal(t.storage.length, 0)
 })
 
-test('autoResume: false asks anew, and leaves resuming to fetch.resume', async () => {
+test('autoResume: false makes a new call, and leaves resuming to fetch.resume', async () => {
   await left({ autoResume: false })
   const response = await t.fetch({ autoResume: false }).resume('r')
   assert.equal(await response.text(), 'one two three')
@@ -185,7 +185,7 @@ test('resume gives null when nothing is stored, it expired, or it is gone; it ne
   assert.equal(t.proxy.count('POST'), 4)
 })
 
-test('a stream that is gone is asked for anew by the same call', async () => {
+test('a stream that is gone is replaced by a new one in the same call', async () => {
   await left()
   t.proxy.next('GET', refuse(404, 'STREAM_NOT_FOUND'))
   t.proxy.makeStream = () => new FakeStream().append('new').close()

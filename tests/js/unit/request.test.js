@@ -86,7 +86,7 @@ test('a request without a body is sent without one, as fetch does: GET by defaul
   assert.deepEqual([headers['upstream-method'], headers['upstream-url'], body.length], ['GET', `${UPSTREAM}?q=1`, 0])
 })
 
-test('proxyAuthorization may be an async function, asked anew for each request', async () => {
+test('proxyAuthorization may be an async function, called for each request', async () => {
   let count = 0
   const fetch = t.fetch({ proxyAuthorization: async () => `jwt-${++count}` })
   await fetch(UPSTREAM, post())
@@ -132,7 +132,7 @@ test("upstream's own status and body come through a 502 that names them", async 
   assert.equal(response.streamId, null)
 })
 
-test('a 502 without Upstream-Status, or with nonsense in it, stays a 502 and is told to be the proxy’s', async () => {
+test('a 502 without Upstream-Status, or with nonsense in it, stays a 502 of the proxy’s own', async () => {
   for (const headers of [{}, { 'Upstream-Status': 'NaN' }, { 'Upstream-Status': '' }, { 'Upstream-Status': '99999' }]) {
     t.proxy.next('POST', refuse(502, 'UPSTREAM_ERROR', headers))
     const response = await t.fetch()(UPSTREAM, post())
