@@ -16,6 +16,7 @@ SAMPLES: dict[str, tuple[str, Value]] = {
     "allowlist": ("https://a.example/**, https://b.example", ("https://a.example/**", "https://b.example")),
     "cors_origin": ("https://a.example,https://b.example", ("https://a.example", "https://b.example")),
     "allow_private": ("http://a.internal", ("http://a.internal",)),
+    "forward_header": ("origin, cf-aig-*", ("origin", "cf-aig-*")),
     "pass_header": ("x-one, x-two-*", ("x-one", "x-two-*")),
     "secret": ("a, b", ("a, b",)),
     "egress_proxy": ("http://egress.example:3128", "http://egress.example:3128"),

@@ -10,7 +10,7 @@ from proxy.net.egress import Bypass
 from proxy.policy.allowlist import Allowlist
 from proxy.policy.auth import Keyring
 from proxy.policy.cors import Cors
-from proxy.policy.forwarding import PassedHeaders
+from proxy.policy.forwarding import ForwardedHeaders, PassedHeaders
 
 __all__ = ["check"]
 
@@ -39,7 +39,8 @@ def _check_parsed(values: Mapping[str, Value]) -> None:
         ("allow_private", "--allow-private", Allowlist),
         ("no_proxy", "--no-proxy", Bypass if values["egress_proxy"] else tuple),
         ("cors_origin", "--cors-origin", lambda origins: Cors(origins, max_age=0)),
-        ("pass_header", "--pass-header", PassedHeaders),
+        ("pass_header", "--pass-header", lambda names: PassedHeaders(names, max_bytes=0)),
+        ("forward_header", "--forward-header", ForwardedHeaders),
         ("secret", "PROXY_SECRET", lambda secrets: Keyring(secrets or ("none",))),
     )
     for name, spelled, parse in checks:

@@ -117,6 +117,12 @@ UPSTREAMS = Group(
             unit="bytes",
         ),
         Setting(
+            "max_passed_header_bytes",
+            8 * _KIB,
+            "Bytes of an upstream's response headers that reach the client; headers that do not fit are left out",
+            unit="bytes",
+        ),
+        Setting(
             "error_body_timeout_seconds",
             5.0,
             "Maximum time for reading an upstream's error body; what came by then is passed on",

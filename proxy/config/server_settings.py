@@ -93,6 +93,12 @@ ACCESS = Group(
             unit="name",
         ),
         Setting(
+            "forward_header",
+            (),
+            "Request header of browsers or gateways that is forwarded to upstreams (repeatable, prefix* allowed)",
+            unit="name",
+        ),
+        Setting(
             "shared_cache",
             False,
             "Shared caches (a CDN) may keep reads by a signed URL: the Cache-Control of storage passes",

@@ -13,7 +13,7 @@ from proxy.http.message import Response
 from proxy.policy.allowlist import Allowlist, Match
 from proxy.policy.auth import Keyring
 from proxy.policy.caller import Caller
-from proxy.policy.forwarding import PassedHeaders, upstream_headers
+from proxy.policy.forwarding import ForwardedHeaders, PassedHeaders, upstream_headers
 from proxy.relay.idempotency import Claim, Claims, Replay, fingerprint, stream_id_of
 from proxy.relay.record import Record
 from proxy.relay.transfers import Transfers
@@ -37,6 +37,8 @@ class CreateSettings:
     max_request_bytes: int  # of one request body
     max_request_bytes_total: int  # of all request bodies that are held at once
     pass_header: tuple[str, ...]  # names and prefixes of upstream response headers that reach the client
+    max_passed_header_bytes: int  # of all of them in one response
+    forward_header: tuple[str, ...]  # names and prefixes of first-hop request headers that reach the upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class Create:
         self._transfers = transfers
         self._claims = claims
         self._url_seconds = settings.url_expiration_seconds
-        self._passed = PassedHeaders(settings.pass_header)
+        self._passed = PassedHeaders(settings.pass_header, max_bytes=settings.max_passed_header_bytes)
+        self._forwarded = ForwardedHeaders(settings.forward_header)
         self._base = settings.public_url.rstrip("/")
         self._uploads = Uploads(each=settings.max_request_bytes, total=settings.max_request_bytes_total)
 
@@ -83,7 +86,7 @@ class Create:
         self._transfers.reserve()
         try:
             async with self._uploads.collected(call.request.body) as body:
-                order = _Order(url, match, method, upstream_headers(headers, url), body)
+                order = _Order(url, match, method, upstream_headers(headers, url, self._forwarded), body)
                 if key is None:
                     return await self._create(str(uuid4()), order, "")
                 return await self._create_once(key, order)

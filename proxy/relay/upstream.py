@@ -14,7 +14,7 @@ from proxy.http.pool import Pool
 from proxy.net.dial import Address
 from proxy.policy.addresses import AddressRules
 from proxy.policy.allowlist import Match
-from proxy.policy.forwarding import PassedHeaders, content_encoding, content_type, passed_headers
+from proxy.policy.forwarding import PassedHeaders, content_encoding, content_type
 from proxy.relay.record import Record
 from proxy.wire.events import Buffer, first_bytes
 from proxy.wire.headers import Headers
@@ -113,7 +113,7 @@ def described(response: Response, passed: PassedHeaders) -> Record:
         content_type=content_type(headers),
         status=response.status,
         content_encoding=content_encoding(headers),
-        passed=tuple(passed_headers(headers, passed)),
+        passed=tuple(passed.of(headers)),
     )
 
 

@@ -36,13 +36,11 @@ def _sent(caller: Caller, upstream: Upstream, *fields: tuple[str, str], content:
         ("Accept", "text/event-stream, */*;q=0.1"),
         ("Accept-Language", "de, en;q=0.5"),
         ("User-Agent", "someone/1.0 (and more)"),
-        ("Origin", "https://app.example.com"),
-        ("Referer", "https://app.example.com/chat"),
         ("If-None-Match", '"abc"'),
         ("Range", "bytes=0-9"),
         ("Idempotency-Key", "opaque"),
-        ("X-Forwarded-For", "192.0.2.1"),
         ("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("Tracestate", "vendor=1"),
         ("X-Odd", "a  b\tc,;=\"'"),
         ("X-Empty", ""),
         ("Stream-Seq", "1"),
@@ -71,6 +69,26 @@ def test_repeated_headers_stay_repeated_and_in_order(caller: Caller, upstream: U
     assert kept == [(name.lower(), value) for name, value in fields]
 
 
+@pytest.mark.parametrize("more", [[], [("X-Odd", "a\tb")]], ids=["a plain head", "an unusual head"])
+def test_names_go_upstream_as_they_were_spelled(
+    caller: Caller, upstream: Upstream, more: list[tuple[str, str]]
+) -> None:
+    fields = [("X-API-Key", "1"), ("anthropic-Version", "2"), ("x-lower", "3"), *more]
+    names = {name.decode() for name, _ in _sent(caller, upstream, *fields, ("upstream-authorization", "k")).headers}
+    assert names >= {"X-API-Key", "anthropic-Version", "x-lower", "Host", "Authorization"}
+
+
+def test_a_field_that_the_request_s_signature_covers_goes_upstream_as_it_came(
+    caller: Caller, upstream: Upstream
+) -> None:
+    signature = "AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/bedrock/aws4_request, SignedHeaders={}, Signature=ab"
+    for names, sent in (("accept;accept-encoding;host", "gzip, br"), ("accept;host", "identity")):
+        fields = [("Upstream-Authorization", signature.format(names)), ("Accept-Encoding", "gzip, br")]
+        seen = _sent(caller, upstream, *fields)
+        assert seen.get_all("Accept-Encoding") == [sent]
+        assert seen.get("Authorization") == signature.format(names)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -84,6 +102,24 @@ def test_repeated_headers_stay_repeated_and_in_order(caller: Caller, upstream: U
         ("Trailers", "X-After"),
         ("Upgrade", "websocket"),
         ("Cookie", "session=of-the-proxys-origin"),
+        ("Origin", "https://app.example.com"),
+        ("Referer", "https://app.example.com/chat"),
+        ("Sec-Fetch-Site", "cross-site"),
+        ("sec-ch-ua-platform", "Linux"),
+        ("DNT", "1"),
+        ("Forwarded", "for=192.0.2.1"),
+        ("X-Forwarded-For", "192.0.2.1"),
+        ("X-Forwarded-Host", "proxy.example.com"),
+        ("X-Real-IP", "192.0.2.1"),
+        ("Via", "1.1 edge"),
+        ("CF-Connecting-IP", "192.0.2.1"),
+        ("CDN-Loop", "cloudflare"),
+        ("True-Client-IP", "192.0.2.1"),
+        ("Fastly-FF", "abc"),
+        ("X-Amzn-Trace-Id", "Root=1-67891233-abcdef012345678912345678"),
+        ("X-Original-URL", "/admin"),
+        ("X-Rewrite-URL", "/admin"),
+        ("X-HTTP-Method-Override", "DELETE"),
         ("Upstream-Something", "of this protocol"),
         ("Upstream-Outcome", "complete"),
         ("uPsTrEaM-x", "of this protocol"),
