@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterator
 from importlib.resources import files
 
 from proxy.base.errors import Code, Refusal
-from proxy.config import Config, ConfigError
+from proxy.config import Config
 from proxy.handlers.router import error_response
 from proxy.handlers.static import StaticFiles
 from proxy.http.body import Body, BodyError, BytesBody, Cut, TooLarge, read_all
 from proxy.http.message import Request, Response
-from proxy.http.server import HttpServer
-from proxy.net.listen import bind
 from proxy.policy.tokens import make_token
 from proxy.server import create_proxy_server
+from proxy.serving import Place
 from proxy.wire.events import Buffer
 from proxy.wire.headers import Headers
 
@@ -187,30 +186,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(options: argparse.Namespace, say: Callable[[str], None], stopped: asyncio.Event) -> None:
     """Run the demo until `stopped` is set. Raises ConfigError when a port or the directory cannot be used."""
     with tempfile.TemporaryDirectory(prefix="durable-demo-") as temporary:
-        server_config = Config.of(port=options.port + 1 if options.port else 0)
-        try:
-            sockets = bind(server_config.listen)
-        except OSError as error:
-            raise ConfigError(f"--port {options.port}: {error.strerror}") from None
-        port = sockets[0].getsockname()[1]
-        origin = f"http://localhost:{port}"
+        config = Config.of(port=options.port + 1 if options.port else 0)
+        place = Place(config.listen)
+        origin = place.url
         secret = secrets.token_urlsafe(32)
         try:
             proxy = await create_proxy_server(
                 port=options.port,
                 allowlist=[f"{origin}/model"],
                 secret=secret,
-                cors_origin=[origin, f"http://127.0.0.1:{port}"],
+                cors_origin=[origin, f"http://127.0.0.1:{place.port}"],
                 data_dir=options.data_dir or temporary,
             )
         except BaseException:
-            for listening in sockets:
-                listening.close()
+            place.close()
             raise
         async with proxy:
             application = Application(secret=secret, origin=origin, proxy_origin=proxy.url)
-            server = HttpServer(application, lambda refusal, _: error_response(refusal), server_config.server)
-            server.serve(sockets)
+            server = place.serve(application, lambda refusal, _: error_response(refusal), config.server)
             say(f"Demo running at {origin}")
             say(f"Its proxy is at {proxy.url}")
             if not options.no_open:

@@ -1,12 +1,12 @@
 """The Python API: `create_proxy_server` starts a proxy inside the running event loop.
 
-Owns start and stop: sockets, the HTTP server over the app's router, and the order in which they end.
+Owns start and stop: in which order the sockets, the app and the HTTP server begin and end.
 """
 
 import asyncio
 import os
 from collections.abc import Iterable
-from ipaddress import ip_address
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, cast
 
@@ -14,11 +14,18 @@ import anyio
 
 from proxy.app import App
 from proxy.base.tasks import Tasks
-from proxy.config import SETTINGS, Config, ConfigError, Value, service_secrets
-from proxy.http.server import HttpServer
-from proxy.net.listen import bind, close_listening
+from proxy.config import SETTINGS, Config, Value, service_secrets
+from proxy.serving import Place
 
-__all__ = ["ProxyServer", "create_proxy_server"]
+__all__ = ["ProxyServer", "Stopped", "create_proxy_server"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What became of the transfers that ran when a stop began."""
+
+    ended: int  # by themselves, within the drain time
+    interrupted: int  # by the stop
 
 
 class ProxyServer:
@@ -27,33 +34,31 @@ class ProxyServer:
     def __init__(self, config: Config) -> None:
         """Bind, wire and start. Raises ConfigError when a setting cannot be used here."""
         secrets, self.secret_source = service_secrets(config.access, config.place)
-        try:
-            sockets = bind(config.listen)
-        except OSError as error:
-            raise ConfigError(str(error.strerror)) from None
+        place = Place(config.listen)
         try:
             self._app = App(config, secrets)
         except BaseException:
-            for listening in sockets:
-                close_listening(listening)
+            place.close()
             raise
-        listen = config.listen
-        for listening in () if listen.uds else sockets:
-            address, port, *_ = listening.getsockname()
-            self._app.address_rules.add_listener(ip_address(address), port)
-        self._http = HttpServer(self._app.router, self._app.router.refuse, config.server)
-        self.port = 0 if listen.uds else sockets[0].getsockname()[1]
-        self.url = f"unix:{listen.uds}" if listen.uds else f"http://{_bracketed(listen.host)}:{self.port}"
+        for address, port in place.addresses():
+            self._app.address_rules.add_listener(address, port)
+        self.port, self.url, self.urls = place.port, place.url, place.urls
         self._app.open()
-        self._http.serve(sockets)
+        self._http = place.serve(self._app.router, self._app.router.refuse, config.server)
         self._reader_grace_seconds = config.stop.reader_grace_seconds
         self._tasks = Tasks("server")
         self._stopping: asyncio.Task[None] | None = None
+        self._stopped = Stopped(0, 0)
 
     def __repr__(self) -> str:
         return f"<ProxyServer {self.url}>"
 
-    async def stop(self, *, drain_seconds: float = 0, hurry: asyncio.Event | None = None) -> None:
+    @property
+    def transfers(self) -> int:
+        """The number of transfers that run."""
+        return len(self._app.transfers)
+
+    async def stop(self, *, drain_seconds: float = 0, hurry: asyncio.Event | None = None) -> Stopped:
         """Take no new streams, let running ones go on for `drain_seconds`, then end them as `interrupted`.
 
         `hurry`, when set, ends the draining. Returns when no task and no socket is left. A stop that has begun goes
@@ -62,8 +67,10 @@ class ProxyServer:
         if self._stopping is None:
             self._stopping = self._tasks.start("stop", self._stop(drain_seconds, hurry))
         await asyncio.shield(self._stopping)
+        return self._stopped
 
     async def _stop(self, drain_seconds: float, hurry: asyncio.Event | None) -> None:
+        running = self.transfers
         async with anyio.create_task_group() as group:
 
             async def drain() -> None:
@@ -73,6 +80,7 @@ class ProxyServer:
             group.start_soon(drain)
             await (hurry or asyncio.Event()).wait()
             group.cancel_scope.cancel()
+        self._stopped = Stopped(max(running - self.transfers, 0), self.transfers)
         await self._app.end_transfers()
         await self._http.stop_accepting()
         self._http.drain()
@@ -88,10 +96,6 @@ class ProxyServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 async def create_proxy_server(**settings: object) -> ProxyServer:

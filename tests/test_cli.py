@@ -2,17 +2,20 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from proxy.config import GROUPS
 from proxy.version import __version__
 from tests.conformance.caller import Caller, code
 from tests.kit.npm_storage import NpmStorage
@@ -64,10 +67,42 @@ def test_help_names_the_settings_and_no_flag_for_the_secret() -> None:
     assert not re.search(r"--secret(?!-file)", done.stdout)
 
 
-def test_version_is_one_line() -> None:
-    done = run_proxy(["--version"])
+def test_help_has_the_groups_of_the_documentation_and_each_flag_in_its_own() -> None:
+    text = run_proxy(["--help"]).stdout
+    titles = [f"\n{group.title}:\n" for group in GROUPS]
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+    ends = [*places[1:], text.index("\nenvironment:\n")]
+    for group, start, end in zip(GROUPS, places, ends, strict=True):
+        for setting in group.settings:
+            if setting.flag is None:
+                assert re.search(rf"^  {setting.env} ", text[ends[-1] :], re.MULTILINE), setting.env
+            else:
+                assert re.search(rf"^  {setting.flag}\b", text[start:end], re.MULTILINE), setting.flag
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+@pytest.mark.parametrize("command", [[], ["serve"], ["store"], ["demo"], ["fetch"]])
+def test_version_is_one_line(command: list[str], flag: str) -> None:
+    done = run_proxy([*command, flag])
     assert done.returncode == 0
     assert __version__ in one_line(done.stdout)
+
+
+def test_fetch_needs_nothing_of_the_server() -> None:
+    """Neither its dependencies nor POSIX (`fcntl`), so that it runs on every system."""
+    absent = ("apsw", "anyio", "h11", "jwt", "uvloop", "fcntl", "proxy.config", "proxy.http", "proxy.store")
+    code = f"""
+import sys
+for name in {absent!r}:
+    sys.modules[name] = None
+sys.argv = ["proxy", "fetch", "--help"]
+from proxy.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--request-id" in done.stdout
 
 
 def test_the_start_up_line_says_where_and_localhost_is_both_families(args: list[str]) -> None:
@@ -76,6 +111,44 @@ def test_the_start_up_line_says_where_and_localhost_is_both_families(args: list[
         assert httpx.get(f"http://127.0.0.1:{proxy.port}/health").json() == {"status": "ok"}
         if socket.has_ipv6:
             assert httpx.get(f"http://[::1]:{proxy.port}/health").json() == {"status": "ok"}
+
+
+def test_it_listens_at_every_host_that_is_given(args: list[str]) -> None:
+    with ProxyProcess([*args, "--host", "127.0.0.1", "--host", "127.0.0.2"], env=ENV) as proxy:
+        for host in ("127.0.0.1", "127.0.0.2"):
+            assert httpx.get(f"http://{host}:{proxy.port}/health").json() == {"status": "ok"}
+        assert f"Listening at http://127.0.0.2:{proxy.port}\n" in proxy.output
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6")
+def test_every_address_is_reached_over_both_families(args: list[str]) -> None:
+    with ProxyProcess([*args, "--host", "::"], env=ENV) as proxy:
+        for host in ("127.0.0.1", "[::1]"):
+            assert httpx.get(f"http://{host}:{proxy.port}/health").json() == {"status": "ok"}
+
+
+def test_sizes_and_times_take_units(args: list[str], upstream: Upstream) -> None:
+    with ProxyProcess([*args, "--max-response-bytes", "1KiB", "--url-expiration-seconds", "1h"], env=ENV) as proxy:
+        caller = Caller(proxy.url, SECRET)
+        stream = caller.create(upstream.serve(chunked(bytes(1024), b"and more")).url)
+        assert stream.whole()[:2] == (bytes(1024), "truncated")
+        assert 3500 < int(stream.signed["expires"]) - time.time() <= 3601
+        caller.http.close()
+
+
+def test_a_low_soft_limit_of_descriptors_is_raised_to_the_hard_one(args: list[str]) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    command = ["sh", "-c", 'ulimit -S -n 300; exec "$@"', "sh", sys.executable, "-m", "proxy", "--port", "0"]
+    with subprocess.Popen([*command, *args], env={**os.environ, **ENV}, stdout=subprocess.PIPE, text=True) as proxy:
+        assert proxy.stdout is not None
+        while "running at" not in proxy.stdout.readline():
+            assert proxy.poll() is None
+        limits = Path(f"/proc/{proxy.pid}/limits").read_text()
+        proxy.terminate()
+        assert proxy.wait(20) == 0
+    found = re.search(r"^Max open files +(\d+) +(\d+)", limits, re.MULTILINE)
+    assert found is not None
+    assert (int(found[1]), int(found[2])) == (min(hard, 1 << 20), hard)
 
 
 def test_a_setting_comes_from_the_flag_before_the_environment(storage: NpmStorage, upstream: Upstream) -> None:
@@ -311,16 +384,37 @@ def test_what_ends_within_the_drain_time_is_complete_and_nothing_new_begins(
     assert other.count == 0
 
 
-def test_a_second_signal_does_not_make_it_fail(args: list[str], upstream: Upstream) -> None:
-    route = upstream.serve(chunked(b"so far", HANG))
-    with ProxyProcess([*args, "--drain-timeout-seconds", "2"], env=ENV) as proxy:
+def test_a_stop_says_what_runs_and_a_second_signal_ends_it_at_once(args: list[str], upstream: Upstream) -> None:
+    with ProxyProcess([*args, "--drain-timeout-seconds", "600"], env=ENV) as proxy:
+        caller = Caller(proxy.url, SECRET)
+        for _ in range(2):
+            caller.create(upstream.serve(chunked(b"so far", HANG)).url).until(b"so far")
+        caller.http.close()
+        proxy.signal(signal.SIGINT)
+        proxy.wait_for("Stopping: 2 transfers are running and have 600 s to end; a second signal (Ctrl-C) ends them")
+        proxy.signal(signal.SIGINT)
+        assert proxy.wait(20) == 0
+        assert "Traceback" not in proxy.output
+        assert proxy.output.endswith("Stopped: transfers that ended by themselves: 0, interrupted: 2\n")
+
+
+def test_a_stop_says_what_ended_by_itself(args: list[str], upstream: Upstream) -> None:
+    route = upstream.serve(chunked(b"so far", GATE))
+    with ProxyProcess(args, env=ENV) as proxy:
         caller = Caller(proxy.url, SECRET)
         caller.create(route.url).until(b"so far")
         caller.http.close()
         proxy.signal(signal.SIGTERM)
-        proxy.signal(signal.SIGTERM)
+        proxy.wait_for("Stopping: 1 transfer is running and has 30 s to end")
+        route.release()
         assert proxy.wait(20) == 0
-        assert "Traceback" not in proxy.output
+        assert proxy.output.endswith("Stopped: transfers that ended by themselves: 1, interrupted: 0\n")
+
+
+def test_a_stop_without_transfers_asks_for_no_patience(args: list[str]) -> None:
+    with ProxyProcess(args, env=ENV) as proxy:
+        assert proxy.stop() == 0
+        assert proxy.output.endswith("Stopping: no transfer is running\nStopped\n")
 
 
 # Nothing tells a secret

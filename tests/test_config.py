@@ -11,6 +11,7 @@ from proxy.config.numbers import DERIVED, FIXED
 from proxy.config.setting import parsed, shown
 
 SAMPLES: dict[str, tuple[str, Value]] = {
+    "host": ("::1, 127.0.0.1", ("::1", "127.0.0.1")),
     "public_url": ("https://proxy.example/base", "https://proxy.example/base"),
     "durable_streams_url": ("http://storage:4437", "http://storage:4437"),
     "allowlist": ("https://a.example/**, https://b.example", ("https://a.example/**", "https://b.example")),
@@ -174,9 +175,10 @@ def test_a_switch_is_spelled_in_a_few_ways(text: str, value: bool) -> None:
     ("values", "said"),
     [
         ({"port": 65_536}, "--port must be at most 65535, not 65536"),
-        ({"port": "80"}, "--port must be a whole number, not a str"),
+        ({"port": "80"}, "--port must be a whole number, not str"),
         ({"port": True}, "--port"),
-        ({"host": 1}, "--host must be a text"),
+        ({"host": ()}, "--host must name at least one host"),
+        ({"uds": 1}, "--uds must be a text, not int"),
         ({"allowlist": "https://a.example"}, "--allow must be a list of texts"),
         ({"allowlist": ("https://",)}, "--allow"),
         ({"allowlist": ("ftp://x/",)}, "--allow"),

@@ -20,6 +20,8 @@ _LONGEST_SOCKET = 107  # bytes of a Unix socket's path on Linux
 def check(values: Mapping[str, Value]) -> None:
     """Raise ConfigError for the first setting that cannot be used, with its name and the reason in one line."""
     _check_parsed(values)
+    if not values["host"]:
+        raise ConfigError("--host must name at least one host")
     storage = str(values["durable_streams_url"])
     if storage.startswith("unix:"):
         _check_socket("--durable-streams-url", storage.removeprefix("unix:"))

@@ -20,8 +20,9 @@ from proxy.handlers.events import EventSettings
 from proxy.handlers.read import ReadSettings
 from proxy.http.pool import PoolSettings
 from proxy.http.server import ServerSettings
+from proxy.net.bind import ListenSettings
 from proxy.net.dial import DialLimits
-from proxy.net.listen import AcceptSettings, ListenSettings
+from proxy.net.listen import AcceptSettings
 from proxy.net.resolve import ResolverLimits
 from proxy.relay.fleet import FleetSettings
 from proxy.relay.idempotency import ClaimSettings

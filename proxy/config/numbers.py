@@ -6,9 +6,9 @@ Like settings, they reach the code that uses them by their names: see `proxy.con
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from proxy.base.descriptors import descriptor_limit
 from proxy.config.setting import Value
 from proxy.net.connection import READ_BYTES
-from proxy.net.listen import descriptor_limit
 
 __all__ = ["DERIVED", "FIXED", "Derived", "Fixed", "Values", "all_values"]
 

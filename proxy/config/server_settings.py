@@ -12,7 +12,12 @@ PLACE = Group(
     "Where the proxy is",
     (
         Setting("port", 4440, "TCP port to listen on; 0 picks a free one", unit="port", maximum=65_535),
-        Setting("host", "localhost", "Host to bind to; localhost listens on 127.0.0.1 and ::1", unit="host"),
+        Setting(
+            "host",
+            ("localhost",),
+            "Host to bind to (repeatable); localhost is 127.0.0.1 and ::1, and :: is every address, IPv4 too",
+            unit="host",
+        ),
         Setting("uds", "", "Unix socket (mode 0600) to listen on, instead of TCP", unit="path"),
         Setting(
             "public_url",

@@ -75,7 +75,7 @@ class Setting:
     def check(self, value: Value) -> None:
         """Raise ConfigError when a value is of another type, or a number out of bounds."""
         if type(value) is not self.kind and not (self.kind is float and type(value) is int):
-            raise ConfigError(f"{self.spelled} must be {_expected(self)}, not a {type(value).__name__}")
+            raise ConfigError(f"{self.spelled} must be {_expected(self)}, not {type(value).__name__}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             return
         if not self.minimum <= value < math.inf:

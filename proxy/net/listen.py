@@ -1,137 +1,23 @@
-"""Listening sockets and the accept loop, which stops before file descriptors run out, and TLS for what it accepts."""
+"""The accept loop, which stops before file descriptors run out, and TLS for what it accepts."""
 
 import asyncio
 import errno
 import logging
-import os
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from proxy.base.tasks import Tasks
+from proxy.net.bind import close_listening
 from proxy.net.connection import Connection
 
-__all__ = [
-    "AcceptSettings",
-    "ListenSettings",
-    "Listener",
-    "ServerTls",
-    "bind",
-    "bind_tcp",
-    "bind_unix",
-    "close_listening",
-    "descriptor_limit",
-]
+__all__ = ["AcceptSettings", "Listener", "ServerTls"]
 
 logger = logging.getLogger(__name__)
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-
-@dataclass(frozen=True, slots=True)
-class ListenSettings:
-    """Where a server listens."""
-
-    port: int  # TCP port; 0 picks a free one
-    host: str  # name or address to bind to; localhost is both loopback addresses
-    uds: str  # path of a Unix socket to listen on instead; empty for TCP
-    accept_backlog: int  # connections that wait in the kernel until they are accepted
-
-
-def bind(settings: ListenSettings) -> list[socket.socket]:
-    """The listening sockets that the settings ask for. Raises OSError with the address in its text."""
-    if settings.uds:
-        return [bind_unix(Path(settings.uds), settings.accept_backlog)]
-    return bind_tcp(settings.host, settings.port, settings.accept_backlog)
-
-
-def descriptor_limit() -> int:
-    """How many file descriptors this process may open; a generous guess where the system does not say."""
-    try:
-        import resource  # noqa: PLC0415  # absent on Windows
-    except ImportError:
-        return 8192
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
-
-
-def bind_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Listening sockets for `host`; `localhost` gives both loopback addresses on one port.
-
-    Port 0 picks a free one. Raises OSError with the address in its text.
-    """
-    addresses = ["127.0.0.1", "::1"] if host == "localhost" else _resolve(host, port)
-    sockets: list[socket.socket] = []
-    try:
-        for address in addresses:
-            try:
-                sockets.append(_bind(address, sockets[0].getsockname()[1] if sockets else port, backlog))
-            except OSError as error:
-                if address == "::1" and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    continue  # a machine without IPv6
-                raise OSError(error.errno, f"cannot listen on {address} port {port}: {error.strerror}") from None
-    except OSError:
-        for bound in sockets:
-            bound.close()
-        raise
-    return sockets
-
-
-def _resolve(host: str, port: int) -> list[str]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}: {error.strerror}") from None
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-def _bind(address: str, port: int, backlog: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.setblocking(False)
-        listening.bind((address, port))
-        listening.listen(backlog)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
-def bind_unix(path: Path, backlog: int) -> socket.socket:
-    """A listening Unix socket of mode 0600; a stale one that nobody listens on is replaced. Raises OSError."""
-    if path.is_socket():
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(str(path)) == 0:
-                raise OSError(errno.EADDRINUSE, f"cannot listen on {path}: another process does")
-        path.unlink()
-    listening = socket.socket(socket.AF_UNIX)
-    old_mask = os.umask(0o177)
-    try:
-        listening.setblocking(False)
-        listening.bind(str(path))
-        listening.listen(backlog)
-    except OSError as error:
-        listening.close()
-        raise OSError(error.errno, f"cannot listen on {path}: {error.strerror or error}") from None
-    finally:
-        os.umask(old_mask)
-    return listening
-
-
-def close_listening(listening: socket.socket) -> None:
-    """Close a socket of `bind_tcp` or `bind_unix`; the latter's file goes, too."""
-    if listening.family == socket.AF_UNIX:
-        with suppress(OSError):
-            os.unlink(listening.getsockname())
-    listening.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class ProxyProcess:
     ) -> None:
         port = [] if "--port" in args else ["--port", "0"]
         self._lines: list[str] = []
+        self._grown = threading.Condition()
         self._running = threading.Event()
         self.url = ""
         self._process = subprocess.Popen(
@@ -75,7 +76,9 @@ class ProxyProcess:
     def _collect(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._lines.append(line)
+            with self._grown:
+                self._lines.append(line)
+                self._grown.notify_all()
             if not self._running.is_set() and (match := _RUNNING.search(line)):
                 self.url = match[1]
                 self._running.set()
@@ -95,6 +98,11 @@ class ProxyProcess:
     def output(self) -> str:
         """Everything it has written so far, both streams."""
         return "".join(self._lines)
+
+    def wait_for(self, text: str, timeout: float = 20) -> None:
+        """Wait until it has written `text`, within one line."""
+        with self._grown:
+            assert self._grown.wait_for(lambda: any(text in line for line in self._lines), timeout), self._lines
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""

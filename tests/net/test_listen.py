@@ -1,72 +1,23 @@
-"""Listening: addresses, Unix sockets, the bound on connections over several sockets, stopping."""
+"""The accept loop: the bound on connections over several sockets, TLS, shortages, stopping."""
 
 import asyncio
 import errno
 import socket
 import ssl
-import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from proxy.net.bind import bind_tcp, bind_unix
 from proxy.net.connection import Connection
-from proxy.net.listen import AcceptSettings, Listener, ServerTls, bind_tcp, bind_unix
+from proxy.net.listen import AcceptSettings, Listener, ServerTls
 from tests.kit.certificates import Certificates
 from tests.kit.waiting import LONG, SOON, until
 
 BACKLOG = 64
 ACCEPT = AcceptSettings(accept_retry_seconds=0.01, accept_report_seconds=60.0)
-
-
-def test_localhost_is_both_loopback_addresses_on_one_port() -> None:
-    sockets = bind_tcp("localhost", 0, BACKLOG)
-    names = [bound.getsockname()[:2] for bound in sockets]
-    for bound in sockets:
-        bound.close()
-    assert [name[0] for name in names] in (["127.0.0.1", "::1"], ["127.0.0.1"])
-    assert len({name[1] for name in names}) == 1
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_port_that_is_taken_is_named_and_nothing_stays_bound(host: str) -> None:
-    (taken,) = bind_tcp("127.0.0.1", 0, BACKLOG)
-    port = taken.getsockname()[1]
-    with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1 port {port}"):
-        bind_tcp(host, port, BACKLOG)
-    taken.close()
-    for bound in bind_tcp(host, port, BACKLOG):
-        bound.close()
-
-
-def test_a_host_that_does_not_resolve_is_named() -> None:
-    with pytest.raises(OSError, match=r"cannot listen on nowhere\.invalid"):
-        bind_tcp("nowhere.invalid", 0, BACKLOG)
-
-
-def test_a_unix_socket_is_private_and_a_stale_one_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
-    bound = bind_unix(path, BACKLOG)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with pytest.raises(OSError, match="another process does") as caught:
-        bind_unix(path, BACKLOG)
-    assert caught.value.errno == errno.EADDRINUSE
-    bound.close()
-    bind_unix(path, BACKLOG).close()
-
-
-def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("precious")
-    with pytest.raises(OSError, match="cannot listen on"):
-        bind_unix(path, BACKLOG)
-    assert path.read_text() == "precious"
-
-
-def test_a_path_that_is_too_long_for_a_socket_is_told_as_that(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"cannot listen on .*too long"):
-        bind_unix(tmp_path / ("x" * 120), BACKLOG)
 
 
 class Counted:
@@ -101,7 +52,7 @@ class Counted:
 
 async def test_the_bound_holds_over_all_sockets_and_everybody_is_served_in_the_end() -> None:
     counted = Counted(2)
-    sockets = bind_tcp("127.0.0.1", 0, BACKLOG) + bind_tcp("127.0.0.1", 0, BACKLOG)
+    sockets = bind_tcp(["127.0.0.1"], 0, BACKLOG) + bind_tcp(["127.0.0.1"], 0, BACKLOG)
     counted.listener = Listener(sockets, counted.factory, counted.has_room, ACCEPT)
 
     async def visit(port: int) -> None:
@@ -120,7 +71,7 @@ async def test_the_bound_holds_over_all_sockets_and_everybody_is_served_in_the_e
 
 async def test_a_client_that_was_accepted_but_not_served_is_let_go_when_listening_ends() -> None:
     counted = Counted(1)
-    one, two = sockets = bind_tcp("127.0.0.1", 0, BACKLOG) + bind_tcp("127.0.0.1", 0, BACKLOG)
+    one, two = sockets = bind_tcp(["127.0.0.1"], 0, BACKLOG) + bind_tcp(["127.0.0.1"], 0, BACKLOG)
     ports = [bound.getsockname()[1] for bound in (one, two)]
     counted.listener = Listener(sockets, counted.factory, counted.has_room, ACCEPT)
     await asyncio.sleep(0)  # both sockets wait for a client
@@ -142,7 +93,7 @@ async def test_a_client_that_was_accepted_but_not_served_is_let_go_when_listenin
 @pytest.mark.parametrize("turns", range(8))
 async def test_listening_that_ends_while_a_client_connects_forgets_nobody(turns: int) -> None:
     counted = Counted(10)
-    sockets = bind_tcp("127.0.0.1", 0, BACKLOG)
+    sockets = bind_tcp(["127.0.0.1"], 0, BACKLOG)
     counted.listener = Listener(sockets, counted.factory, counted.has_room, ACCEPT)
     with socket.create_connection(sockets[0].getsockname()):
         for _ in range(turns):
@@ -181,7 +132,7 @@ async def test_a_shortage_of_descriptors_is_reported_once_a_minute_with_a_count(
     monkeypatch.setattr(loop, "sock_accept", accept)
     monkeypatch.setattr(loop, "connect_accepted_socket", connect)
     counted = Counted(1)
-    listener = Listener(bind_tcp("127.0.0.1", 0, BACKLOG), counted.factory, lambda: True, AcceptSettings(0.0, 60.0))
+    listener = Listener(bind_tcp(["127.0.0.1"], 0, BACKLOG), counted.factory, lambda: True, AcceptSettings(0.0, 60.0))
     for _ in range(50):
         await asyncio.sleep(0)
     assert calls == 13
@@ -201,7 +152,7 @@ async def tls_listening(
     """A listener with TLS: what it accepted, where it listens, and a client's context."""
     certificates = Certificates.make(tmp_path)
     counted = Counted(bound)
-    sockets = bind_tcp("127.0.0.1", 0, BACKLOG)
+    sockets = bind_tcp(["127.0.0.1"], 0, BACKLOG)
     place = sockets[0].getsockname()
     tls = ServerTls(lambda: certificates.server, handshake_timeout, shutdown_timeout=SOON)
     counted.listener = Listener(sockets, counted.factory, counted.has_room, ACCEPT, tls)
@@ -282,7 +233,7 @@ async def test_each_handshake_asks_for_the_context_of_its_moment(tmp_path: Path)
     old, new = (Certificates.make(tmp_path) for _ in range(2))
     contexts = [old.server, new.server]
     counted = Counted(10)
-    sockets = bind_tcp("127.0.0.1", 0, BACKLOG)
+    sockets = bind_tcp(["127.0.0.1"], 0, BACKLOG)
     tls = ServerTls(lambda: contexts.pop(0), SOON, SOON)
     counted.listener = Listener(sockets, counted.factory, counted.has_room, ACCEPT, tls)
     for client in (old.client, new.client):

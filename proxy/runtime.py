@@ -1,0 +1,119 @@
+"""The process around a server: event loop, signals, exit codes, and what is printed at its start and stop.
+
+Exit codes: 0 after a stop, 2 for a setting that cannot be used, 130 after an interrupt where signals cannot be handled.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from proxy.base.descriptors import raise_descriptor_limit
+from proxy.base.memory import keep_freed_memory
+from proxy.config import Config, ConfigError
+from proxy.server import ProxyServer, Stopped
+from proxy.standalone import StoreServer
+
+__all__ = ["Signals", "run", "say", "serve_proxy", "serve_store"]
+
+
+class Signals:
+    """SIGTERM and SIGINT as events: the first asks to stop, the second to hurry. Make it inside the loop."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt
+                loop.add_signal_handler(number, self._received)
+
+    def _received(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+def run(prog: str, configure: Callable[[], Config], live: Callable[[Config], Coroutine[Any, Any, None]]) -> int:
+    """Run `live` with the configuration in an event loop of its own; the exit code."""
+    raise_descriptor_limit()  # before the configuration is made: it derives a number from the limit
+    try:
+        config = configure()
+        keep_freed_memory(config.memory)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(live(config))
+    except ConfigError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it installs, asyncio's own loop otherwise."""
+    try:
+        import uvloop  # noqa: PLC0415  # not on every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def serve_proxy(config: Config) -> None:
+    """Run a proxy until a signal asks to stop it. Raises ConfigError."""
+    server = ProxyServer(config)
+    signals = Signals()
+    if not config.access.secret and not config.access.secret_file:
+        say(f"Service secret in {server.secret_source}")
+    if not config.access.allowlist:
+        say("No upstream is allowed yet: give --allow 'https://api.openai.com/**'")
+    _say_where("Proxy", server.urls)
+    await signals.first.wait()
+    drain = config.stop.drain_timeout_seconds
+    say(_stopping(server.transfers, drain))
+    stopped = await server.stop(drain_seconds=drain, hurry=signals.second)
+    say(_stopped(stopped))
+
+
+async def serve_store(config: Config) -> None:
+    """Run the embedded store alone until a signal asks to stop it. Raises ConfigError."""
+    server = StoreServer(config)
+    signals = Signals()
+    if server.notice:
+        say(server.notice)
+    _say_where("Store", server.urls)
+    await signals.first.wait()
+    await server.stop()
+
+
+def _say_where(what: str, urls: tuple[str, ...]) -> None:
+    """The last start-up lines: when the last one is there, connections are accepted."""
+    for url in urls[1:]:
+        say(f"Listening at {url}")
+    say(f"{what} running at {urls[0]}")
+
+
+def _stopping(running: int, seconds: float) -> str:
+    if not running:
+        return "Stopping: no transfer is running"
+    these, have = ("transfer is", "has") if running == 1 else ("transfers are", "have")
+    return (
+        f"Stopping: {running} {these} running and {have} {seconds:g} s to end; a second signal (Ctrl-C) ends them now"
+    )
+
+
+def _stopped(stopped: Stopped) -> str:
+    if not stopped.ended and not stopped.interrupted:
+        return "Stopped"
+    return f"Stopped: transfers that ended by themselves: {stopped.ended}, interrupted: {stopped.interrupted}"
+
+
+def say(line: str) -> None:
+    """Print a line at once. A closed stdout, or a full disk behind it, stops nothing."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # what is still buffered would fail again at exit
+        os.close(nowhere)
