@@ -2,8 +2,8 @@
 
 Owns the lists: IANA's special-purpose registries and the addresses of cloud metadata services. They are written out,
 because `ipaddress.is_global` is true for NAT64, IPv4-compatible and site-local addresses. Owns also what is this
-proxy's own: its listeners and its storage are never an upstream, for whoever reaches storage directly reads records
-and deletes streams without any credential of ours.
+proxy's own: its listeners and its storage are never an upstream, because a caller that reaches storage directly reads
+records and deletes streams without a credential.
 
 Addresses are judged as `ipaddress` objects, never as text: one address has several spellings, and Python versions
 differ in the one they print.

@@ -1,7 +1,7 @@
 """JSON Web Tokens for the service (RFC 7519; protocol: Authentication): made and read, HS256 only.
 
-PyJWT checks structure, algorithm and signature; its check of one token takes 27 µs of CPU where 50 are allowed (code of
-our own took 10). Claims are read here: the library asks the machine for the time, and it would accept `exp` as text.
+PyJWT checks structure, algorithm and signature. With it a whole check takes 22 to 28 µs of CPU, where 50 are allowed;
+code of our own took 10. Claims are read here: the library asks the machine for the time, and it accepts `exp` as text.
 
 Refuses tokens without `exp`, tokens that ask for extensions (`crit`), and every claim of the protocol that is not
 exactly of its type: a claim narrows what a token may do, so a claim that is not understood must not be ignored.

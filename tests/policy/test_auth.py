@@ -155,7 +155,8 @@ def test_a_token_without_a_sound_time_is_invalid(claims: object) -> None:
     "header",
     [{}, {"alg": "none"}, {"alg": "None"}, {"alg": "hs256"}, {"alg": "HS512"}, {"alg": "HS384"}, {"alg": "RS256"},
      {"alg": ["HS256"]}, {"alg": None}, {"alg": "HS256 "}, {"alg": "HS256", "crit": []},
-     {"alg": "HS256", "crit": ["exp"]}, {"alg": "HS256", "b64": False, "crit": ["b64"]}, [], "HS256"],
+     {"alg": "HS256", "crit": ["exp"]}, {"alg": "HS256", "b64": False, "crit": ["b64"]},
+     {"alg": "HS256", "b64": True, "crit": ["b64"]}, [], "HS256"],
 )  # fmt: skip
 def test_a_token_of_another_algorithm_is_invalid(header: object) -> None:
     assert service(jwt(raw=(b64(json.dumps(header).encode()), b64(b'{"exp":1e300}')))) is Code.INVALID_SECRET

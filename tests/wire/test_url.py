@@ -170,6 +170,19 @@ def test_an_ipv4_address_within_ipv6_is_refused_as_such_however_it_is_spelled(ho
         canonical_host(b"[%b]" % host)
 
 
+@pytest.mark.parametrize("spell", ["%{:02x}", "%{:02X}"])
+def test_of_the_encoded_controls_a_query_may_have_tab_and_line_ends_and_a_path_none(spell: str) -> None:
+    for control in (*range(0x20), 0x7F):
+        escape = spell.format(control).encode()
+        if control in b"\t\n\r":
+            assert parse_url(b"https://a.example/x?text=a" + escape).target.endswith(escape)
+        else:
+            with pytest.raises(UrlError, match="query"):
+                parse_url(b"https://a.example/x?text=a" + escape)
+        with pytest.raises(UrlError, match="path"):
+            parse_url(b"https://a.example/x" + escape)
+
+
 def test_a_name_may_have_labels_of_63_and_253_bytes_in_all() -> None:
     longest = b".".join([b"a" * 63, b"b" * 63, b"c" * 63, b"d" * 61])
     assert parse_url(b"https://" + longest).host == longest.decode()
