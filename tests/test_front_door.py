@@ -102,3 +102,8 @@ def test_every_file_of_the_repository_lies_where_the_manifest_includes_it() -> N
     files |= {name for line in re.findall(r"^include (.*)", text, re.MULTILINE) for name in line.split()}
     left = {name for name in tracked() if name not in files and name.partition("/")[0] not in {"proxy", *folders}}
     assert not left
+
+
+def test_the_page_about_tests_names_every_kit_and_no_other() -> None:
+    kits = {path.stem for path in (ROOT / "tests" / "kit").glob("*.py") if not path.name.startswith(("_", "test_"))}
+    assert set(re.findall(r"`kit\.(?!py`)(\w+)", (ROOT / "tests" / "README.md").read_text())) == kits

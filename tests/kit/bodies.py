@@ -1,4 +1,4 @@
-"""Bodies that a test feeds, cuts or writes down beforehand."""
+"""Bodies for tests: fed by the test, cut by it, or prepared in advance."""
 
 from collections.abc import Iterable
 
@@ -44,7 +44,8 @@ def fed_pipe(*parts: bytes, length: int | None = None, cut: Cut | None = None, i
 
 
 class Tap(Silent):
-    """An upstream's body that the test feeds. It is also its pipe's source: `is_cut` once nobody wants the rest."""
+    """An upstream's body that the test feeds. It is also the source of its pipe; `is_cut` says that the pipe
+    no longer wants the rest."""
 
     def __init__(self, limits: PipeLimits = _LIMITS, max_bytes: int | None = None) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class Tap(Silent):
 
 
 class Scripted:
-    """A body of ready-made batches that ends whole, or with a cut."""
+    """A body of prepared batches that ends normally or with a cut."""
 
     length: int | None = None
 

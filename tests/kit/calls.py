@@ -1,4 +1,4 @@
-"""A client of a `Handler`, without sockets: whole answers, and the events of a live one."""
+"""A client of a `Handler`, without sockets: complete responses, and the events of a live one."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _MOST = 1 << 30
 
 @dataclass(frozen=True)
 class Answer:
-    """A response whose body was read whole."""
+    """A response with its complete body."""
 
     status: int
     headers: Headers
@@ -77,7 +77,7 @@ class Client:
 
 
 class Events:
-    """A live response, taken apart into (event, payload) as a client does."""
+    """The server-sent events of a live response, as pairs of event and payload."""
 
     def __init__(self, response: Response) -> None:
         self.response = response

@@ -1,4 +1,4 @@
-"""TLS for loopback: an authority made for this run, server and client contexts, the authority's file."""
+"""TLS for loopback: an authority for this run, contexts for server and client, and the authority's file."""
 
 import ssl
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ __all__ = ["Certificates"]
 
 @dataclass(frozen=True)
 class Certificates:
-    """`server` presents a certificate for localhost, 127.0.0.1 and ::1; `client` trusts it; so does `ca_file`."""
+    """`server` has a certificate for localhost, 127.0.0.1 and ::1; `client` trusts its authority, as in `ca_file`."""
 
     server: ssl.SSLContext
     client: ssl.SSLContext
@@ -19,7 +19,7 @@ class Certificates:
 
     @classmethod
     def make(cls, directory: Path, *names: str) -> "Certificates":
-        """New ones, the authority's certificate written into `directory`; `names` instead of the loopback ones."""
+        """Make an authority and write its certificate into `directory`; `names` replace those of loopback."""
         authority = trustme.CA()
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert(*(names or ("localhost", "127.0.0.1", "::1"))).configure_cert(server)

@@ -40,13 +40,13 @@ def python_path(*folders: Path) -> str:
 
 
 def hide_uvloop() -> None:
-    """Have the processes that this one starts from now on find no uvloop."""
+    """Hide uvloop from every process that this one starts from now on."""
     os.environ["PYTHONPATH"] = python_path(_WITHOUT_UVLOOP)
 
 
 @pytest.fixture(autouse=True)
 async def no_task_is_left() -> AsyncIterator[None]:
-    """Fails a test that leaves a task, or a failure that only the loop was told of."""
+    """Fail a test that leaves a task behind, or an exception that only the loop's handler saw."""
     before = asyncio.all_tasks()
     failures: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))

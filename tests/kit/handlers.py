@@ -18,7 +18,7 @@ Failure = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Recorded:
-    """A request that went through, its body whole (b"" when it was cut), and the status it got (None: no answer)."""
+    """A request that went through, its complete body (b"" if it was cut) and the response's status (None: none)."""
 
     method: str
     target: str
@@ -28,7 +28,7 @@ class Recorded:
 
 
 class Recording:
-    """Keeps what goes through in `seen`, in the order of the answers. Bodies are read whole before `inner` runs."""
+    """Keeps every request in `seen`, in the order of the responses. Reads each body completely before `inner` runs."""
 
     def __init__(self, inner: Handler, *, max_bytes: int = 1 << 28) -> None:
         self._inner = inner
@@ -62,7 +62,7 @@ def answer(status: int, *fields: tuple[bytes, bytes], body: bytes = b"") -> Fail
 
 
 def bug() -> Failure:
-    """A fault of our own, which nobody foresaw."""
+    """A fault that raises RuntimeError, as a bug in a handler would."""
 
     async def fault(_: Request) -> Response:
         raise RuntimeError("a fault of ours")
@@ -71,7 +71,7 @@ def bug() -> Failure:
 
 
 def lost(fault: Fault = Fault.RESET, *, sent: bool = True) -> Failure:
-    """A fault that raises ExchangeError: there was no answer."""
+    """A fault that raises ExchangeError: no response came."""
 
     async def fail(_: Request) -> Response:
         raise ExchangeError(fault, sent=sent)
@@ -80,7 +80,7 @@ def lost(fault: Fault = Fault.RESET, *, sent: bool = True) -> Failure:
 
 
 class Failing:
-    """Meets the requests that `when` accepts with the queued faults, one each; passes on what is left.
+    """Answers each request that `when` accepts with the next queued fault; passes other requests on.
 
     With `after=True` the inner handler has handled the request before its answer is replaced: a lost answer.
     """
@@ -112,7 +112,7 @@ class Failing:
 
 
 class Slow:
-    """Holds the requests that `when` accepts until `release`; `waiting` counts them, `arrived` is set by the first."""
+    """Holds requests that `when` accepts until `release`. `waiting` counts them; the first one sets `arrived`."""
 
     def __init__(self, inner: Handler, *, when: Callable[[Request], bool] = lambda _: True) -> None:
         self._inner = inner
@@ -123,7 +123,7 @@ class Slow:
         self.waiting = 0
 
     def release(self, count: int = 1) -> None:
-        """Let `count` requests pass, those that wait now or later ones."""
+        """Let `count` requests pass, whether they wait now or come later."""
         for _ in range(count):
             self._gate.release()
 

@@ -26,7 +26,7 @@ class Answer:
 
 
 class Peer:
-    """A raw connection. Every wait ends within `SOON`."""
+    """A raw connection from either side. Every wait ends within `SOON` seconds."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -70,7 +70,7 @@ class Peer:
             return await self.reader.readuntil(mark)
 
     async def rest(self) -> bytes:
-        """Everything to the FIN; ConnectionResetError when a reset came instead."""
+        """Everything up to the FIN; ConnectionResetError if the peer resets the connection instead."""
         async with asyncio.timeout(SOON):
             return await self.reader.read()
 
@@ -86,7 +86,7 @@ Script = Callable[[Peer], Awaitable[None]]
 
 
 class Origin:
-    """A server that plays `script` on every connection. `peers` are those so far, `open` how many are open now."""
+    """A server that runs `script` on every connection. `peers` are all so far, `open` are now, `most` were at once."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -138,7 +138,7 @@ async def origin(script: Script, **options: object) -> AsyncIterator[tuple[Origi
 
 
 async def request_of(peer: Peer) -> bytes:
-    """The next request's head; its body, if it has one by length, is read too and thrown away."""
+    """The head of the next request. A body with a Content-Length is read and discarded."""
     head = await peer.reader.readuntil(b"\r\n\r\n")
     for line in head.lower().split(b"\r\n"):
         if line.startswith(b"content-length: "):

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own: a scripted peer never waits for the test's loop, nor that for the peer."""
+"""An event loop in a thread of its own, so that a scripted peer and the test's loop never wait for each other."""
 
 import asyncio
 import threading
@@ -23,7 +23,7 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
     def post(self, function: Callable[..., object], *args: object) -> None:
-        """Have `function` called there soon."""
+        """Call `function` in that loop, soon."""
         self._loop.call_soon_threadsafe(function, *args)
 
     def stop(self) -> None:

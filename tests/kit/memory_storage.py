@@ -26,7 +26,7 @@ class Stored:
 
 
 class MemoryStorage:
-    """The Handler. `streams` by path; `log` tells what was asked, in order."""
+    """The Handler. `streams` by path; `log` lists the requests in order."""
 
     def __init__(self) -> None:
         self.streams: dict[str, Stored] = {}
@@ -98,7 +98,7 @@ class MemoryStorage:
 
 
 def _framed(kind: bytes, body: bytes) -> bytes:
-    """JSON messages are kept one a line."""
+    """JSON messages are kept one on each line."""
     return json.dumps(json.loads(body)).encode() + b"\n" if kind == b"application/json" and body else body
 
 

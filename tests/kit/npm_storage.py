@@ -16,7 +16,7 @@ _START_SECONDS = 20
 class NpmStorage:
     """`with NpmStorage() as storage:` and `storage.url` is a base URL without path.
 
-    In memory, or in `data_dir` (whose file mode is not crash-safe: stop it, do not kill it, when bytes must survive).
+    In memory, or in `data_dir`. Its file mode is not crash-safe: if bytes must survive, stop it instead of killing it.
     """
 
     def __init__(self, data_dir: Path | None = None, *, long_poll_seconds: float = 30, port: int = 0) -> None:
@@ -51,7 +51,7 @@ class NpmStorage:
         return self._errors.read().decode(errors="replace")
 
     def stop(self) -> None:
-        """End it by the end of its stdin and wait. Harmless when repeated."""
+        """Close its stdin, which ends it, and wait. May be repeated."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -61,7 +61,7 @@ class NpmStorage:
         self._release()
 
     def kill(self) -> None:
-        """End it at once (SIGKILL) and wait."""
+        """Send SIGKILL and wait."""
         self._process.kill()
         if self._process.stdin is not None:
             self._process.stdin.close()

@@ -1,4 +1,4 @@
-"""Upstream bytes as a function of (seed, stream, index), so that a loss, a repeat or a swap names itself.
+"""Upstream bytes as a function of (seed, stream, index), so that a lost, repeated or swapped piece is identified.
 
 A stream is pieces of `SIZE` bytes; each begins with a readable label and goes on with bytes that depend on the label.
 """

@@ -15,7 +15,7 @@ __all__ = ["End", "RawClient", "RawResponse"]
 
 
 class End(Enum):
-    """How the peer ended a connection, as far as a read showed."""
+    """How the peer ended a connection, as far as reads have shown."""
 
     OPEN = "it is still open"
     FIN = "in order"
@@ -24,7 +24,7 @@ class End(Enum):
 
 @dataclass(frozen=True)
 class RawResponse:
-    """A response as it stood on the wire: the fields in order, the body decoded from its framing."""
+    """A response as it was on the wire: fields in order, the body without its framing."""
 
     version: bytes
     status: int
@@ -111,7 +111,7 @@ class RawClient:
         return found
 
     def rest(self, timeout: float | None = None) -> bytes:
-        """Everything until the peer ends the connection; `end` then tells how."""
+        """Everything until the peer ends the connection; `end` then says how it ended."""
         deadline = time.monotonic() + (timeout or self._timeout)
         while self._receive(deadline):
             pass
@@ -119,7 +119,7 @@ class RawClient:
         return found
 
     def silent(self, seconds: float = 0.2) -> bool:
-        """True when nothing comes and nothing ends within `seconds` (for what must not happen)."""
+        """Whether the peer sends nothing and ends nothing within `seconds`: for what must not happen."""
         try:
             self._receive(time.monotonic() + seconds)
         except TimeoutError:

@@ -20,7 +20,7 @@ _RUNNING = re.compile(r"Proxy running at (\S+)")
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Ours without any setting of the proxy that the developer's shell may hold, and `extra`."""
+    """This process's environment without the proxy settings of the developer's shell, plus `extra`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROXY_", "DURABLE_STREAMS_"))}
     return kept | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": python_path(_ROOT)} | dict(extra)
 
@@ -28,7 +28,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 def run_proxy(
     args: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 20
 ) -> subprocess.CompletedProcess[str]:
-    """Run it to its own end (`--help`, a bad setting); stdout and stderr apart, as text."""
+    """Run the proxy until it exits by itself (`--help`, a bad setting); stdout and stderr apart, as text."""
     return subprocess.run(
         [sys.executable, "-m", "proxy", *args],
         env=_environment(env or {}),
@@ -82,7 +82,7 @@ class ProxyProcess:
             if not self._running.is_set() and (match := _RUNNING.search(line)):
                 self.url = match[1]
                 self._running.set()
-        self._running.set()  # it ended: nobody waits for a line that will not come
+        self._running.set()  # the process ended: the line will not come
 
     @property
     def pid(self) -> int:
@@ -109,7 +109,7 @@ class ProxyProcess:
         self._process.send_signal(number)
 
     def wait(self, timeout: float = 20) -> int:
-        """Wait for its end: the exit code, negative for a signal. Its output is whole afterwards."""
+        """Wait until it exits; the exit code, negative for a signal. `output` is complete afterwards."""
         code = self._process.wait(timeout)
         self._leash.kill()
         self._leash.wait(timeout)
@@ -120,7 +120,7 @@ class ProxyProcess:
         return code
 
     def stop(self, timeout: float = 40) -> int:
-        """SIGTERM, and wait for its end; killed if that takes longer than `timeout` seconds."""
+        """Send SIGTERM and wait; kill it after `timeout` seconds."""
         if self._process.poll() is None:
             self._process.terminate()
         try:
@@ -130,7 +130,7 @@ class ProxyProcess:
             raise
 
     def kill(self) -> None:
-        """SIGKILL, and wait. Harmless after the end."""
+        """Send SIGKILL and wait. May be called after its end."""
         self._process.kill()
         self.wait()
 

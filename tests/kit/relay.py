@@ -27,7 +27,7 @@ class Way(Enum):
 
 @dataclass(frozen=True)
 class Cut:
-    """End a connection when `after` bytes have gone `way` and more wants to."""
+    """End a connection when `after` bytes have passed `way` and one more arrives."""
 
     way: Way
     after: int  # bytes
@@ -84,14 +84,14 @@ class Relay:
         return server
 
     def cut_next(self, *cuts: Cut) -> None:
-        """Queue cuts: each is for one connection, in the order of their opening."""
+        """Queue cuts, one for each of the next connections."""
         self._loop.run(self._queue(cuts))
 
     async def _queue(self, cuts: tuple[Cut, ...]) -> None:
         self._cuts += cuts
 
     def cut_open(self, cut: Cut) -> None:
-        """The same cut for every open connection, its bytes counted from now."""
+        """Apply the cut to every open connection, counting bytes from now."""
 
         async def work() -> None:
             for pair in self._pairs:
@@ -117,7 +117,7 @@ class Relay:
         self._loop.post(self._through.set)
 
     def refuse(self, refusing: bool = True) -> None:
-        """Reset every new connection at once, until told otherwise."""
+        """Reset every new connection, until `refuse(False)`."""
         self._refusing = refusing
 
     def wait_cut(self, count: int = 1, timeout: float = 10) -> None:

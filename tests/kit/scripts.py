@@ -1,4 +1,4 @@
-"""Scripts of an upstream: what it sends, byte for byte, and the steps between. Values only; `upstream` plays them."""
+"""Scripts of an upstream: the bytes that it sends and the steps between them. Values only; `upstream` runs them."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ __all__ = [
 
 
 class Step(Enum):
-    """What a script does besides sending bytes."""
+    """What a script can do other than send bytes."""
 
     GATE = "wait until the test calls `release`"
     HANG = "wait until the peer closes"
@@ -28,7 +28,7 @@ Field = tuple[str, str]
 
 @dataclass(frozen=True)
 class Seen:
-    """A request exactly as it came: names as spelled, fields in order. `connection` numbers the one that carried it."""
+    """A request exactly as it came: names as spelled, fields in order. `connection` is the number of its connection."""
 
     method: bytes
     target: bytes
@@ -77,7 +77,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 def chunked(
     *parts: Part, fields: Iterable[Field] = (), status: int = 200, content_type: str = "text/event-stream"
 ) -> list[Part]:
-    """A chunked response: a chunk for each part that is bytes, steps where they stand."""
+    """A chunked response: one chunk for each part that is bytes; steps stay in place."""
     start = head(status, ("Content-Type", content_type), ("Transfer-Encoding", "chunked"), *fields)
     return [start, *(chunk(part) if isinstance(part, bytes) else part for part in parts), LAST_CHUNK]
 
@@ -90,7 +90,7 @@ def until_close(
 
 
 def endless(piece: bytes, *, status: int = 200) -> Script:
-    """A response that ends with the connection, and never ends: `piece` again and again."""
+    """A response without length or end: `piece` repeated for ever."""
     return lambda _: itertools.chain(until_close(status=status)[:1], itertools.repeat(piece))
 
 
@@ -105,7 +105,7 @@ def sse(*tokens: str | Step) -> list[Part]:
 
 
 def echo(seen: Seen) -> list[bytes]:
-    """Answers with what came, as JSON: method, target, headers (list of pairs), body (latin-1)."""
+    """Answers with the request as JSON: method, target, headers (list of pairs), body (latin-1)."""
     headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in seen.headers]
     told = {"method": seen.method.decode(), "target": seen.target.decode("latin-1"), "headers": headers}
     body = json.dumps(told | {"body": seen.body.decode("latin-1")}).encode()

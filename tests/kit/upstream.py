@@ -49,7 +49,7 @@ __all__ = [
 
 
 class Route:
-    """One URL of the upstream, its scripts, what has happened there. `wait_…` raise AssertionError when too late."""
+    """One URL of the upstream, its scripts, what happened there. `wait_…` raise AssertionError after their time-out."""
 
     def __init__(self, url: str, scripts: tuple[Script, ...], post: Callable[..., object]) -> None:
         self.url = url
@@ -69,7 +69,7 @@ class Route:
         return len(self.requests)
 
     def script(self, seen: Seen) -> Iterable[Part]:
-        """The steps for this request, which has just been recorded."""
+        """The steps for this request, which was recorded last."""
         script = self._scripts[min(len(self.requests), len(self._scripts)) - 1]
         return script(seen) if callable(script) else script
 
@@ -79,7 +79,7 @@ class Route:
             self._post(self.gate.release)
 
     def changed(self) -> None:
-        """Wake whoever waits (the upstream calls it)."""
+        """Wake the waiting test (the upstream calls this)."""
         with self._changed:
             self._changed.notify_all()
 
@@ -294,7 +294,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(step)
             route.sent += len(step)
             await self._writable.wait()
-            await asyncio.sleep(0)  # an endless script must let the loop see that the peer has gone
+            await asyncio.sleep(0)  # let the loop notice, within an endless script, that the peer has closed
         elif isinstance(step, float):
             await asyncio.sleep(step)
         elif step is Step.GATE:

@@ -1,4 +1,4 @@
-"""A loop whose clock jumps to the next timer: hours pass at once, and the same schedule gives the same run.
+"""A loop whose clock jumps to the next timer: hours pass in no time, and each run has the same schedule.
 
 Only for what needs no socket and no thread.
 """

@@ -1,4 +1,4 @@
-"""Waiting for what nobody announces: a socket that is lost, a row that a sweep deletes, a file of another process.
+"""Waiting for what no event announces: a lost socket, a row that a sweep deletes, another process's file.
 
 Where there is an event, a future or a queue, await that instead; where time is the subject, use `virtual_time`.
 """
@@ -17,9 +17,9 @@ SOON = 5.0
 
 
 async def until(holds: Callable[[], bool | Awaitable[bool]], *, within: float = 20.0, every: float = 0.002) -> None:
-    """Return when `holds()` is true, a function or a coroutine function that is asked every `every` seconds.
+    """Return when `holds()` is true. `holds` is a function or a coroutine function, called every `every` seconds.
 
-    TimeoutError after `within` seconds. With `every=0` it is asked on each turn of the loop.
+    TimeoutError after `within` seconds. With `every=0` it is called on each turn of the loop.
     """
     async with asyncio.timeout(within):
         while True:
@@ -30,7 +30,7 @@ async def until(holds: Callable[[], bool | Awaitable[bool]], *, within: float = 
 
 
 def until_blocking(holds: Callable[[], bool], *, within: float = 20.0, every: float = 0.02) -> None:
-    """The same for a test without a loop: blocks its thread. TimeoutError after `within` seconds."""
+    """Block the thread until `holds()` is true, for a test without a loop. TimeoutError after `within` seconds."""
     deadline = time.monotonic() + within
     while not holds():
         if time.monotonic() > deadline:
