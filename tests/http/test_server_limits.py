@@ -132,10 +132,10 @@ async def test_a_refused_request_is_never_run_by_what_comes_later() -> None:
         return await echo(request)
 
     async with serving(handler, head_timeout_seconds=SHORT) as served:
-        peer = await served.connect(b"GET /late HTTP/1.1\r\n")
+        peer = await served.connect()
         await until(lambda: len(served.server.connections) == 1)
         (connection,) = served.server.connections
-        await asyncio.sleep(0.01)
+        connection.data_received(b"GET /late HTTP/1.1\r\n")
         connection.overdue()
         connection.data_received(b"Host: h\r\n\r\n" + GET % b"next")  # in the same turn of the loop
         assert (await peer.response()).status == 408
