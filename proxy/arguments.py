@@ -30,13 +30,12 @@ def add_settings(
             else:
                 default = (defaults or {}).get(setting.name, setting.default)
                 section.add_argument(setting.flag, **_options(replace(setting, default=default)))
-    lines = "".join(f"  {setting.env:26}{setting.help}\n" for setting in credentials)
     parser.epilog = (
-        "environment:\n"
-        "  Every option has a variable, named in brackets; the option counts when both are given.\n"
-        "  Credentials have a variable only:\n"
-        f"{lines}"
+        "environment:\n  A setting has a variable, named in brackets; the option counts when both are given.\n"
     )
+    if credentials:
+        parser.epilog += "  Credentials have a variable only:\n"
+        parser.epilog += "".join(f"  {setting.env:26}{setting.help}\n" for setting in credentials)
 
 
 def _options(setting: Setting) -> dict[str, Any]:

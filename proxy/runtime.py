@@ -64,10 +64,8 @@ async def serve_proxy(config: Config) -> None:
     """Run a proxy until a signal asks to stop it. Raises ConfigError."""
     server = ProxyServer(config)
     signals = Signals()
-    if not config.access.secret and not config.access.secret_file:
-        say(f"Service secret in {server.secret_source}")
-    if not config.access.allowlist:
-        say("No upstream is allowed yet: give --allow 'https://api.openai.com/**'")
+    for notice in server.notices:
+        say(notice)
     _say_where("Proxy", server.urls)
     await signals.first.wait()
     drain = config.stop.drain_timeout_seconds

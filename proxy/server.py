@@ -15,6 +15,7 @@ import anyio
 from proxy.app import App
 from proxy.base.tasks import Tasks
 from proxy.config import SETTINGS, Config, Value, service_secrets
+from proxy.notices import start_notices
 from proxy.serving import Place
 
 __all__ = ["ProxyServer", "Stopped", "create_proxy_server"]
@@ -33,7 +34,9 @@ class ProxyServer:
 
     def __init__(self, config: Config) -> None:
         """Bind, wire and start. Raises ConfigError when a setting cannot be used here."""
-        secrets, self.secret_source = service_secrets(config.access, config.place)
+        secrets, source = service_secrets(config.access, config.place)
+        self.notices = start_notices(config, secrets, source)
+        """What an operator should know, one line each."""
         place = Place(config.listen)
         try:
             self._app = App(config, secrets)

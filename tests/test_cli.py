@@ -271,6 +271,7 @@ def test_without_a_secret_one_is_made_and_kept_for_its_owner_alone(args: list[st
 def test_the_first_secret_of_a_file_signs_and_all_verify(args: list[str], tmp_path: Path, upstream: Upstream) -> None:
     file = tmp_path / "secrets"
     urls = []
+    file.touch(mode=0o600)
     for lines in ("old\n", "new\nold\n", "new\n"):
         file.write_text(lines)
         with ProxyProcess([*args, "--secret-file", str(file)]) as proxy:
@@ -281,6 +282,104 @@ def test_the_first_secret_of_a_file_signs_and_all_verify(args: list[str], tmp_pa
             statuses = [caller.http.get(url).status_code for url in urls]
             caller.http.close()
     assert statuses == [401, 200, 200]
+
+
+@pytest.mark.parametrize("weak", ["x", "a" * 64])
+def test_a_weak_secret_is_reported_at_the_start_and_not_shown(args: list[str], tmp_path: Path, weak: str) -> None:
+    strong = "0123456789abcdef" * 4
+    file = tmp_path / "secrets"
+    file.touch(mode=0o600)
+    file.write_text(f"{strong}\n{weak}\n")
+    with ProxyProcess(args, env={"PROXY_SECRET": weak}) as proxy:
+        assert "The service secret is weak: it " in proxy.output
+        assert weak not in proxy.output.replace("weak", "").split()
+    with ProxyProcess([*args, "--secret-file", str(file)]) as proxy:
+        assert "Service secret 2 of 2 is weak: it " in proxy.output
+        assert "Service secret 1" not in proxy.output
+    with ProxyProcess(args, env={"PROXY_SECRET": strong}) as proxy:
+        assert "weak" not in proxy.output
+
+
+def test_fetch_finds_the_secret_that_a_proxy_on_this_machine_made(
+    args: list[str], tmp_path: Path, upstream: Upstream
+) -> None:
+    fetch = ["fetch", "--state-dir", str(tmp_path / "state"), "-s"]
+    env = {"PROXY_DATA_DIR": str(tmp_path / "data")}
+    route = upstream.serve(fixed(b"the answer"))
+    with ProxyProcess(args) as proxy:
+        done = run_proxy([*fetch, "--proxy", proxy.url, route.url], env=env)
+        assert (done.returncode, done.stdout) == (0, "the answer"), done.stderr
+        for other in ("http://proxy.invalid:4440", "http://localhost.proxy.invalid"):
+            refused = run_proxy([*fetch, "--proxy", other, route.url], env=env)
+            assert (refused.returncode, refused.stdout) == (2, "")
+            assert "PROXY_SECRET" in refused.stderr
+
+
+def test_a_token_that_is_made_allows_what_it_says(args: list[str], tmp_path: Path, upstream: Upstream) -> None:
+    route = upstream.serve(fixed(b"x"), fixed(b"x"))
+    place = ["--data-dir", str(tmp_path / "data")]
+    missing = run_proxy(["token", *place])
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "the secret" in one_line(missing.stderr)
+    with ProxyProcess(args) as proxy:
+
+        def token(*options: str) -> str:
+            return one_line(run_proxy(["token", *place, *options]).stdout)
+
+        for made, status in (
+            (token(), 201),
+            (token("--scope", "read delete"), 403),
+            (token("--upstream", "https://elsewhere.example/**"), 403),
+            (token("--sub", "me", "--scope", "create", "--upstream", route.url, "--seconds", "90s"), 201),
+        ):
+            caller = Caller(proxy.url, made)
+            assert caller.post(route.url).status_code == status
+            caller.http.close()
+    for bad in (["--scope", "everything"], ["--seconds", "0"], ["--seconds", "soon"], ["--upstream", "ftp://x"]):
+        done = run_proxy(["token", *place, *bad])
+        assert (done.returncode, done.stdout) == (2, ""), bad
+        one_line(done.stderr)
+
+
+# The allowlist
+
+
+def test_the_allowlist_is_shown_as_it_is_understood(args: list[str]) -> None:
+    more = ["--allow", "*.example.com/v1/**", "--allow-private", "http://db.internal"]
+    with ProxyProcess([*args, *more], env=ENV) as proxy:
+        assert "Allowed upstream: http://localhost:*/**\n" in proxy.output
+        assert "Allowed upstream: https://*.example.com:443/v1/**\n" in proxy.output
+        assert "Allowed at private addresses: http://db.internal:80/**\n" in proxy.output
+    with ProxyProcess(["--data-dir", args[-1]], env=ENV) as proxy:
+        assert "No upstream is allowed: give --allow" in proxy.output
+
+
+@pytest.mark.parametrize("pattern", ["*", "https://api.openai.com/v1/", "https://api.openai.com*"])
+def test_a_pattern_that_cannot_mean_what_it_seems_to_stops_the_start_with_a_hint(args: list[str], pattern: str) -> None:
+    for command in ([], ["check-url", "https://api.openai.com/v1/x"]):
+        done = run_proxy([*command, *(args if not command else []), "--allow", pattern], env=ENV)
+        assert done.returncode == 2
+        assert re.search(r"--allow: .*; write \S+", one_line(done.stderr))
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("https://api.example.com/v1/chat?x=1", 0, "allowed by 'api.example.com/v1/**', at public addresses"),
+        ("http://localhost:8000/", 0, "allowed by 'http://localhost:*', at public and private addresses"),
+        ("http://10.0.0.1/", 0, "allowed by 'http://10.0.0.1', at this address"),
+        ("https://db.internal/", 0, "allowed by 'https://*.internal', at public and private addresses"),
+        ("http://api.example.com/v1/chat", 1, "refused: it is not on the proxy's allowlist"),
+        ("https://user@api.example.com/v1/chat", 1, "refused: "),
+        ("nonsense", 1, "refused: "),
+    ],
+)
+def test_a_url_is_checked_without_being_called(url: str, code: int, said: str) -> None:
+    patterns = "api.example.com/v1/**,http://localhost:*,http://10.0.0.1,https://*.internal"
+    env = {"PROXY_ALLOWLIST": patterns, "PROXY_ALLOW_PRIVATE": "https://db.internal"}
+    done = run_proxy(["check-url", url], env=env)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert one_line(done.stdout).startswith(said)
 
 
 # Signals

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import GROUPS, SETTINGS, Config, ConfigError, Setting, Value, data_path, service_secrets
+from proxy.config import (
+    GROUPS,
+    SETTINGS,
+    Config,
+    ConfigError,
+    Setting,
+    Value,
+    data_path,
+    found_secrets,
+    service_secrets,
+)
 from proxy.config.numbers import DERIVED, FIXED
 from proxy.config.setting import parsed, shown
 
@@ -222,6 +232,12 @@ def test_a_name_that_is_no_setting_is_refused() -> None:
 # Secrets
 
 
+def private(path: Path, content: bytes) -> Path:
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    return path
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
@@ -248,8 +264,7 @@ def test_a_secret_given_needs_no_data_directory(tmp_path: Path) -> None:
 
 
 def test_a_file_holds_one_secret_a_line_and_comes_before_the_environment(tmp_path: Path) -> None:
-    path = tmp_path / "secrets"
-    path.write_text("\n one \n\ntwo, with comma\n")
+    path = private(tmp_path / "secrets", b"\n one \n\ntwo, with comma\n")
     assert secrets_of(secret_file=str(path), secret=("other",)) == (("one", "two, with comma"), str(path))
 
 
@@ -257,7 +272,7 @@ def test_a_file_holds_one_secret_a_line_and_comes_before_the_environment(tmp_pat
 def test_a_file_without_a_secret_stops_the_start(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "secrets"
     if content is not None:
-        path.write_bytes(content)
+        private(path, content)
     with pytest.raises(ConfigError, match="--secret-file") as caught:
         secrets_of(secret_file=str(path))
     assert "\n" not in str(caught.value)
@@ -267,3 +282,82 @@ def test_a_data_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--data-dir"):
         data_path(Config.of(data_dir=str(tmp_path / "file" / "data")).place)
+
+
+@pytest.mark.parametrize(
+    ("permissions", "said"),
+    [(0o644, "can read it (chmod o-rwx"), (0o602, "can write it"), (0o640, None)],
+)
+def test_a_secret_that_others_can_read_or_replace_stops_the_start(
+    tmp_path: Path, permissions: int, said: str | None
+) -> None:
+    for path, settings in (
+        (tmp_path / "named", {"secret_file": str(tmp_path / "named")}),
+        (tmp_path / "data" / "secret", {"data_dir": str(tmp_path / "data")}),
+    ):
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        private(path, b"a secret")
+        path.chmod(permissions)
+        if said is None:
+            assert secrets_of(**settings)[0] == ("a secret",)
+            continue
+        with pytest.raises(ConfigError) as caught:
+            secrets_of(**settings)
+        assert said in str(caught.value)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("permissions", [0o777, 0o1777, 0o703])
+def test_a_data_directory_that_others_can_write_to_stops_the_start(tmp_path: Path, permissions: int) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(permissions)
+    for act in (lambda: secrets_of(data_dir=str(data)), lambda: data_path(Config.of(data_dir=str(data)).place)):
+        with pytest.raises(ConfigError, match=r"--data-dir .*can write there \(chmod o-w"):
+            act()
+    assert not list(data.iterdir())
+    data.chmod(0o750)
+    assert len(secrets_of(data_dir=str(data))[0]) == 1
+
+
+def test_a_made_secret_is_no_symbolic_link_but_a_named_one_may_be(tmp_path: Path) -> None:
+    target = private(tmp_path / "target", b"a secret")
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    link = data / "secret"
+    link.symlink_to(target)
+    assert secrets_of(secret_file=str(link))[0] == ("a secret",)
+    with pytest.raises(ConfigError, match="symbolic link"):
+        secrets_of(data_dir=str(data))
+
+
+def test_what_a_crash_left_of_a_secret_is_no_obstacle(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    for name in (f"secret.{os.getpid()}", "secret.x"):
+        (data / name).write_text("half a sec")
+    (secret,), _ = secrets_of(data_dir=str(data))
+    assert len(secret) == 64
+
+
+def test_two_that_make_a_secret_at_once_have_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data" / "secret"
+    link = os.link
+
+    def other_is_first(source: str, target: str) -> None:
+        private(path, b"of the other")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", other_is_first)
+    assert secrets_of(data_dir=str(path.parent))[0] == ("of the other",)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_secret_is_looked_for_without_making_one(tmp_path: Path) -> None:
+    config = Config.of(data_dir=str(tmp_path / "data"))
+    with pytest.raises(ConfigError, match=r"the secret .* cannot be read"):
+        found_secrets(config.access, config.place)
+    assert not (tmp_path / "data").exists()
+    made = secrets_of(data_dir=str(tmp_path / "data"))
+    assert found_secrets(config.access, config.place) == made

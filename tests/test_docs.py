@@ -274,6 +274,7 @@ def test_the_store_alone_serves_the_fleets_proxies(model: Model, tmp_path: Path)
         next(line for line in COMMANDS if each in line) for each in (" store", "--durable-streams-url")
     )
     secrets = tmp_path / "secrets"
+    secrets.touch(mode=0o600)
     secrets.write_text("one\n")
     _, store_args = arguments(store_line.replace("4437", "0").replace("/var/lib/streams", str(tmp_path / "data")))
     process = subprocess.Popen(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
+from urllib.parse import urlsplit
 
 from proxy.client._sync.create import create_durable_fetch
 from proxy.client._sync.fetch import DurableFetch
@@ -20,11 +21,13 @@ from proxy.client.storage import FileStorage
 __all__ = ["add_arguments", "main"]
 
 DEFAULT_PROXY = "http://localhost:4440"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 EPILOG = """\
 environment:
   PROXY_URL               URL of the proxy, without --proxy
-  PROXY_SECRET            service secret of the proxy, without --secret-file
+  PROXY_SECRET            service secret of the proxy, without --secret-file; without both, for a proxy on this
+                          machine, the secret that it made (in PROXY_DATA_DIR)
   UPSTREAM_AUTHORIZATION  Authorization header for the upstream, unless -H sets one
 
 exit codes: 0 the answer is whole; 2 bad usage; 3 the proxy refused; 7 the proxy could not be reached;
@@ -82,11 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-s", "--silent", action="store_true", help="show no progress")
 
 
-def main(args: argparse.Namespace) -> int:
-    """Run the command; the exit code."""
+def main(args: argparse.Namespace, made_secret: Path | None = None) -> int:
+    """Run the command; the exit code. `made_secret`: where a proxy on this machine keeps the secret that it made."""
     fetch: DurableFetch | None = None
     try:
-        fetch = _fetch(args)
+        fetch = _fetch(args, made_secret)
         with fetch:
             return _run(fetch, args)
     except (_Usage, ValueError) as error:
@@ -111,16 +114,17 @@ def main(args: argparse.Namespace) -> int:
         return _fail(UNWRITABLE, f"stdout cannot be written: {error}{_hint(fetch, args)}")
 
 
-def _fetch(args: argparse.Namespace) -> DurableFetch:
+def _fetch(args: argparse.Namespace, made_secret: Path | None) -> DurableFetch:
     if args.url is None and args.request_id is None:
         raise _Usage("give a URL, or the --request-id of an earlier request")
     if args.abort and args.request_id is None:
         raise _Usage("--abort needs a --request-id")
     if args.go_on and args.request_id is None:
         raise _Usage("--continue needs a --request-id")
+    proxy = args.proxy or os.environ.get("PROXY_URL") or DEFAULT_PROXY
     return create_durable_fetch(
-        args.proxy or os.environ.get("PROXY_URL") or DEFAULT_PROXY,
-        proxy_authorization=_secret(args),
+        proxy,
+        proxy_authorization=_secret(args, proxy, made_secret),
         storage=FileStorage(args.state_dir or _state_dir()),
         resume_from="offset" if args.go_on else "start",
     )
@@ -229,14 +233,25 @@ def _file(name: str) -> bytes:
         raise _Usage(f"{name}: {error.strerror}") from None
 
 
-def _secret(args: argparse.Namespace) -> str:
+def _secret(args: argparse.Namespace, proxy: str, made_secret: Path | None) -> str:
+    """The service secret: of the option, of the environment, or the one that a proxy on this machine has made.
+
+    The last one is for a proxy on this machine only: another one has no right to see it.
+    """
     if args.secret_file is not None:
-        secret = _file(args.secret_file).decode().strip().partition("\n")[0].strip()
+        secret = _first_line(args.secret_file)
     else:
         secret = os.environ.get("PROXY_SECRET", "")
+        is_here = urlsplit(proxy).hostname in _LOOPBACK
+        if not secret and is_here and made_secret is not None and os.access(made_secret, os.R_OK):
+            secret = _first_line(str(made_secret))
     if not secret:
         raise _Usage("the proxy's service secret must be in PROXY_SECRET, or in a --secret-file")
     return secret
+
+
+def _first_line(path: str) -> str:
+    return _file(path).decode().strip().partition("\n")[0].strip()
 
 
 def _state_dir() -> Path:

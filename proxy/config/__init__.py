@@ -6,7 +6,7 @@ sections. A new setting is one line in a group, and a field of its name in the s
 
 from proxy.config.config import Config, EgressSettings
 from proxy.config.groups import GROUPS, SETTINGS
-from proxy.config.secret import data_path, service_secrets
+from proxy.config.secret import data_path, found_secrets, service_secrets
 from proxy.config.setting import ConfigError, Group, Setting, Value
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "Setting",
     "Value",
     "data_path",
+    "found_secrets",
     "service_secrets",
 ]

@@ -1,5 +1,6 @@
 """The settings of the server's side: where it listens, who may do what, clients, and how it stops."""
 
+from proxy.base.places import DATA_DIR
 from proxy.config.setting import Group, Setting
 
 __all__ = ["ACCESS", "CLIENTS", "PLACE", "STOP"]
@@ -33,7 +34,7 @@ PLACE = Group(
         ),
         Setting(
             "data_dir",
-            "~/.local/share/durable-proxy",
+            DATA_DIR,
             "Directory of the embedded store, and of the service secret that is made when none is given",
             unit="path",
         ),

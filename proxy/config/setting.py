@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import KW_ONLY, dataclass
 
-__all__ = ["ConfigError", "Group", "Setting", "Value", "parsed", "shown", "with_unit"]
+__all__ = ["ConfigError", "Group", "Setting", "Value", "parsed", "parsed_number", "shown", "with_unit"]
 
 Value = bool | int | float | str | tuple[str, ...]
 
@@ -108,6 +108,11 @@ def parsed(setting: Setting, text: str, named: str) -> Value:
         if text.lower() not in _SWITCH:
             raise ConfigError(f"{named} must be true or false, not {text!r}")
         return _SWITCH[text.lower()]
+    return parsed_number(setting, text, named)
+
+
+def parsed_number(setting: Setting, text: str, named: str) -> int | float:
+    """The number that `text` spells, as `parsed` does."""
     value = _number(setting.unit, text.strip())
     if value is None:
         raise ConfigError(f"{named} must be {_expected(setting)}, not {text!r}")

@@ -57,6 +57,16 @@ class Rule:
     port: int | None
     path: tuple[tuple[Glob, ...], ...] | None
 
+    def __str__(self) -> str:
+        """The pattern with nothing left out: scheme, port and path stand there even where the pattern has none."""
+        labels = ["**"] if self.host is None else ["*"] * self.is_deep + ["*".join(label) for label in self.host]
+        host = ".".join(labels)
+        host = f"[{host}]" if ":" in host else host
+        segments: list[str] = []
+        for index, run in enumerate(((), ()) if self.path is None else self.path):
+            segments += ["**"] * (index > 0) + ["*".join(segment) for segment in run]
+        return f"{self.scheme}://{host}:{self.port or '*'}/{'/'.join(segments)}"
+
     @property
     def literal_host(self) -> str | None:
         """The one host that the rule names, None for a rule with a wildcard in its host."""

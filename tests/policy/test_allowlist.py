@@ -1,10 +1,12 @@
 """The allowlist, rule by rule: what each pattern lets through and what it does not, and which patterns are refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from proxy.policy.addresses import Reach
 from proxy.policy.allowlist import Allowlist, Match
-from proxy.policy.pattern import PatternError
+from proxy.policy.pattern import PatternError, compile_pattern
 from proxy.wire.url import UrlError, parse_url
 
 
@@ -349,3 +351,19 @@ def test_hostile_paths_do_not_make_matching_explode() -> None:
     hosts = Allowlist(["https://" + "a*" * 20 + "b.example", "https://" + "*." * 30 + "b"])
     for host in ("a" * 60 + ".example", "a." * 100 + "a"):
         assert hosts.match(parse_url(f"https://{host}/".encode())) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "whole"),
+    [
+        ("api.example.com", "https://api.example.com:443/**"),
+        ("HTTP://LocalHost:*/a/**", "http://localhost:*/a/**"),
+        ("https://*.example.com/v1/*/a*b", "https://*.example.com:443/v1/*/a*b"),
+        ("http://[::1]:8080/**/b", "http://[::1]:8080/**/b"),
+        ("**", "https://**:443/**"),
+    ],
+)
+def test_a_rule_is_shown_as_a_pattern_that_leaves_nothing_out(pattern: str, whole: str) -> None:
+    rule = compile_pattern(pattern)
+    assert str(rule) == whole
+    assert replace(compile_pattern(whole), pattern=pattern) == rule
