@@ -47,7 +47,7 @@ class Allowlist:
         for rule in self._for_origin(url):
             if rule.path is not None:
                 if is_encoded is None:
-                    is_encoded = has_encoded_separator(url.path.encode())
+                    is_encoded = "%" in url.path and has_encoded_separator(url.path.encode())
                 if is_encoded or not _path(rule.path, url.path[1:].split("/")):
                     continue
             return Match(rule.pattern, self._reach(rule, url))

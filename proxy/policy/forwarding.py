@@ -8,6 +8,8 @@ own CDN, or answer for another path than the one that the allowlist matched.
 
 import re
 from collections.abc import Sequence
+from enum import Enum, auto
+from functools import lru_cache
 
 from proxy.policy.signed import signed_names
 from proxy.wire.grammar import TOKEN, is_token
@@ -65,8 +67,8 @@ _EDGE_PREFIXES = (
     b"fly-", b"x-accel-", b"x-amzn-mtls-", b"ssl-client-", b"x-ssl-",
 )  # fmt: skip
 
-_FIRST_HOP = _REROUTING | _BROWSER | _EDGE
-_FIRST_HOP_PREFIXES = _REROUTING_PREFIXES + _BROWSER_PREFIXES + _EDGE_PREFIXES
+_FIRST_HOP = _BROWSER | _EDGE
+_FIRST_HOP_PREFIXES = _BROWSER_PREFIXES + _EDGE_PREFIXES
 
 # Never passed back, whatever the setting: on our responses they would speak for the proxy's origin or its protocol.
 _NEVER_BACK = _HOP_BY_HOP | {
@@ -85,6 +87,7 @@ _MEDIA_TYPE = re.compile(TOKEN + rb"/" + TOKEN + rb"(?:[ \t]*;[\t -~]*)?")
 _CODINGS = re.compile(TOKEN + rb"(?:[ \t]*,[ \t]*" + TOKEN + rb")*")
 _MAX_CONTENT_FIELD = 1024  # bytes; a media type or coding that is longer says nothing, and stands in every record
 _FIELD_OVERHEAD = len(": \r\n")
+_NAMES_REMEMBERED = 1024
 
 
 class _Names:
@@ -170,31 +173,49 @@ def upstream_headers(headers: Headers, url: Url, forwarded: ForwardedHeaders) ->
     Accept-Encoding, for which the proxy otherwise asks itself: for identity.
     """
     signed = signed_names(headers, url)
-    hop_by_hop = _HOP_BY_HOP | _named_by_connection(headers)
+    hop_by_hop = _named_by_connection(headers)
     fields: list[Field] = [(b"Host", url.authority)]
-    for spelled, value in headers.as_spelled():
-        name = spelled.lower()
-        if name == b"upstream-authorization":
-            if value:
-                fields.append((b"Authorization", value))
-        elif name not in hop_by_hop and _crosses(name, signed, forwarded):
-            fields.append((spelled, value))
+    for field in headers.as_spelled():
+        name, kind = _classified(field[0])
+        if name in hop_by_hop:
+            crosses = False
+        elif kind is None:
+            crosses = True
+        elif kind is _Kind.FIRST_HOP:
+            crosses = name in forwarded or name in signed
+        elif kind is _Kind.REROUTING:
+            crosses = name in forwarded  # not by a signature: any caller can write down that a name is signed
+        else:
+            crosses = name == b"accept-encoding" and name in signed
+        if crosses:
+            fields.append(field)
+        elif name == b"upstream-authorization" and field[1]:
+            fields.append((b"Authorization", field[1]))
     if b"accept-encoding" not in signed:
         fields.append((b"Accept-Encoding", b"identity"))
     return Headers.spelled(fields)
 
 
-def _crosses(name: bytes, signed: frozenset[bytes], forwarded: ForwardedHeaders) -> bool:
-    if name in _OURS:
-        return name == b"accept-encoding" and name in signed
-    if name.startswith(_OUR_PREFIXES):
-        return False
+class _Kind(Enum):
+    """Why a caller's field is not forwarded."""
+
+    FIRST_HOP = auto()
+    REROUTING = auto()
+    OURS = auto()
+
+
+@lru_cache(maxsize=_NAMES_REMEMBERED)
+def _classified(spelled: bytes) -> tuple[bytes, _Kind | None]:
+    """The name in lower case, and why it stops here; None: it does not. Cached, as requests repeat their few names."""
+    name = spelled.lower()
+    if name in _HOP_BY_HOP or name in _OURS or name.startswith(_OUR_PREFIXES):
+        return name, _Kind.OURS
     canonical = name.replace(b"_", b"-")  # to many application servers the two are the same field
-    if canonical not in _FIRST_HOP and not canonical.startswith(_FIRST_HOP_PREFIXES):
-        return True
-    # What reroutes is not lifted by a signature, which any caller can write down.
-    is_rerouting = canonical in _REROUTING or canonical.startswith(_REROUTING_PREFIXES)
-    return name in forwarded or (name in signed and not is_rerouting)
+    if canonical in _REROUTING or canonical.startswith(_REROUTING_PREFIXES):
+        return name, _Kind.REROUTING
+    if canonical in _FIRST_HOP or canonical.startswith(_FIRST_HOP_PREFIXES):
+        return name, _Kind.FIRST_HOP
+    return name, None
 
 
 def content_type(headers: Headers) -> bytes:
@@ -214,6 +235,5 @@ def content_encoding(headers: Headers) -> bytes | None:
 
 def _named_by_connection(headers: Headers) -> frozenset[bytes]:
     """The names of the fields that Connection lists as hop-by-hop (RFC 9110 section 7.6.1)."""
-    return frozenset(
-        token.strip(b" \t").lower() for value in headers.get_all(b"connection") for token in value.split(b",")
-    )
+    connection = headers.joined().get(b"connection")
+    return frozenset([token.strip(b" \t").lower() for token in connection.split(b",")]) if connection else frozenset()

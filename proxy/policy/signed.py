@@ -6,7 +6,7 @@ HTTP Signatures (draft-cavage); `Signature-Input` of RFC 9421.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from proxy.wire.grammar import TCHAR
 from proxy.wire.headers import Headers
@@ -25,20 +25,21 @@ def signed_names(headers: Headers, url: Url) -> frozenset[bytes]:
 
     `headers` are the caller's, so that the upstream's Authorization is Upstream-Authorization.
     """
-    return frozenset(name.lower() for name in _signed(headers, url))
+    return frozenset([name.lower() for name in _signed(headers.joined(), url)])
 
 
-def _signed(headers: Headers, url: Url) -> Iterator[bytes]:
-    for value in headers.get_all(b"upstream-authorization"):
-        for names in _SIGNED_HEADERS.findall(value):
+def _signed(fields: Mapping[bytes, bytes], url: Url) -> Iterator[bytes]:
+    authorization = fields.get(b"upstream-authorization", b"")
+    if authorization[:7].lower() != b"bearer ":
+        for names in _SIGNED_HEADERS.findall(authorization):
             yield from names.split(b";")
-        for names in _CAVAGE.findall(value):
+        for names in _CAVAGE.findall(authorization):
             yield from names.split()
-    for value in headers.get_all(b"signature"):
-        for names in _CAVAGE.findall(b"," + value):
+    if signature := fields.get(b"signature"):
+        for names in _CAVAGE.findall(b"," + signature):
             yield from names.split()
-    for value in headers.get_all(b"signature-input"):
-        yield from _RFC_9421.findall(value)
+    if inputs := fields.get(b"signature-input"):
+        yield from _RFC_9421.findall(inputs)
     if b"-signedheaders=" in url.target.lower():
         for name, value in parse_query(url.target.partition(b"?")[2]):
             if name.lower() in _QUERY_NAMES:

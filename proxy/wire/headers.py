@@ -72,21 +72,24 @@ class Headers:
     @classmethod
     def spelled(cls, items: list[Field]) -> "Headers":
         """Fields that are known to be valid, with their names in any case: found in lower case, encoded as given."""
-        self = cls.trusted([(name.lower(), value) for name, value in items])
+        self = cls.__new__(cls)
+        self._fields = None
         self._raw = items
+        self._parent = None
+        self._encoded = None
+        self._joined = None
         return self
 
     @property
     def _items(self) -> list[Field]:
         if self._fields is None:
-            lines = self._raw if isinstance(self._raw, bytes) else b""
-            self._fields = [(name.lower(), value) for name, value in _LINE.findall(lines)]
+            self._fields = [(name.lower(), value) for name, value in self._own_spelled()]
         return self._fields
 
     def _own_spelled(self) -> list[Field]:
         raw = self._raw
         if isinstance(raw, bytes):
-            return _LINE.findall(raw)
+            raw = self._raw = _LINE.findall(raw)
         return self._items if raw is None else raw
 
     def _all(self) -> list[Field]:

@@ -167,7 +167,14 @@ def query_values(query: Iterable[tuple[bytes, bytes]], name: bytes) -> list[byte
 
 
 def check_path(path: bytes) -> None:
-    """Refuse dot segments, controls and overlong UTF-8 in `path` and in all its decodings. Raises UrlError."""
+    """Refuse dot segments in `path`, and dot segments, controls and overlong UTF-8 in all its decodings.
+
+    `path` has printable characters only. Raises UrlError.
+    """
+    if b"%" not in path:
+        if _DOT_SEGMENT.search(path):
+            raise UrlError("the path contains a . or .. segment")
+        return
     if _BAD_ESCAPE.search(path):
         raise UrlError("the path contains a broken percent-encoding")
     for decoded in _decodings(path):
@@ -182,7 +189,7 @@ def check_path(path: bytes) -> None:
 def has_encoded_separator(path: bytes) -> bool:
     """Whether a decoding of `path` has a slash or backslash that `path` itself does not have. Raises UrlError."""
     # The path's own slashes are replaced by a character that no escape contains: what is found then was encoded.
-    return any(_SEPARATOR.search(decoded) for decoded in _decodings(path.replace(b"/", b"!")))
+    return b"%" in path and any(_SEPARATOR.search(decoded) for decoded in _decodings(path.replace(b"/", b"!")))
 
 
 def _split_authority(authority: bytes) -> tuple[str, int | None]:
@@ -214,6 +221,8 @@ def _decodings(path: bytes) -> Iterator[bytes]:
     """`path`, then `path` decoded once, twice and so on until it does not change. Raises UrlError after four times."""
     for _ in range(_DECODINGS + 1):
         yield path
+        if b"%" not in path:
+            return
         decoded = unquote_to_bytes(path)
         if decoded == path:
             return
