@@ -7,8 +7,9 @@ from typing import Literal
 
 __all__ = [
     "ABANDONED_SECONDS", "DEFAULT_PREFIX", "ERROR_BODY_BYTES", "ERROR_BODY_SECONDS", "EVENT_BYTES", "LEAST_SECONDS",
-    "LOST_ATTEMPTS", "MAX_CONNECTIONS", "MAX_IDLE_CONNECTIONS", "MEMORY_ENTRIES", "SILENCE_SECONDS", "TAIL_BYTES",
-    "TRANSIENT_STATUSES", "Backoff", "Live", "OnClose", "OnCloseName", "Retry", "Timeouts",
+    "LOST_ATTEMPTS", "MAX_CONNECTIONS", "MAX_IDLE_CONNECTIONS", "MEMORY_ENTRIES", "SILENCE_SECONDS", "SSE_ATTEMPTS",
+    "SSE_SILENCE_SECONDS", "TAIL_BYTES", "TRANSIENT_STATUSES", "Backoff", "Live", "OnClose", "OnCloseName", "Retry",
+    "Timeouts",
 ]  # fmt: skip
 
 ABANDONED_SECONDS = 30 * 86400.0  # a file untouched for this long is removed; streams live for a day by default
@@ -21,7 +22,9 @@ LOST_ATTEMPTS = 256  # lost requests remembered for an SDK's retry; few are in f
 MAX_CONNECTIONS = 1000  # each answer being read holds one; the openai and anthropic SDKs use the same number
 MAX_IDLE_CONNECTIONS = 100  # kept open for reuse; the openai and anthropic SDKs use the same number
 MEMORY_ENTRIES = 10_000  # credentials in `MemoryStorage`, about 1 KiB each
-SILENCE_SECONDS = 90.0  # a live read without a byte for so long is dead: the server sends keep-alives every 30 to 60 s
+SSE_ATTEMPTS = 3  # live reads by SSE in a row without one event; then long-poll, which more networks let through
+SSE_SILENCE_SECONDS = 45.0  # an SSE read without a byte for so long is dead: the proxy sends keep-alives every 15 s
+SILENCE_SECONDS = 90.0  # any other read without a byte for so long is dead: a long-poll is answered within 60 s
 TAIL_BYTES = 32  # last delivered bytes that are kept, to see whether they end with `data: [DONE]`
 
 # Statuses that can be another one a moment later, so the same request is sent again. Most of them come from something
@@ -88,13 +91,13 @@ class Timeouts:
     answer: float | None = 120.0
     data: float | None = None
 
-    def for_reading(self, waited: float) -> "Timeouts":
+    def for_reading(self, waited: float, silence: float) -> "Timeouts":
         """The time-outs of a read, after `waited` seconds without a byte.
 
-        Its socket may be silent for what is left of `data`, but never for longer than a live server is.
+        Its socket may be silent for what is left of `data`, but never for longer than `silence` seconds.
         """
-        left = SILENCE_SECONDS if self.data is None else max(self.data - waited, LEAST_SECONDS)
-        return replace(self, answer=min(left, SILENCE_SECONDS))
+        left = silence if self.data is None else max(self.data - waited, LEAST_SECONDS)
+        return replace(self, answer=min(left, silence))
 
     def for_abort(self) -> "Timeouts":
         """The time-outs of an abort, which is answered at once or not at all."""

@@ -7,7 +7,13 @@ This is right because a stream only grows: the bytes after a token never change.
 
 A driver waits `delay` seconds, sends `request`, and passes on what comes: the head to `head`, pieces of the body to
 `receive`, the body's end to `ended`, a failure to `lost`, an answer that `head` did not accept to `refused`. It repeats
-this until `outcome` is set. There is no clock here: `now` is the time in seconds of any monotonic clock.
+this until `outcome` is set.
+
+Why SSE gives way to long-poll. Some networks hold back or cut a response that does not end: a virus scanner collects
+it, a gateway times it out. Then a live read brings no event, however often it is repeated, although plain responses
+pass. So after SSE_ATTEMPTS live reads in a row without one event, this reader waits by long-poll.
+
+There is no clock here: `now` is the time in seconds of any monotonic clock.
 """
 
 import binascii
@@ -19,7 +25,17 @@ from proxy.client.access import Access
 from proxy.client.errors import INVALID_RESPONSE, Fault, IncompleteStream, NetworkError, ProxyError
 from proxy.client.events import Event, EventDecoder, EventTooLarge
 from proxy.client.messages import Fields, Send, proxy_error
-from proxy.client.options import EVENT_BYTES, TRANSIENT_STATUSES, Backoff, Live, Retry, Timeouts
+from proxy.client.options import (
+    EVENT_BYTES,
+    SILENCE_SECONDS,
+    SSE_ATTEMPTS,
+    SSE_SILENCE_SECONDS,
+    TRANSIENT_STATUSES,
+    Backoff,
+    Live,
+    Retry,
+    Timeouts,
+)
 from proxy.streams.names import Outcome
 
 __all__ = ["START", "Position", "Reading"]
@@ -34,6 +50,8 @@ class Position:
 
 
 START = Position("-1", 0)
+
+_UNCONNECTED = frozenset({Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.POOL_TIMEOUT})  # says nothing about responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +83,14 @@ class Reading:
         self._patience = timeouts.data
         self._timeouts = timeouts
         self._live = retry.live
+        self._prefers_sse = retry.live is Live.SSE
+        self._is_unframed = False  # plain bodies end with their connection, so they cannot be used
         self._catch_up = catch_up
         self._cursor: str | None = None
         self._since = now  # when the wait for the next byte began
         self._seen = 0  # bytes of this answer after the token
         self._spoke = False  # this answer held an event
+        self._fruitless = 0  # live reads by SSE in a row that brought no event
         self._brought = False  # this answer held a new byte
         self._plain: _Plain | None = None
         self._events: EventDecoder | None = None
@@ -95,9 +116,9 @@ class Reading:
             query.append(("live", self._live.value))
             if self._cursor is not None:
                 query.append(("cursor", self._cursor))
-        return Send(
-            "GET", self._access.url(query), self._access.headers(), self._timeouts.for_reading(now - self._since)
-        )
+        silence = SSE_SILENCE_SECONDS if self._waits_by_sse else SILENCE_SECONDS
+        timeouts = self._timeouts.for_reading(now - self._since, silence)
+        return Send("GET", self._access.url(query), self._access.headers(), timeouts)
 
     def head(self, status: int, headers: Fields, *, framed: bool) -> bool:
         """Whether the body belongs to the stream. If not, the answer goes to `refused`, an error with its body.
@@ -145,6 +166,8 @@ class Reading:
             return
         if error.from_proxy and status not in TRANSIENT_STATUSES:
             raise error
+        if not error.from_proxy:
+            self._count_fruitless()
         self._failed(error, now, error.retry_after)
 
     def receive(self, data: bytes, now: float) -> bytes:
@@ -169,6 +192,7 @@ class Reading:
         if self._plain is not None:
             self._end_plain(self._plain)
         elif not self.satisfied and not self._spoke:
+            self._count_fruitless()
             self._failed(NetworkError(Fault.PROTOCOL, "a live read ended without an event"), now)
         elif not self.satisfied and not self._brought:
             self.delay = self._backoff.pause()
@@ -181,7 +205,17 @@ class Reading:
             return  # the closing event had arrived before: nothing was lost
         if error.fault is Fault.READ_TIMEOUT:
             self._check(now)
+        if error.fault not in _UNCONNECTED:
+            self._count_fruitless()
         self._failed(error, now)
+
+    def _count_fruitless(self) -> None:
+        """Note that the present read failed; by SSE without one event, it may be the network that stops events."""
+        if not self._waits_by_sse or self._spoke or self._is_unframed:
+            return
+        self._fruitless += 1
+        if self._fruitless >= SSE_ATTEMPTS:
+            self._live = Live.LONG_POLL
 
     def verdict(self) -> None:
         """Raise IncompleteStream unless the stream ended as whole."""
@@ -228,13 +262,13 @@ class Reading:
 
     def _event(self, event: Event) -> bytes:
         if event.name == b"data":
-            self._spoke = True
+            self._spoke, self._fruitless = True, 0
             try:
                 return self._fresh(b64decode(event.data.replace(b"\n", b""), validate=True))
             except binascii.Error:
                 raise _broken("a data event was not base64") from None
         if event.name == b"control":
-            self._spoke = True
+            self._spoke, self._fruitless = True, 0
             self._control(event.data)
         return b""
 
@@ -278,11 +312,14 @@ class Reading:
 
     def _is_unusable(self, headers: Fields) -> bool:
         """Whether a success came from the stream in a form that cannot be used. Then another way of reading is next."""
-        if self._waits_by_sse and headers.get("content-type", "").lower().startswith("text/event-stream"):
-            self._live = Live.LONG_POLL
-            return True
-        if self._catch_up and self._live is Live.SSE and "stream-next-offset" in headers:
-            self._catch_up = False  # an event marks its own end, so a cut body cannot pass for a whole one
+        if self._waits_by_sse:
+            is_text = headers.get("content-type", "").lower().startswith("text/event-stream")
+            if is_text and not self._is_unframed:
+                self._live = Live.LONG_POLL
+                return True
+        elif "stream-next-offset" in headers and self._prefers_sse and (self._catch_up or not self._is_unframed):
+            # An event marks its own end, so a body of events that is cut cannot pass for a whole one.
+            self._is_unframed, self._live, self._catch_up = True, Live.SSE, False
             return True
         return False
 

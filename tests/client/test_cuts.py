@@ -86,7 +86,8 @@ def test_a_connection_that_falls_silent_is_left_for_another(
     proxy: ScriptedProxy, connect: Connect, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = Reader(proxy, connect, kind)
-    monkeypatch.setattr("proxy.client.options.SILENCE_SECONDS", 0.05)
+    for name in ("SILENCE_SECONDS", "SSE_SILENCE_SECONDS"):
+        monkeypatch.setattr(f"proxy.client.reading.{name}", 0.05)
     proxy.hang = True
     for at in (0, reader.size // 2, reader.size - 3):
         reader.read(at)
@@ -99,3 +100,18 @@ def test_an_answer_that_comes_byte_by_byte_gives_identical_bytes(
     proxy.slices = 1
     proxy.stream(*APPENDS)
     assert connect(retry=Retry(live=live))().read() == WHOLE
+
+
+@pytest.mark.parametrize("how", ["no head", "no event", "cut"])
+def test_a_network_that_lets_no_event_through_is_read_by_long_poll(
+    proxy: ScriptedProxy, connect: Connect, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("proxy.client.reading.SSE_SILENCE_SECONDS", 0.05)
+    proxy.hang = how != "cut"
+    proxy.cuts = [0 if how == "no head" else 125] * 3  # just behind the head
+    stream = proxy.stream(b"one ", outcome=None)
+    pieces = connect(retry=Retry(reads=5, first_delay=0.001))().pieces()
+    assert next(pieces) == b"one "
+    proxy.close(stream, "complete", b"two")
+    assert b"".join(pieces) == b"two"
+    assert [asked.query["live"] for asked in proxy.reads[:4]] == ["sse", "sse", "sse", "long-poll"]

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from proxy.client.access import Access, Place
 from proxy.client.errors import Fault, IncompleteStream, NetworkError, ProxyError
 from proxy.client.messages import Fields
-from proxy.client.options import TRANSIENT_STATUSES, Live, Retry, Timeouts
+from proxy.client.options import (
+    SILENCE_SECONDS,
+    SSE_ATTEMPTS,
+    SSE_SILENCE_SECONDS,
+    TRANSIENT_STATUSES,
+    Live,
+    Retry,
+    Timeouts,
+)
 from proxy.client.reading import START, Position, Reading
 from proxy.streams.names import Outcome
 
@@ -23,6 +31,10 @@ URL = "http://proxy.test/v1/proxy/0?expires=1&signature=s"
 
 def lost() -> NetworkError:
     return NetworkError(Fault.READ, "cut")
+
+
+def plain_reading(*, data: float | None = None) -> Reading:
+    return reading(data=data, catch_up=True)
 
 
 def refusal(code: str) -> tuple[Fields, bytes]:
@@ -88,6 +100,8 @@ class Server:
         told |= {"upstreamOutcome": self.outcome} if closed and self.outcome is not None else {}
         return b": keep-alive\nevent: control\ndata: %b\n\n" % json.dumps(told).encode()
 
+
+PAGE = (Fields([("Content-Type", "text/html")]), b"<html>")
 
 Mishap = Callable[[bytes], tuple[list[bytes], bool]]
 
@@ -307,6 +321,71 @@ def test_a_plain_body_whose_end_cannot_be_told_from_a_cut_is_not_used() -> None:
     assert [query.get("live") for query in server.queries] == [None, "sse"]
 
 
+CUT = NetworkError(Fault.READ, "cut")
+MUTE = NetworkError(Fault.READ_TIMEOUT, "nothing came")
+
+
+def cut_before_its_head(loop: Reading) -> None:
+    loop.lost(CUT, 0.0)
+
+
+def muted(loop: Reading) -> None:
+    loop.head(200, Fields([("Stream-SSE-Data-Encoding", "base64")]), framed=True)
+    loop.lost(MUTE, 0.0)
+
+
+def cut_within_an_event(loop: Reading) -> None:
+    loop.head(200, Fields([("Stream-SSE-Data-Encoding", "base64")]), framed=True)
+    assert loop.receive(b": keep-alive\n\nevent: data\ndata: YW", 0.0) == b""
+    loop.lost(CUT, 0.0)
+
+
+def ended_at_once(loop: Reading) -> None:
+    loop.head(200, Fields([("Stream-SSE-Data-Encoding", "base64")]), framed=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("random.uniform", lambda low, high: low)
+        try:
+            loop.ended(0.0)
+        except NetworkError as error:
+            loop.lost(error, 0.0)
+
+
+def answered_by_a_page(loop: Reading) -> None:
+    loop.refused(200, *PAGE, 0.0)
+
+
+@pytest.mark.parametrize("stop", [cut_before_its_head, muted, cut_within_an_event, ended_at_once, answered_by_a_page])
+def test_three_live_reads_without_an_event_turn_to_long_poll(stop: Callable[[Reading], None]) -> None:
+    loop = reading()
+    for _ in range(SSE_ATTEMPTS):
+        assert "live=sse" in loop.request(0.0).url
+        stop(loop)
+    assert "live=long-poll" in loop.request(0.0).url
+    server = Server([b"a", b"b"], visible=2)
+    assert read(loop, server) == b"ab"
+    assert {query["live"] for query in server.queries} == {"long-poll"}
+
+
+def test_one_event_is_enough_to_go_on_with_events() -> None:
+    loop = reading(retry=Retry(reads=100, first_delay=0.0))
+    server = Server([b"a"] * 9, visible=0)
+    for visible in range(1, 9):
+        server.visible = visible
+        for _ in range(SSE_ATTEMPTS - 1):
+            loop.request(0.0)
+            muted(loop)
+        assert step(loop, server, whole) == b"a"
+    assert {query["live"] for query in server.queries} == {"sse"}
+
+
+def test_a_proxy_that_cannot_be_reached_says_nothing_about_events() -> None:
+    loop = reading()
+    for fault in (Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.POOL_TIMEOUT) * 3:
+        loop.request(0.0)
+        loop.lost(NetworkError(fault, "refused"), 0.0)
+    assert "live=sse" in loop.request(0.0).url
+
+
 def test_an_event_larger_than_the_limit_turns_to_long_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.client.reading.EVENT_BYTES", 100)
     server = Server([b"small", b"x" * 500], visible=2)
@@ -380,9 +459,6 @@ def test_an_error_of_the_proxys_that_can_pass_is_asked_again_then_raised_with_it
 def test_an_error_of_the_proxys_that_will_not_change_is_raised_at_once(status: int) -> None:
     with pytest.raises(ProxyError, match="SOME_CODE"):
         reading(catch_up=True).refused(status, *refusal("SOME_CODE"), 0.0)
-
-
-PAGE = (Fields([("Content-Type", "text/html")]), b"<html>")
 
 
 @pytest.mark.parametrize("status", [200, 204, 301, 400, 401, 403, 404, 410, 418, 451, 501, 502])
@@ -463,8 +539,9 @@ def test_a_socket_is_given_what_is_left_of_the_patience() -> None:
     loop = reading(data=10.0)
     assert loop.request(0.0).timeouts.answer == 10.0
     assert loop.request(7.0).timeouts.answer == 3.0
-    assert reading(data=1000.0).request(0.0).timeouts.answer == 90.0
-    assert reading().request(5.0).timeouts.answer == 90.0
+    for kind, silence in ((reading, SSE_SILENCE_SECONDS), (plain_reading, SILENCE_SECONDS)):
+        assert kind(data=1000.0).request(0.0).timeouts.answer == silence
+        assert kind().request(5.0).timeouts.answer == silence
 
 
 def test_a_silent_connection_is_given_up_and_the_read_goes_on_while_there_is_patience() -> None:
