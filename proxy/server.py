@@ -88,7 +88,7 @@ class ProxyServer:
         await self._http.stop_accepting()
         self._http.drain()
         with anyio.move_on_after(self._reader_grace_seconds):
-            await self._http.wait_requests()
+            await self._http.wait_exchanges()
         await self._http.aclose()
         await self._app.aclose()
 

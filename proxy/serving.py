@@ -7,6 +7,7 @@ from proxy.base.errors import Refusal
 from proxy.config import ConfigError
 from proxy.http.message import Handler, Response
 from proxy.http.server import HttpServer, ServerSettings
+from proxy.http.server1 import Http1Connection
 from proxy.net.bind import ListenSettings, bind, close_listening
 
 __all__ = ["Place"]
@@ -45,7 +46,7 @@ class Place:
     ) -> HttpServer:
         """Accept connections from now on. Needs a running loop."""
         server = HttpServer(handler, refuse, settings)
-        server.serve(self._sockets)
+        server.serve(self._sockets, Http1Connection)
         return server
 
     def close(self) -> None:

@@ -190,14 +190,14 @@ class ServerCodec(_Codec[RequestHead]):
         *,
         request: RequestHead | None,
         keep_alive: bool,
-        date_line: bytes = b"",
+        date: bytes = b"",
     ) -> tuple[bytes, bool]:
         """A response's head, and whether its body is to be sent in chunks (`encode_chunk`, then `LAST_CHUNK`).
 
         `length` is the body's bytes, None when unknown. `request` is what is answered, None when it could not be
-        read. `headers` hold no framing field, but for HEAD the content-length that GET would have; `date_line` is
-        for those without a Date. To HTTP/1.0 a body of unknown length ends where the connection does: afterwards
-        `keep_alive` of this codec is false.
+        read. `headers` hold no framing field, but for HEAD the content-length that GET would have. `date` is the
+        value of the Date field for headers without one. To HTTP/1.0 a body of unknown length ends where the
+        connection does: afterwards `keep_alive` of this codec is false.
         """
         is_head = request is not None and request.method == b"HEAD"
         chunked = False
@@ -219,8 +219,9 @@ class ServerCodec(_Codec[RequestHead]):
         elif self._is_old:
             framing += b"connection: keep-alive\r\n"
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        date = b"" if b"date" in headers else date_line
-        return b"%b%b%b%b\r\n" % (line, headers.encode(), date, framing), chunked
+        if date and b"date" not in headers:
+            framing = b"date: %b\r\n%b" % (date, framing)
+        return b"%b%b%b\r\n" % (line, headers.encode(), framing), chunked
 
     def _is_within_request(self) -> bool:
         return self._state is _State.BODY or (self._state is _State.HEAD and self._reader.received != b"")

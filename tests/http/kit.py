@@ -12,6 +12,7 @@ from proxy.http.body import BytesBody, read_all
 from proxy.http.message import Handler, Request, Response
 from proxy.http.pool import Pool, PoolSettings
 from proxy.http.server import HttpServer, ServerSettings
+from proxy.http.server1 import Http1Connection
 from proxy.net.dial import Dialler, tls_context
 from proxy.net.listen import AcceptSettings, ServerTls
 from proxy.wire.events import HeadLimits
@@ -99,7 +100,7 @@ async def serving(
     """A server of `handler`; at the end it must stop at once and leave nothing."""
     server = HttpServer(handler, refuse, server_limits(**limits))
     bound = listening()
-    server.serve([bound], tls)
+    server.serve([bound], Http1Connection, tls)
     served = Served(server, bound.getsockname()[1])
     try:
         yield served
@@ -108,7 +109,7 @@ async def serving(
         async with asyncio.timeout(SOON):
             await server.aclose()
         assert not server.connections
-        assert not len(server.requests)
+        assert not len(server.exchanges)
         assert server.bodies.budget.used == 0
 
 

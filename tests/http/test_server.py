@@ -271,7 +271,7 @@ async def test_continue_is_sent_when_the_handler_takes_the_body() -> None:
 
     async with serving(handler) as served:
         peer = await served.connect(EXPECTING)
-        await until(lambda: len(served.server.requests) == 1)
+        await until(lambda: len(served.server.exchanges) == 1)
         gate.set()
         assert (await peer.head()).status == 100
         peer.send(b"body" + GET % b"next")
@@ -426,7 +426,7 @@ async def test_a_client_that_goes_cancels_its_handler() -> None:
 
     async with serving(handler) as served:
         peer = await served.connect(GET % b"")
-        await until(lambda: len(served.server.requests) == 1)
+        await until(lambda: len(served.server.exchanges) == 1)
         peer.reset()
         async with asyncio.timeout(2):
             await cancelled.wait()
@@ -511,7 +511,7 @@ async def test_draining_closes_idle_connections_and_ends_others_with_their_answe
 
     async with serving(handler) as served:
         idle, busy = await served.connect(), await served.connect(GET % b"busy")
-        await until(lambda: len(served.server.connections) == 2 and len(served.server.requests) == 1)
+        await until(lambda: len(served.server.connections) == 2 and len(served.server.exchanges) == 1)
         served.server.drain()
         assert await idle.rest() == b""
         gate.set()
@@ -529,7 +529,7 @@ async def test_what_was_written_still_reaches_the_client_of_a_server_that_closes
     async with serving(handler, max_reader_bytes=size * 2) as served:
         peer = await served.connect(GET % b"")
         await peer.head()
-        await until(lambda: len(served.server.requests) == 0)
+        await until(lambda: len(served.server.exchanges) == 0)
         closing = asyncio.ensure_future(served.server.aclose())
         assert len(await peer.exactly(size)) == size
         await closing
@@ -542,7 +542,7 @@ async def test_closing_cancels_what_runs_and_leaves_no_socket() -> None:
 
     async with serving(handler) as served:
         peers = [await served.connect(GET % b"" if number % 2 else b"GET") for number in range(6)]
-        await until(lambda: len(served.server.requests) == 3)
+        await until(lambda: len(served.server.exchanges) == 3)
         await served.server.aclose()
         for peer in peers:
             assert await peer.rest() == b""

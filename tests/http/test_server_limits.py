@@ -406,6 +406,6 @@ async def test_a_request_that_is_cancelled_before_it_began_holds_no_memory() -> 
         connection.data_received(POST % 20 + b"0123456789")
         assert served.server.bodies.budget.used > 0
         connection.connection_lost(None)  # in the same turn of the loop
-        await until(lambda: len(served.server.requests) == 0)
+        await until(lambda: len(served.server.exchanges) == 0)
         assert served.server.bodies.budget.used == 0
         connection.cut()

@@ -12,6 +12,7 @@ from proxy.base.errors import Refusal
 from proxy.http.body import BytesBody
 from proxy.http.message import Response
 from proxy.http.server import HttpServer, ServerSettings
+from proxy.http.server1 import Http1Connection
 from proxy.net.listen import AcceptSettings
 from proxy.store import open_store
 from proxy.wire.events import HeadLimits
@@ -50,7 +51,7 @@ async def serve(directory: Path) -> None:
         server = HttpServer(store.handler, refuse, LIMITS)
         listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         listening.setblocking(False)
-        server.serve([listening])
+        server.serve([listening], Http1Connection)
         print(listening.getsockname()[1], flush=True)
         try:
             await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # until the parent lets go

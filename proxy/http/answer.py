@@ -1,0 +1,174 @@
+"""One request and its answer, whatever HTTP version carries them: ask the handler, send what it returns, close bodies.
+
+Knows no framing and no deadline: those are the `Outlet`'s, which each version's connection provides.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.base.errors import Code, Refusal
+from proxy.http.body import BodyError, BytesBody
+from proxy.http.message import Handler, Request, Response
+from proxy.http.pipe import Pipe, PipeLimits, Source
+from proxy.wire.events import Buffer
+
+__all__ = ["Answer", "InvitedBody", "Outlet", "Service"]
+
+logger = logging.getLogger(__name__)
+
+_BODILESS = (204, 304)
+_IGNORES_BODY = (b"GET", b"HEAD", b"DELETE", b"OPTIONS")
+
+
+class Outlet(Protocol):
+    """The way back of one answer, in the framing of its connection's HTTP version.
+
+    An answer calls `begin`, then `send` any number of times, then `end`; after each `send` and after `end` it awaits
+    `drained` when `is_full`. In any case, also without `begin`, it calls `done` last.
+    """
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client must take something before more is written, or is gone."""
+
+    def begin(self, response: Response) -> None:
+        """Send the response's head, together with what the next `send` or `end` writes."""
+
+    def send(self, parts: Iterable[Buffer]) -> None:
+        """Send bytes of the body, or with none of them the head alone. Never blocks; drops them without a client."""
+
+    def end(self) -> None:
+        """The body is whole: send what the framing has for that."""
+
+    async def drained(self) -> None:
+        """Return when it is not full any more. Raises ConnectionError when the client is gone."""
+
+    def done(self, *, is_whole: bool) -> None:
+        """The exchange is over. Unless `is_whole`, the client must see that its response is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What stands behind a server: `handler` answers requests, `refuse` answers in its place.
+
+    `refuse` is given the request's Origin, None when there is none to trust.
+    """
+
+    handler: Handler
+    refuse: Callable[[Refusal, bytes | None], Response]
+
+
+class InvitedBody(Pipe):
+    """A request body whose first taker invites the client to send it (RFC 9110 section 10.1.1: 100 Continue)."""
+
+    __slots__ = ("_invite",)
+
+    def __init__(self, source: Source, limits: PipeLimits, length: int | None, invite: Callable[[], None]) -> None:
+        super().__init__(source, limits, length)
+        self._invite: Callable[[], None] | None = invite
+
+    async def take(self) -> tuple[Buffer, ...]:
+        """Invite, once, then take."""
+        invite, self._invite = self._invite, None
+        if invite is not None:
+            invite()
+        return await super().take()
+
+    def close(self) -> None:
+        """See Pipe. Nobody is invited any more."""
+        self._invite = None
+        super().close()
+
+
+class Answer:
+    """The answer to one request, or to one that could not be read (`request` is None).
+
+    `run` is a task's work: cancel that task when the client is gone.
+    """
+
+    __slots__ = ("_origin", "_outlet", "_refusal", "_request", "_service")
+
+    def __init__(self, service: Service, outlet: Outlet, request: Request | None) -> None:
+        self._service = service
+        self._outlet = outlet
+        self._request = request
+        self._refusal: Refusal | None = None
+        self._origin: bytes | None = None
+
+    def refuse(self, refusal: Refusal, origin: bytes | None = None) -> None:
+        """Answer with `refusal`, whatever the handler says, unless a response has begun.
+
+        `origin` is the Origin of a request that could not be read, as far as it can be trusted.
+        """
+        self._refusal = refusal
+        self._origin = origin
+
+    async def run(self) -> None:
+        """Ask the handler and send its response. Both bodies are closed in any case, also when cancelled."""
+        is_whole = False
+        try:
+            response = await self._respond()
+            if self._request is not None and self._request.method in _IGNORES_BODY:
+                self._request.body.close()  # a long read must not hold on to what it will not look at
+            is_whole = await self._send(response)
+        finally:
+            if self._request is not None:
+                self._request.body.close()
+            self._outlet.done(is_whole=is_whole)
+
+    async def _respond(self) -> Response:
+        request = self._request
+        if request is None:
+            assert self._refusal is not None  # noqa: S101  # there is nothing else to answer
+            return self._service.refuse(self._refusal, self._origin)
+        try:
+            response = await self._service.handler(request)
+        except Refusal as error:
+            refusal = error
+        except Exception as error:  # one bad request must not take the server down
+            if self._refusal is None:
+                logger.error("%r failed", request, exc_info=error)
+            refusal = Refusal(Code.INTERNAL_ERROR, "the proxy failed to handle the request")
+        else:
+            if self._refusal is None:
+                return response
+            response.body.close()
+            refusal = self._refusal
+        return self._service.refuse(self._refusal or refusal, request.headers.get(b"origin"))
+
+    async def _send(self, response: Response) -> bool:
+        """Whether the client got the response whole, as far as is known here."""
+        body = response.body
+        outlet = self._outlet
+        method = b"" if self._request is None else self._request.method
+        try:
+            outlet.begin(response)
+            if method == b"HEAD" or response.status in _BODILESS:
+                pass
+            elif isinstance(body, BytesBody):
+                outlet.send(body.take_nowait())
+            else:
+                has_length = body.length is not None
+                if not has_length:
+                    outlet.send(())  # the body may be long in coming: its head leaves now
+                while True:
+                    if outlet.is_full:
+                        await outlet.drained()
+                    if not (parts := await body.take()):
+                        break
+                    outlet.send(parts)
+                    if has_length and body.ended:
+                        break
+            outlet.end()
+            if outlet.is_full:
+                await outlet.drained()
+        except (ConnectionError, BodyError):
+            return False
+        except Exception as error:
+            logger.error("a response's body failed", exc_info=error)
+            return False
+        finally:
+            body.close()
+        return True
