@@ -13,6 +13,9 @@ from proxy.config import Config
 from proxy.server import ProxyServer, create_proxy_server
 from proxy.standalone import StoreServer
 from tests.conformance.caller import Caller, code
+from tests.handlers.kit import code as answered
+from tests.handlers.kit import running
+from tests.kit.dialling import Resolved
 from tests.kit.upstream import Upstream, fixed
 
 SECRET = "the service secret"
@@ -81,3 +84,16 @@ async def test_a_name_with_a_private_address_needs_a_pattern_of_private_upstream
                 assert (await answers(server, url))[0].status_code == status
             return
     pytest.skip("this machine's name does not resolve to loopback")
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [["169.254.169.254"], ["8.8.8.8", "169.254.169.254"], ["fd00:ec2::254"], ["64:ff9b::a9fe:a9fe"], ["fe80::1%lo"]],
+)
+@pytest.mark.parametrize("private", [(), ("http://partner.test",)])
+async def test_no_name_leads_to_metadata_or_link_local_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, addresses: list[str], private: tuple[str, ...]
+) -> None:
+    Resolved(monkeypatch, addresses)
+    async with running(tmp_path, allowlist=("http://partner.test/**",), allow_private=private) as house:
+        assert answered(await house.create("http://partner.test/latest/meta-data/")) == (403, "UPSTREAM_NOT_ALLOWED")
