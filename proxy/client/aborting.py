@@ -17,6 +17,7 @@ class Aborting:
     def __init__(self, stream_url: str, retry: Retry) -> None:
         self._send = Send("PATCH", abort_url(stream_url), (), Timeouts().for_abort())
         self._backoff = Backoff(retry, retry.creates)
+        self._longest = retry.max_delay
         self.delay = 0.0
 
     def request(self) -> Send:
@@ -46,7 +47,9 @@ class Aborting:
         self._failed(error, None)
 
     def _failed(self, error: NetworkError | ProxyError, retry_after: float | None) -> None:
-        delay = self._backoff.failed(retry_after)
+        delay = None
+        if retry_after is None or retry_after <= self._longest:  # closing a fetch waits for its aborts
+            delay = self._backoff.failed(retry_after)
         if delay is None:
             raise error
         self.delay = delay

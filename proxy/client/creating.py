@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from proxy.client.access import Place
 from proxy.client.errors import Fault, NetworkError, ProxyError
 from proxy.client.messages import Fields, Send, proxy_error
-from proxy.client.options import TRANSIENT_STATUSES, Backoff, Retry, Timeouts
+from proxy.client.options import RETRY_AFTER_SECONDS, TRANSIENT_STATUSES, Backoff, Retry, Timeouts
 
 __all__ = ["Answered", "Asked", "Created", "Creating", "UpstreamRequest"]
 
@@ -170,7 +170,9 @@ class Creating:
         self._failed(error, None)
 
     def _failed(self, error: NetworkError | ProxyError, retry_after: float | None) -> None:
-        delay = self._backoff.failed(retry_after)
+        delay = None
+        if retry_after is None or retry_after <= RETRY_AFTER_SECONDS:  # a longer wait is the caller's to decide
+            delay = self._backoff.failed(retry_after)
         if delay is None:
             raise error
         self.delay = delay

@@ -44,7 +44,7 @@ class ProxyError(DurableError):
         True when the proxy says that it sent nothing upstream. True also when something between answered: a create is
         repeated under its key, and everything else changes nothing.
         """
-        return not self.from_proxy or self.status in (408, 503)
+        return not self.from_proxy or self.status in (408, 425, 429, 503)
 
     @property
     def gone(self) -> bool:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Protocol, TypeVar
 
 from proxy.client.errors import NetworkError, ProxyError
@@ -90,9 +91,18 @@ class Plan(Protocol[T_co]):
 
 
 def retry_after(headers: Fields) -> float | None:
-    """The seconds of a `Retry-After` that is a number."""
+    """Seconds to wait by the field `Retry-After`, a number or a date (RFC 9110 section 10.2.3); None without one.
+
+    A date counts from the answer's own `Date`, so the client's clock does not matter.
+    """
     value = headers.get("retry-after", "").strip()
-    return float(value) if _SECONDS.fullmatch(value) else None
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    try:
+        wait = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("date", ""))
+    except (ValueError, TypeError, OverflowError):  # no dates, or one of them without a time zone
+        return None
+    return max(wait.total_seconds(), 0.0)
 
 
 def proxy_error(status: int, headers: Fields, body: bytes) -> ProxyError:

@@ -7,9 +7,9 @@ from typing import Literal
 
 __all__ = [
     "ABANDONED_SECONDS", "DEFAULT_PREFIX", "ERROR_BODY_BYTES", "ERROR_BODY_SECONDS", "EVENT_BYTES", "LEAST_SECONDS",
-    "LOST_ATTEMPTS", "MAX_CONNECTIONS", "MAX_IDLE_CONNECTIONS", "MEMORY_ENTRIES", "SILENCE_SECONDS", "SSE_ATTEMPTS",
-    "SSE_SILENCE_SECONDS", "TAIL_BYTES", "TRANSIENT_STATUSES", "Backoff", "Live", "OnClose", "OnCloseName", "Retry",
-    "Timeouts",
+    "LOST_ATTEMPTS", "MAX_CONNECTIONS", "MAX_IDLE_CONNECTIONS", "MEMORY_ENTRIES", "RETRY_AFTER_SECONDS",
+    "SILENCE_SECONDS", "SSE_ATTEMPTS", "SSE_SILENCE_SECONDS", "TAIL_BYTES", "TRANSIENT_STATUSES", "Backoff", "Live",
+    "OnClose", "OnCloseName", "Retry", "Timeouts",
 ]  # fmt: skip
 
 ABANDONED_SECONDS = 30 * 86400.0  # a file untouched for this long is removed; streams live for a day by default
@@ -24,6 +24,7 @@ MAX_IDLE_CONNECTIONS = 100  # kept open for reuse; the openai and anthropic SDKs
 MEMORY_ENTRIES = 10_000  # credentials in `MemoryStorage`, about 1 KiB each
 SSE_ATTEMPTS = 3  # live reads by SSE in a row without one event; then long-poll, which more networks let through
 SSE_SILENCE_SECONDS = 45.0  # an SSE read without a byte for so long is dead: the proxy sends keep-alives every 15 s
+RETRY_AFTER_SECONDS = 60.0  # longest `Retry-After` that the client waits for; SDKs wait about as long
 SILENCE_SECONDS = 90.0  # any other read without a byte for so long is dead: a long-poll is answered within 60 s
 TAIL_BYTES = 32  # last delivered bytes that are kept, to see whether they end with `data: [DONE]`
 
@@ -64,7 +65,7 @@ class Retry:
     - `reads`: a read gives up after this many failures in a row without a new byte. The default bridges about 30 s.
     - `creates`: attempts to have a request answered. Few, because SDKs retry on top of them.
     - `first_delay`, `max_delay`: seconds. The longest wait before a retry doubles from the first to the second; each
-      wait is drawn at random from zero up to it.
+      wait is drawn at random from zero up to it. A server's `Retry-After` makes a wait longer, up to a minute.
     - `live`: how a read waits for new bytes.
     """
 
@@ -117,13 +118,16 @@ class Backoff:
         self._failures = 0
 
     def failed(self, retry_after: float | None = None) -> float | None:
-        """Count a failure. Seconds to wait before the next attempt; None when no attempt is left."""
+        """Count a failure. Seconds to wait before the next attempt; None when no attempt is left.
+
+        `retry_after`: seconds that the server asked for. The wait is at least as long, but at most RETRY_AFTER_SECONDS.
+        """
         self._failures += 1
         if self._failures >= self._attempts:
             return None
         ceiling = min(self._retry.max_delay, self._retry.first_delay * 2.0 ** min(self._failures - 1, 30))
         delay = random.uniform(0, ceiling)  # noqa: S311  # jitter, not a secret
-        return max(delay, min(retry_after, self._retry.max_delay)) if retry_after is not None else delay
+        return delay if retry_after is None else max(delay, min(retry_after, RETRY_AFTER_SECONDS))
 
     def pause(self) -> float:
         """Seconds to wait after an answer without news, so that a server that answers at once causes no busy loop."""

@@ -328,7 +328,7 @@ class Reading:
         if delay is None:
             raise error
         self._check(now)
-        self.delay = delay
+        self.delay = delay if self._patience is None else min(delay, self._since + self._patience - now)
 
     def _check(self, now: float) -> None:
         if self._patience is not None and now - self._since >= self._patience:

@@ -1,5 +1,7 @@
 """Servers between the client and the proxy answer in its place: nothing of that is taken for the stream or its end."""
 
+import time
+
 import pytest
 
 from proxy.client import NetworkError, ProxyError
@@ -103,6 +105,14 @@ def test_an_abort_that_never_reached_the_proxy_raises_and_forgets_nothing(
     assert fetch.abort(ID)
 
 
+def test_an_abort_does_not_wait_for_long_because_a_close_waits_for_it(proxy: ScriptedProxy, fetch: Driver) -> None:
+    proxy.stream(b"hello", outcome=None)
+    fetch(request_id=ID).close()
+    proxy.answers.append(page(503, "Retry-After: 30"))
+    with pytest.raises(ProxyError, match="HTTP_503"):
+        fetch.abort(ID)
+
+
 # Creates
 
 
@@ -126,6 +136,19 @@ def test_a_key_whose_answer_was_lost_is_kept_whatever_is_answered_after_that(
     assert (response.was_resumed, response.read()) == (True, b"hello")
     assert len(proxy.streams) == 1
     assert len({asked.headers["idempotency-key"] for asked in proxy.creates}) == 1
+
+
+@pytest.mark.parametrize("status", [200, *sorted(TRANSIENT_STATUSES)])
+def test_a_create_answered_by_somebody_else_is_repeated_under_its_key_after_the_wait_that_was_asked_for(
+    proxy: ScriptedProxy, fetch: Driver, status: int
+) -> None:
+    proxy.stream(b"hello")
+    proxy.answers.append(page(status, "Retry-After: 0.1"))
+    began = time.monotonic()
+    assert fetch().read() == b"hello"
+    assert time.monotonic() - began >= 0.1
+    assert len({asked.headers["idempotency-key"] for asked in proxy.creates}) == 1
+    assert len(proxy.creates) == 2
 
 
 @pytest.mark.parametrize("status", [200, 403, 502])

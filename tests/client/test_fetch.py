@@ -239,12 +239,15 @@ def test_an_overloaded_proxy_is_asked_again_with_the_same_key(proxy: ScriptedPro
     assert first == second
 
 
-def test_a_proxy_that_stays_overloaded_is_told_of(proxy: ScriptedProxy, fetch: Driver) -> None:
-    proxy.answers += [error_answer(503, "OVERLOADED", headers={"Retry-After": "120"})] * 3
+@pytest.mark.parametrize(("wait", "asked"), [("0", 3), ("120", 1)])
+def test_a_proxy_that_stays_overloaded_is_an_error_and_a_long_wait_is_left_to_the_caller(
+    proxy: ScriptedProxy, fetch: Driver, wait: str, asked: int
+) -> None:
+    proxy.answers += [error_answer(503, "OVERLOADED", headers={"Retry-After": wait})] * asked
     with pytest.raises(ProxyError) as raised:
         fetch(URL)
-    assert (raised.value.code, raised.value.retry_after) == ("OVERLOADED", 120)
-    assert len(proxy.creates) == 3
+    assert (raised.value.code, raised.value.retry_after) == ("OVERLOADED", float(wait))
+    assert len(proxy.creates) == asked
 
 
 @pytest.mark.parametrize(

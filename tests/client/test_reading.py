@@ -14,6 +14,7 @@ from proxy.client.access import Access, Place
 from proxy.client.errors import Fault, IncompleteStream, NetworkError, ProxyError
 from proxy.client.messages import Fields
 from proxy.client.options import (
+    RETRY_AFTER_SECONDS,
     SILENCE_SECONDS,
     SSE_ATTEMPTS,
     SSE_SILENCE_SECONDS,
@@ -437,12 +438,38 @@ def test_bytes_that_were_there_before_are_no_progress() -> None:
         step(loop, server, lambda body: ([body[:40]], True))
 
 
-def test_retry_after_is_honoured_up_to_the_maximum() -> None:
-    loop = reading(retry=Retry(reads=9, first_delay=0.0, max_delay=5.0))
-    for value, least in (("3", 3.0), ("3000", 5.0), ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0), ("-1", 0.0)):
-        loop.request(0.0)
-        loop.refused(503, Fields([("Retry-After", value)]), b"", 0.0)
-        assert least <= loop.delay <= 5.0
+DATE = ("Date", "Fri, 31 Dec 1999 23:59:30 GMT")
+
+
+@pytest.mark.parametrize(
+    ("value", "date", "wait"),
+    [
+        ("3", None, 3.0),
+        ("0.5", None, 0.5),
+        ("3000", None, RETRY_AFTER_SECONDS),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", DATE, 29.0),
+        ("Sat, 01 Jan 2000 23:59:59 GMT", DATE, RETRY_AFTER_SECONDS),
+        ("Fri, 31 Dec 1999 23:59:00 GMT", DATE, 0.0),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", None, 0.0),
+        ("Fri, 31 Dec 1999 23:59:59 -0000", DATE, 0.0),
+        ("tomorrow", DATE, 0.0),
+        ("-1", None, 0.0),
+        ("9" * 400, None, 0.0),
+    ],
+)
+def test_retry_after_is_honoured_as_a_number_and_as_a_date_up_to_a_minute(
+    value: str, date: tuple[str, str] | None, wait: float
+) -> None:
+    loop = reading(retry=Retry(first_delay=0.0, max_delay=0.0))
+    fields = [("Retry-After", value)] + ([date] if date is not None else [])
+    loop.refused(503, Fields(fields), b"", 0.0)
+    assert loop.delay == wait
+
+
+def test_no_wait_outlasts_the_callers_patience() -> None:
+    loop = reading(retry=Retry(first_delay=0.0, max_delay=0.0), data=10.0)
+    loop.refused(503, Fields([("Retry-After", "30")]), b"", 4.0)
+    assert loop.delay == 6.0
 
 
 @pytest.mark.parametrize("status", sorted(TRANSIENT_STATUSES))
