@@ -3,12 +3,9 @@
 import ssl
 import time
 from base64 import b64encode
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-
-import apsw
 
 from proxy.config import Config, ConfigError, EgressSettings, data_path
 from proxy.handlers.abort import Abort
@@ -38,9 +35,7 @@ from proxy.relay.record import Records
 from proxy.relay.recovery import Recovery
 from proxy.relay.transfers import Transfers
 from proxy.relay.upstream import Upstream
-from proxy.store import Store, lock_data_directory
-from proxy.store.sqlite.lock import DirectoryInUse
-from proxy.store.sqlite.schema import ForeignDatabase, UnsafeSqlite
+from proxy.store import Store, StoreUnusable, open_store
 from proxy.streams.client import Endpoint, Storage
 from proxy.wire.headers import Headers
 
@@ -61,7 +56,6 @@ class App:
     def __init__(self, config: Config, secrets: tuple[str, ...]) -> None:
         """Raises ConfigError for what only shows when it is used: files, directories, locks."""
         self._config = config
-        self._held = ExitStack()
         self._store: Store | None = None
         self.address_rules = AddressRules(is_local)
         tls, egress = _tls(config), _egress(config.egress)
@@ -97,10 +91,8 @@ class App:
     def _embedded(self) -> Handler:
         directory = data_path(self._config.place)
         try:
-            self._held.enter_context(lock_data_directory(directory))
-            self._store = Store(directory, self._config.store, is_public=self._config.read.shared_cache)
-        except (DirectoryInUse, OSError, UnsafeSqlite, ForeignDatabase, apsw.Error) as error:
-            self._held.close()
+            self._store = open_store(directory, self._config.store, is_public=self._config.read.shared_cache)
+        except StoreUnusable as error:
             raise ConfigError(f"--data-dir: {error}") from None
         return self._store.handler
 
@@ -150,7 +142,6 @@ class App:
         await self._pools.storage.aclose()
         if self._store is not None:
             await self._store.aclose()
-        self._held.close()
 
 
 def _cannot_tell() -> bool:

@@ -3,21 +3,12 @@
 import ipaddress
 from contextlib import ExitStack
 
-import apsw
-
 from proxy.base.errors import Refusal
 from proxy.config import Config, ConfigError, data_path
 from proxy.http.body import BytesBody
 from proxy.http.message import Response
 from proxy.serving import Place
-from proxy.store import (
-    DirectoryInUse,
-    ForeignDatabase,
-    Store,
-    UnsafeSqlite,
-    lock_data_directory,
-    with_tokens,
-)
+from proxy.store import StoreUnusable, open_store, with_tokens
 from proxy.wire.headers import Headers
 
 __all__ = ["StoreServer"]
@@ -37,11 +28,10 @@ class StoreServer:
         directory = data_path(config.place)
         with ExitStack() as held:
             try:
-                held.enter_context(lock_data_directory(directory))
                 place = Place(config.listen)
                 held.callback(place.close)
-                self._store = Store(directory, config.store, is_public=not write)
-            except (DirectoryInUse, ForeignDatabase, UnsafeSqlite, apsw.Error) as error:
+                self._store = open_store(directory, config.store, is_public=not write)
+            except StoreUnusable as error:
                 raise ConfigError(f"--data-dir: {error}") from None
             except OSError as error:
                 file = f"{error.filename}: " if error.filename else ""

@@ -1,21 +1,12 @@
-"""An embedded durable-streams server on SQLite: `sqlite` (schema), `engine` (writes, wake-ups), `service` (protocol).
+"""A durable-streams server: `protocol` speaks HTTP, `port` says what an engine does, `sqlite` is the engine there is.
 
-A reader starts with `service`, goes on to `engine` and `rules`, and finds the disk in `writer`, `writing`, `reading`.
+To read it, begin with `port` and `model`, go up to `protocol.service`, and down to `sqlite.engine` and
+`sqlite.commits`.
 """
 
+from proxy.store.port import StoreUnusable
 from proxy.store.protocol.tokens import with_tokens
 from proxy.store.settings import StoreSettings
-from proxy.store.sqlite.lock import DirectoryInUse, lock_data_directory
-from proxy.store.sqlite.schema import ForeignDatabase, UnsafeSqlite
 from proxy.store.store import Store, open_store
 
-__all__ = [
-    "DirectoryInUse",
-    "ForeignDatabase",
-    "Store",
-    "StoreSettings",
-    "UnsafeSqlite",
-    "lock_data_directory",
-    "open_store",
-    "with_tokens",
-]
+__all__ = ["Store", "StoreSettings", "StoreUnusable", "open_store", "with_tokens"]

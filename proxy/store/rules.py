@@ -1,41 +1,61 @@
-"""The protocol's decisions: may this append be stored, is this create the same as the one before. No I/O, no clock."""
+"""The protocol's decisions, the same for every engine: is an append stored, is a create a repetition, may a fork be
+made. No I/O, no clock.
+"""
 
-from proxy.store.outcomes import Outcome, Verdict
-from proxy.store.state import Append, Producer, Spec, Stream, media_type
+from dataclasses import dataclass, field, replace
 
-__all__ = ["is_same", "judge"]
+from proxy.store.model import Append, Fork, ProducerStamp, Result, Spec, Stream, Verdict, View, media_type
+
+__all__ = ["AppendState", "accept", "fork_refusal", "inherited_spec", "is_same", "judge"]
 
 
-def judge(stream: Stream, append: Append) -> Outcome | None:
+@dataclass(slots=True)
+class AppendState:
+    """What the next append to a stream is judged by: its end, its last `Stream-Seq`, and its producers.
+
+    `producers` maps an id to (epoch, last sequence number), the one that has been silent for longest first. An engine
+    with appends on their way to the disk judges by the state after those: its `tail` may be ahead of what readers see.
+    """
+
+    media: str
+    tail: int = 0
+    closed: bool = False
+    last_seq: str | None = None
+    producers: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def judge(state: AppendState, append: Append) -> Result | None:
     """Why `append` is not stored, None when it is to be (protocol sections on append, close and producers).
 
-    Judged by the state after all writes that are on their way. What a producer had stored before stays a duplicate
-    when the stream has been closed since, and one that was fenced learns that before it learns of the closure.
+    The order of the checks matters to producers. An append that was stored before stays a duplicate when the stream
+    has been closed since: a producer whose answer was lost must learn that it succeeded. And a producer that has been
+    replaced (its epoch is too low) learns that before it learns of the closure.
     """
     verdict = seq = epoch = None
     if append.producer is not None:
-        known = stream.producers.get(append.producer.id)
+        known = state.producers.get(append.producer.id)
         verdict = _judge_producer(known, append.producer)
         epoch, seq = known or (0, -1)
         if verdict is Verdict.GAP:
             seq += 1
-    if stream.next_closed and verdict not in (Verdict.DUPLICATE, Verdict.STALE_EPOCH):
-        is_again = append.producer is None and append.close and not append.pieces
-        return _at_end(stream, Verdict.STORED if is_again else Verdict.CLOSED)
-    if not stream.next_closed and append.pieces and append.media != stream.media:
-        return _at_end(stream, Verdict.WRONG_TYPE)
+    has_content = append.content.size > 0
+    if state.closed and verdict not in (Verdict.DUPLICATE, Verdict.STALE_EPOCH):
+        is_again = append.producer is None and append.close and not has_content
+        return _at_end(state, Verdict.STORED if is_again else Verdict.CLOSED)
+    if not state.closed and has_content and append.media != state.media:
+        return _at_end(state, Verdict.WRONG_TYPE)
     if verdict is not None:
-        return Outcome(verdict, stream.next_tail, stream.next_closed, epoch or 0, seq or 0)
-    if append.seq is not None and stream.last_seq is not None and append.seq <= stream.last_seq:
-        return _at_end(stream, Verdict.OUT_OF_ORDER)
+        return Result(verdict, state.tail, state.closed, epoch or 0, seq or 0)
+    if append.seq is not None and state.last_seq is not None and append.seq <= state.last_seq:
+        return _at_end(state, Verdict.OUT_OF_ORDER)
     return None
 
 
-def _at_end(stream: Stream, verdict: Verdict) -> Outcome:
-    return Outcome(verdict, stream.next_tail, stream.next_closed)
+def _at_end(state: AppendState, verdict: Verdict) -> Result:
+    return Result(verdict, state.tail, state.closed)
 
 
-def _judge_producer(known: tuple[int, int] | None, producer: Producer) -> Verdict | None:
+def _judge_producer(known: tuple[int, int] | None, producer: ProducerStamp) -> Verdict | None:
     """The verdict on a producer whose last accepted (epoch, seq) is `known`; None accepts."""
     if known is None:
         return None if producer.seq == 0 else Verdict.GAP
@@ -49,15 +69,35 @@ def _judge_producer(known: tuple[int, int] | None, producer: Producer) -> Verdic
     return None if producer.seq == last + 1 else Verdict.GAP
 
 
-def is_same(stream: Stream, spec: Spec) -> bool:
-    """Whether creating `stream` with `spec` again asks for what is on disk. A fork may leave out what it inherits."""
-    fork = spec.fork
-    if (fork is None) != (stream.fork is None) or spec.closed != stream.closed:
+def accept(state: AppendState, append: Append, size: int, producers: int) -> str | None:
+    """Change `state` to what it is after `append` of `size` kept bytes, which `judge` let pass.
+
+    At most `producers` are remembered; returns the id of the one that was forgotten for it, if any.
+    """
+    forgotten = None
+    state.tail += size
+    if append.close:
+        state.closed = True
+    if append.seq is not None:
+        state.last_seq = append.seq
+    if (producer := append.producer) is not None:
+        known = state.producers
+        if known.pop(producer.id, None) is None and len(known) >= producers:
+            forgotten = next(iter(known))
+            del known[forgotten]
+        known[producer.id] = (producer.epoch, producer.seq)
+    return forgotten
+
+
+def is_same(view: View, spec: Spec) -> bool:
+    """Whether creating with `spec` asks for the stream that is stored. A fork may leave out what it inherits."""
+    stream, fork = view.stream, spec.fork
+    if (fork is None) != (stream.fork is None) or spec.closed != view.closed:
         return False
     if spec.content_type is not None and media_type(spec.content_type) != stream.media:
         return False
-    inherits_life = fork is not None and spec.ttl is None and spec.expires is None
-    if not inherits_life and (spec.ttl, spec.expires_at) != (stream.ttl, stream.expires_at):
+    inherits_expiry = fork is not None and spec.ttl is None and spec.expires is None
+    if not inherits_expiry and (spec.ttl, spec.expires_at) != (stream.ttl, stream.expires_at):
         return False
     if fork is None or stream.fork is None:
         return True
@@ -66,3 +106,27 @@ def is_same(stream: Stream, spec: Spec) -> bool:
         and fork.sub == stream.fork.sub
         and (fork.offset is None or fork.offset == stream.fork.offset)
     )
+
+
+def fork_refusal(source: View, spec: Spec, fork: Fork) -> Verdict | None:
+    """Why `source` cannot be forked as `spec` and its `fork` say, None when it can."""
+    if source.absence is not None:
+        return Verdict.SOURCE_GONE
+    if spec.content_type is not None and media_type(spec.content_type) != source.stream.media:
+        return Verdict.SOURCE_TYPE
+    if fork.offset is not None and fork.offset > source.tail:
+        return Verdict.BAD_FORK
+    return None
+
+
+def inherited_spec(source: Stream, expires: int | None, spec: Spec) -> Spec:
+    """`spec` with what it leaves out taken from `source`, which expires at `expires`.
+
+    That is the content type; and the TTL or fixed time, when `spec` has neither.
+    """
+    if spec.content_type is None:
+        spec = replace(spec, content_type=source.content_type)
+    if spec.ttl is None and spec.expires is None:
+        fixed = expires if source.ttl is None else None
+        spec = replace(spec, ttl=source.ttl, expires_at=source.expires_at, expires=fixed)
+    return spec

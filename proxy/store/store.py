@@ -1,39 +1,34 @@
-"""A store: the database in a directory, the engine over it, the protocol before it. Owns their start and end."""
+"""A store: an engine and the protocol before it. Owns which engine is used, and the start and end of both."""
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from proxy.http.message import Handler
+from proxy.store.port import Engine
 from proxy.store.protocol.service import Service
 from proxy.store.settings import StoreSettings
-from proxy.store.sqlite.engine import Engine
 
 __all__ = ["Store", "open_store"]
 
-_DATABASE = "streams.db"
+
+class EmbeddedEngine(Engine, Protocol):
+    """An engine whose streams belong to this process alone, so that it can say which of them were left open."""
+
+    async def open_streams(self, after: str, count: int) -> list[str]:
+        """Paths of at most `count` streams that are not closed, in order, those after `after` ("" for the first).
+
+        Called at start-up, to end what the last process left open. Raises Unreadable.
+        """
 
 
 class Store:
     """An open store; `handler` is a durable-streams server. Lives in the event loop that opened it."""
 
-    def __init__(
-        self,
-        directory: Path,
-        settings: StoreSettings,
-        *,
-        wall: Callable[[], float] = time.time,
-        is_public: bool = True,
-    ) -> None:
-        """Open the database in `directory`, made when absent; blocks for some milliseconds.
-
-        `wall` gives Unix time in seconds. `is_public` lets shared caches keep what cannot change any more. Raises
-        UnsafeSqlite, ForeignDatabase, apsw.Error, OSError.
-        """
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._engine = Engine(directory / _DATABASE, settings, wall)
-        self._service = Service(self._engine, settings, is_public=is_public)
+    def __init__(self, engine: EmbeddedEngine, settings: StoreSettings, *, is_public: bool) -> None:
+        self._engine = engine
+        self._service = Service(engine, settings, is_public=is_public)
         self.handler: Handler = self._service
 
     async def open_streams(self, after: str, count: int) -> list[str]:
@@ -50,17 +45,15 @@ class Store:
         await self._service.aclose()
 
 
-@asynccontextmanager
-async def open_store(
-    directory: Path,
-    settings: StoreSettings,
-    *,
-    wall: Callable[[], float] = time.time,
-    is_public: bool = True,
-) -> AsyncIterator[Store]:
-    """A `Store` for the length of a block."""
-    store = Store(directory, settings, wall=wall, is_public=is_public)
-    try:
-        yield store
-    finally:
-        await store.aclose()
+def open_store(
+    directory: Path, settings: StoreSettings, *, wall: Callable[[], float] = time.time, is_public: bool = True
+) -> Store:
+    """The store in `directory`, which is made when absent. Blocks for some milliseconds; call it in the event loop.
+
+    `wall` gives Unix time in seconds. `is_public` lets shared caches keep what cannot change any more. Raises
+    StoreUnusable. The engine's module is imported here, so that a process needs only the libraries of the engine it
+    uses.
+    """
+    from proxy.store.sqlite.engine import open_engine  # noqa: PLC0415  # see above
+
+    return Store(open_engine(directory, settings, wall), settings, is_public=is_public)

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,7 +252,7 @@ async def test_a_claim_that_may_be_another_s_by_now_is_left_alone() -> None:
 
 
 async def test_the_claim_of_one_who_died_expires_and_the_next_gets_it(tmp_path: Path) -> None:
-    async with open_store(tmp_path, store_settings()) as store:
+    async with aclosing(open_store(tmp_path, store_settings())) as store:
         _, dead = claims_over(store.handler, patience=0.3, is_alone=False)
         assert isinstance(await dead.resolve(ID, PRINT), Claim)
         _, claims = claims_over(store.handler, patience=0.3, is_alone=False)

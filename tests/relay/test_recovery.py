@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ RECOVERY = RecoverySettings(recovery_at_once=50, close_retry_seconds=60.0, retry
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with open_store(tmp_path, store_settings()) as store:
+    async with aclosing(open_store(tmp_path, store_settings())) as store:
         yield store
 
 

@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from proxy.store import Store, StoreSettings
+from proxy.store import Store, StoreSettings, open_store
+from proxy.store.sqlite.engine import SqliteEngine
 from tests.kit.calls import Client
 from tests.kit.store_settings import store_settings
 
-__all__ = ["Clock", "opened"]
+__all__ = ["Clock", "engine_of", "opened"]
 
 
 class Clock:
@@ -21,12 +22,19 @@ class Clock:
         return self.time
 
 
+def engine_of(store: Store) -> SqliteEngine:
+    """The engine below a store, for tests that break it."""
+    engine = store._engine
+    assert isinstance(engine, SqliteEngine)
+    return engine
+
+
 @asynccontextmanager
 async def opened(
     directory: Path, settings: StoreSettings | None = None, clock: Clock | None = None
 ) -> AsyncIterator[tuple[Store, Client]]:
     """A store and a client of it, until the block ends."""
-    store = Store(directory, settings or store_settings(), wall=clock or Clock())
+    store = open_store(directory, settings or store_settings(), wall=clock or Clock())
     try:
         yield store, Client(store.handler)
     finally:

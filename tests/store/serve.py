@@ -6,6 +6,7 @@ For the conformance suite and for tests that kill it.
 import asyncio
 import socket
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
 from proxy.base.errors import Refusal
@@ -47,7 +48,7 @@ LONG_POLL_SECONDS = 1.0
 
 async def serve(directory: Path) -> None:
     settings = store_settings(long_poll_seconds=LONG_POLL_SECONDS)
-    async with open_store(directory, settings) as store:
+    async with aclosing(open_store(directory, settings)) as store:
         server = HttpServer(store.handler, refuse, LIMITS)
         listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         listening.setblocking(False)

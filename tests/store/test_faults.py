@@ -11,23 +11,23 @@ import apsw
 import pytest
 
 from proxy.http.body import BodyError, read_all
-from proxy.store import Store
+from proxy.store import Store, open_store
 from proxy.store.sqlite.writer import Batch
 from proxy.store.sqlite.writing import Value, Write
 from tests.kit.calls import Client
 from tests.kit.store_settings import store_settings
 from tests.kit.waiting import until
-from tests.store.kit import Clock, opened
+from tests.store.kit import Clock, engine_of, opened
 
 
 def grow_to(store: Store, pages: int) -> None:
     """Let SQLite fail with "disk full" past so many pages (0: no bound)."""
-    connection = store._engine._writer._database._connection
+    connection = engine_of(store)._commits._writer._database._connection
     connection.execute(f"PRAGMA max_page_count = {pages or 1 << 30}")
 
 
 def pages_of(store: Store) -> int:
-    found = store._engine._writer._database._connection.pragma("page_count")
+    found = engine_of(store)._commits._writer._database._connection.pragma("page_count")
     assert isinstance(found, int)
     return found
 
@@ -91,7 +91,7 @@ class Broken:
         self.fails = True
         self.gate = threading.Event()
         self.gate.set()
-        database = store._engine._writer._database
+        database = engine_of(store)._commits._writer._database
         whole = database.store
 
         def commit(writes: list[Write]) -> None:
@@ -136,7 +136,7 @@ async def test_an_append_that_comes_in_the_very_turn_of_a_failure_fails_with_it(
                 reported.set()
 
         asyncio_loop = asyncio.get_running_loop()
-        monkeypatch.setattr(store._engine._writer, "_loop", Loop())
+        monkeypatch.setattr(engine_of(store)._commits._writer, "_loop", Loop())
         disk.gate.clear()
         first = asyncio.create_task(client.produce("/s", b"a", 0))
         for _ in range(3):
@@ -189,8 +189,8 @@ async def test_a_database_that_cannot_be_read_is_told(tmp_path: Path, monkeypatc
 
     async with opened(tmp_path, store_settings(tail_bytes=0)) as (_, client):
         await client.put("/s", b"x")
-        monkeypatch.setattr("proxy.store.sqlite.reading.Reader.pieces", fail)
-        monkeypatch.setattr("proxy.store.sqlite.reading.Reader.load", fail)
+        monkeypatch.setattr("proxy.store.sqlite.reading.ReadConnection.pieces", fail)
+        monkeypatch.setattr("proxy.store.sqlite.reading.ReadConnection.load", fail)
         assert (await client.get("/s")).status == 503
         assert (await client.get("/unknown")).status == 503
 
@@ -239,7 +239,7 @@ async def test_appends_leave_room_for_what_frees_some(tmp_path: Path, monkeypatc
         assert (await client.post("/s", stream_closed="true")).status == 204
         assert (await client.get("/s")).body == b"x"
         assert (await client.delete("/s")).status == 204
-        monkeypatch.setattr(store._engine, "_settings", store_settings(min_free_bytes=1))
+        monkeypatch.setattr(engine_of(store), "_settings", store_settings(min_free_bytes=1))
 
         async def has_room() -> bool:
             return (await client.post("/t", b"y")).status == 204
@@ -274,7 +274,7 @@ async def test_the_writer_outlives_a_failure_between_two_commits(
 ) -> None:
     async with opened(tmp_path) as (store, client):
         await client.put("/s")
-        database = store._engine._writer._database
+        database = engine_of(store)._commits._writer._database
         monkeypatch.setattr(database, "used_bytes", _broken)
         for _ in range(200):
             assert (await client.post("/s", b"x")).status == 204
@@ -306,7 +306,7 @@ async def test_a_sweep_that_was_not_committed_is_done_again(tmp_path: Path, monk
         await client.put("/u")
         await client.put("/s", b"x" * 100_000)
         await client.delete("/s")
-        database = store._engine._writer._database
+        database = engine_of(store)._commits._writer._database
 
         async def is_swept() -> bool:
             await client.post("/u", b"u")  # what could not be tidied is tried again after a write
@@ -415,7 +415,7 @@ async def test_a_caller_who_goes_before_the_answer_changes_nothing_for_the_next(
 
 def test_nobody_waits_for_a_store_that_was_never_closed(tmp_path: Path) -> None:
     async def leave() -> None:
-        store = Store(tmp_path, store_settings())
+        store = open_store(tmp_path, store_settings())
         assert (await Client(store.handler).put("/s", b"x")).status == 201
 
     asyncio.run(leave())

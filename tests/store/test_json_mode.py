@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.store.protocol.json_mode import InvalidJson, as_array, flatten, prefix_length, split_values
+from proxy.store.json_mode import InvalidJson, as_array, flatten, prefix_length, split_values
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

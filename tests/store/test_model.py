@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from proxy.store import Store
+from proxy.store import open_store
 from tests.kit.calls import Client
 from tests.kit.store_settings import store_settings
 from tests.store.kit import Clock
@@ -46,7 +46,7 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         async def start() -> None:
-            self.store = Store(self.root / str(self.opened), SETTINGS, wall=self.clock)
+            self.store = open_store(self.root / str(self.opened), SETTINGS, wall=self.clock)
 
         self.runner.run(start())
         self.client = Client(self.store.handler)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import apsw
 
-from proxy.store.state import Stream
+from proxy.store.sqlite.state import Entry
 from tests.kit.store_settings import store_settings
 from tests.store.kit import opened
 
@@ -15,7 +15,7 @@ MANY = 100_000
 
 def in_memory() -> int:
     gc.collect()
-    return sum(isinstance(each, Stream) for each in gc.get_objects())
+    return sum(isinstance(each, Entry) for each in gc.get_objects())
 
 
 async def test_a_start_loads_no_stream_however_many_there_are(tmp_path: Path) -> None:

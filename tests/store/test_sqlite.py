@@ -8,8 +8,10 @@ from pathlib import Path
 import apsw
 import pytest
 
-from proxy.store import DirectoryInUse, ForeignDatabase, UnsafeSqlite, lock_data_directory
+from proxy.store import StoreUnusable, open_store
+from proxy.store.sqlite.lock import DirectoryLock
 from proxy.store.sqlite.schema import MIGRATIONS, open_for_reading, open_for_writing
+from tests.kit.store_settings import store_settings
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def test_it_opens_again_as_it_was(path: Path) -> None:
 @pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.9.99"])
 def test_an_sqlite_that_loses_writes_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: version)
-    with pytest.raises(UnsafeSqlite, match=version):
+    with pytest.raises(StoreUnusable, match=version):
         open_for_writing(path)
     assert not path.exists()
 
@@ -47,7 +49,7 @@ def test_an_sqlite_that_loses_writes_is_refused(path: Path, monkeypatch: pytest.
 def test_what_is_no_database_is_left_alone(path: Path) -> None:
     content = b"somebody's notes, quite long ones\n" * 1000
     path.write_bytes(content)
-    with pytest.raises(ForeignDatabase):
+    with pytest.raises(StoreUnusable, match="not a database"):
         open_for_writing(path)
     assert path.read_bytes() == content
 
@@ -57,7 +59,7 @@ def test_a_database_of_another_kind_or_time_is_refused(path: Path, pragma: str) 
     connection = apsw.Connection(str(path))
     connection.execute(f"CREATE TABLE other (x); PRAGMA {pragma}")
     connection.close()
-    with pytest.raises(ForeignDatabase):
+    with pytest.raises(StoreUnusable, match=r"another application|a later version"):
         open_for_writing(path)
 
 
@@ -71,17 +73,35 @@ def test_a_reader_cannot_write(path: Path) -> None:
 
 def test_a_directory_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from proxy.store import lock_data_directory, DirectoryInUse\n"
-        "try:\n    with lock_data_directory(Path(sys.argv[1])): print('held')\n"
-        "except DirectoryInUse: print('in use')"
+        "import sys; from pathlib import Path; from proxy.store import StoreUnusable\n"
+        "from proxy.store.sqlite.lock import DirectoryLock\n"
+        "try:\n    DirectoryLock(Path(sys.argv[1])); print('held')\n"
+        "except StoreUnusable as error: print(error)"
     )
 
     def other() -> str:
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    with lock_data_directory(tmp_path):
-        assert other() == "in use"
-        with pytest.raises(DirectoryInUse), lock_data_directory(tmp_path):
-            pass
+    lock = DirectoryLock(tmp_path)
+    assert other() == f"{tmp_path} is in use by another process"
+    with pytest.raises(StoreUnusable, match="in use"):
+        DirectoryLock(tmp_path)
+    lock.release()
     assert other() == "held"
+
+
+async def test_a_store_that_cannot_be_opened_says_why_and_lets_go_of_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "streams.db").write_bytes(b"no database\n" * 1000)
+    for _ in range(2):
+        with pytest.raises(StoreUnusable, match=r"streams\.db is not a database"):
+            open_store(tmp_path, store_settings())
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnusable, match=r"file: .*"):
+        open_store(tmp_path / "file", store_settings())
+
+
+def test_the_engine_is_imported_when_a_store_is_opened_and_not_before() -> None:
+    code = "import sys; import proxy.app, proxy.standalone; print('apsw' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -6,7 +6,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.store.protocol.json_mode import flatten
+from proxy.store.json_mode import flatten
 from proxy.store.protocol.sse import Encoding, control_event, data_event, encoding_of, whole_characters
 
 

@@ -4,10 +4,10 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from proxy.http.body import Body
-from proxy.store.protocol.json_mode import flatten, split_values
+from proxy.store.json_mode import InvalidJson, flatten, split_values
 from proxy.wire.events import Buffer
 
-__all__ = ["Intake", "Overloaded", "TooLong"]
+__all__ = ["Intake", "Overloaded", "Payload", "TooLong"]
 
 _LONG_JSON = 16_384  # bytes of JSON that take longer to read than the event loop may stand still
 
@@ -20,6 +20,34 @@ class TooLong(Exception):
     """One body is larger than an append may be."""
 
 
+class Payload:
+    """The bytes of one request: the port's `Content`. Counted by the intake until `release`."""
+
+    __slots__ = ("_data", "_intake", "_may_be_empty", "size")
+
+    def __init__(self, intake: "Intake", data: bytes, may_be_empty: bool) -> None:
+        self._intake = intake
+        self._data = data
+        self._may_be_empty = may_be_empty
+        self.size = len(data)
+
+    async def cut(self, *, is_json: bool) -> list[bytes]:
+        """The pieces that are kept; JSON is cut only between values. Raises InvalidJson."""
+        if is_json:
+            pieces = await self._intake.cut_json(self._data)
+            if not pieces and not self._may_be_empty:
+                raise InvalidJson("an empty array appends nothing")
+            return pieces
+        data, most = self._data, self._intake.piece
+        if len(data) <= most:
+            return [data] if data else []
+        return [data[start : start + most] for start in range(0, len(data), most)]
+
+    def release(self) -> None:
+        """What was received is stored, or given up. Call it once."""
+        self._intake.give(self.size)
+
+
 class Intake:
     """At most `per_body` bytes of one body and `total` of all, from their arrival until they are given back.
 
@@ -29,13 +57,16 @@ class Intake:
     def __init__(self, per_body: int, total: int, piece: int) -> None:
         self._per_body = per_body
         self._left = total
-        self._piece = piece
+        self.piece = piece
         self._reading: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="store-json")
 
-    async def take(self, body: Body) -> bytes:
-        """The whole body. Raises TooLong, Overloaded, BodyError; else its size is owed to `give`."""
+    async def take(self, body: Body, *, may_be_empty: bool) -> Payload:
+        """The whole body, to be released when it is stored. `may_be_empty`: an empty JSON array is good.
+
+        Raises TooLong, Overloaded, BodyError; then nothing is held.
+        """
         if body.length == 0:
-            return b""
+            return Payload(self, b"", may_be_empty)
         parts: list[Buffer] = []
         size = 0
         try:
@@ -52,27 +83,24 @@ class Intake:
                     raise Overloaded
         except BaseException:
             self.give(size)
-            body.close()
             raise
-        if len(parts) == 1 and isinstance(parts[0], bytes):
-            return parts[0]
-        return b"".join(parts)
+        finally:
+            body.close()
+        first = parts[0] if len(parts) == 1 else None
+        data = first if isinstance(first, bytes) else b"".join(parts)
+        return Payload(self, data, may_be_empty)
 
     def give(self, size: int) -> None:
-        """What was taken is stored, or given up."""
+        """So many bytes are no longer held."""
         self._left += size
 
-    async def cut(self, data: bytes, *, is_json: bool) -> list[bytes]:
-        """`data` as the pieces that are kept; JSON is cut only between values. Raises InvalidJson."""
-        size = self._piece
-        if is_json and len(data) > _LONG_JSON and self._reading is not None:
+    async def cut_json(self, data: bytes) -> list[bytes]:
+        """JSON as the pieces that are kept. Raises InvalidJson."""
+        size = self.piece
+        if len(data) > _LONG_JSON and self._reading is not None:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._reading, lambda: split_values(flatten(data), size))
-        if is_json:
-            return split_values(flatten(data), size) if data else []
-        if len(data) <= size:
-            return [data] if data else []
-        return [data[start : start + size] for start in range(0, len(data), size)]
+        return split_values(flatten(data), size) if data else []
 
     async def aclose(self) -> None:
         """End the thread."""

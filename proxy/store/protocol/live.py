@@ -8,6 +8,8 @@ import logging
 from dataclasses import dataclass
 
 from proxy.http.body import Cut, PulledBody
+from proxy.store.model import View
+from proxy.store.port import Engine, Reader, Unreadable
 from proxy.store.protocol.cursors import next_cursor
 from proxy.store.protocol.offsets import format_offset
 from proxy.store.protocol.sse import (
@@ -19,9 +21,6 @@ from proxy.store.protocol.sse import (
     encoding_of,
     whole_characters,
 )
-from proxy.store.sqlite.engine import Engine
-from proxy.store.sqlite.reading import Unreadable
-from proxy.store.state import Stream, Watch
 from proxy.wire.events import Buffer
 
 __all__ = ["LiveBody", "LiveLimits"]
@@ -44,53 +43,51 @@ class LiveLimits:
 class LiveBody(PulledBody):
     """Events from `position` on until the stream is closed or removed, or the response's time is over."""
 
-    def __init__(self, engine: Engine, stream: Stream, position: int, cursor: str | None, limits: LiveLimits) -> None:
+    def __init__(self, engine: Engine, reader: Reader, position: int, cursor: str | None, limits: LiveLimits) -> None:
         super().__init__(None)
         self._engine = engine
-        self._stream = stream
+        self._reader = reader
         self._position = position
         self._cursor = cursor
         self._limits = limits
         self._event_bytes = max(limits.event_bytes, LONGEST_CHARACTER)  # or an event may hold nothing whole
-        self._encoding = encoding_of(stream.media)
-        self._watch = Watch(stream)
+        self._encoding = encoding_of(reader.view().stream.media)
         self._until = asyncio.get_running_loop().time() + limits.whole
         self._seen: int | None = None  # the end of the stream up to which the reader has all that can be sent
         self._is_last = False
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """Make no more; a taker that waits is told."""
+        """Make no more; a `take` that waits ends."""
         super().abort(cut)
-        self._watch.wake()
+        self._reader.close()
 
     async def _make(self) -> list[Buffer]:
-        stream = self._stream
+        reader = self._reader
         loop = asyncio.get_running_loop()
         silent_until = loop.time() + self._limits.keep_alive
         while not self._is_last and self._cut is None:
-            now = loop.time()
-            if stream.gone or stream.deleted or self._engine.is_closing or now >= self._until:
+            now, view = loop.time(), reader.view()
+            if view.absence is not None or self._engine.is_closing or now >= self._until:
                 break
-            if self._seen != stream.tail or stream.closed:
-                self._engine.touch(stream)
-                if events := await self._events():
+            if self._seen != view.tail or view.closed:
+                reader.touch()
+                if events := await self._events(view):
                     return events
                 continue
             if now >= silent_until:
-                self._engine.touch(stream)
+                reader.touch()
                 return [KEEP_ALIVE]
-            await self._watch.wait(min(silent_until, self._until) - now)
+            await reader.changed(min(silent_until, self._until) - now)
         return []
 
-    async def _events(self) -> list[Buffer]:
-        """What came since the last call, if anything, and where the reader is now."""
-        stream = self._stream
-        tail = stream.tail
+    async def _events(self, view: View) -> list[Buffer]:
+        """What `view` shows beyond the last call, if anything, and where the reader is now."""
+        tail = view.tail
         payload = b""
         position = reached = min(self._position, tail)
         if position < tail:
             try:
-                pieces = await self._engine.read(stream, position, tail, self._event_bytes)
+                pieces = await self._reader.read(position, tail, self._event_bytes)
             except Unreadable as error:
                 logger.error("a live read broke off: %s", error)
                 self._cut = Cut.RESET
@@ -100,8 +97,8 @@ class LiveBody(PulledBody):
                 return []
             payload = pieces[0][1] if len(pieces) == 1 else b"".join([data for _, data in pieces])
             reached = pieces[-1][0] + len(pieces[-1][1])
-        is_end = reached == stream.tail
-        is_last = is_end and stream.closed
+        is_end = reached == tail
+        is_last = is_end and view.closed
         if self._encoding is Encoding.TEXT and not is_last:
             payload = payload[: whole_characters(payload)]
             position += len(payload)

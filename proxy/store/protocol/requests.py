@@ -8,8 +8,8 @@ from enum import Enum
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
+from proxy.store.model import DEFAULT_TYPE, Append, Fork, ProducerStamp, Spec, media_type
 from proxy.store.protocol.offsets import parse_offset
-from proxy.store.state import DEFAULT_TYPE, Append, Fork, Producer, Spec, media_type
 
 __all__ = ["BadRequest", "Fields", "Live", "Query", "parse_append", "parse_query", "parse_spec"]
 
@@ -76,12 +76,10 @@ def _position(token: str) -> int | None:
 
 
 def parse_append(fields: Fields) -> Append:
-    """An append without its data yet. Raises BadRequest."""
+    """What a POST asks for, without its content. Raises BadRequest."""
     content_type = fields.get(b"content-type")
     seq = fields.get(b"stream-seq")
     return Append(
-        [],
-        0,
         None if content_type is None else _media_type(content_type),
         _producer(fields),
         None if seq is None else seq.decode("latin-1"),
@@ -99,7 +97,7 @@ def _closes(fields: Fields) -> bool:
     return value is not None and value.lower() == b"true"
 
 
-def _producer(fields: Fields) -> Producer | None:
+def _producer(fields: Fields) -> ProducerStamp | None:
     name = fields.get(b"producer-id")
     epoch = fields.get(b"producer-epoch")
     seq = fields.get(b"producer-seq")
@@ -107,7 +105,7 @@ def _producer(fields: Fields) -> Producer | None:
         return None
     if not name or epoch is None or seq is None:
         raise BadRequest("Producer-Id, Producer-Epoch and Producer-Seq go together, and none is empty")
-    return Producer(name.decode("latin-1"), _count("Producer-Epoch", epoch), _count("Producer-Seq", seq))
+    return ProducerStamp(name.decode("latin-1"), _count("Producer-Epoch", epoch), _count("Producer-Seq", seq))
 
 
 def _count(name: str, value: bytes) -> int:

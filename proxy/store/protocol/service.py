@@ -8,19 +8,17 @@ import logging
 
 from proxy.http.body import EMPTY, BytesBody
 from proxy.http.message import Request, Response
-from proxy.store.outcomes import Outcome, Verdict
+from proxy.store.json_mode import InvalidJson, as_array
+from proxy.store.model import Append, Result, Stream, Verdict, View
+from proxy.store.port import Engine, Reader, Unreadable
 from proxy.store.protocol.cursors import next_cursor
 from proxy.store.protocol.intake import Intake, Overloaded, TooLong
-from proxy.store.protocol.json_mode import InvalidJson, as_array
 from proxy.store.protocol.live import LiveBody, LiveLimits
 from proxy.store.protocol.offsets import format_offset
 from proxy.store.protocol.requests import BadRequest, Fields, Live, Query, parse_append, parse_query, parse_spec
 from proxy.store.protocol.snapshot import SnapshotBody
 from proxy.store.protocol.sse import Encoding, encoding_of
 from proxy.store.settings import StoreSettings
-from proxy.store.sqlite.engine import Engine
-from proxy.store.sqlite.reading import Unreadable
-from proxy.store.state import Append, Stream, Watch
 from proxy.wire.headers import Field, Headers
 
 __all__ = ["BASE_FIELDS", "Service"]
@@ -104,7 +102,7 @@ class Service:
     async def __call__(self, request: Request) -> Response:
         """Answer one request. Raises BodyError when its body broke off."""
         if self._engine.is_closing:
-            return _failed(Outcome(Verdict.FAILED))
+            return _failed(Result(Verdict.FAILED))
         path, _, query = request.target.partition(b"?")
         name = path.decode("latin-1")
         method = request.method
@@ -129,7 +127,7 @@ class Service:
             return _refused(503, "too many bytes are being stored already", _RETRY)
         except Unreadable as error:
             logger.error("%r: the database cannot be read: %s", request, error)
-            return _failed(Outcome(Verdict.FAILED))
+            return _failed(Result(Verdict.FAILED))
         return _refused(405, "the method is not one of this protocol", (b"allow", _METHODS))
 
     async def aclose(self) -> None:
@@ -140,61 +138,48 @@ class Service:
 
     async def _create(self, name: str, request: Request) -> Response:
         spec = parse_spec(request.headers.joined())
-        data = await self._intake.take(request.body)
+        content = await self._intake.take(request.body, may_be_empty=True)
         try:
-            outcome, stream = await self._engine.create(
-                name, spec, lambda is_json: self._intake.cut(data, is_json=is_json)
-            )
+            result, stream = await self._engine.create(name, spec, content)
         finally:
-            self._intake.give(len(data))
-        if stream is None or outcome.verdict not in (Verdict.CREATED, Verdict.EXISTS):
-            return _failed(outcome)
-        fields = [_content_type(stream), _next_offset(outcome.position)]
-        if outcome.verdict is Verdict.CREATED:
+            content.release()
+        if stream is None or result.verdict not in (Verdict.CREATED, Verdict.EXISTS):
+            return _failed(result)
+        fields = [_content_type(stream), _next_offset(result.position)]
+        if result.verdict is Verdict.CREATED:
             host = request.headers.get(b"host")
             path = name.encode("latin-1")
             fields.append((b"location", path if host is None else b"http://%s%s" % (host, path)))
-        if outcome.closed:
+        if result.closed:
             fields.append(_CLOSED)
-        return Response(_STATUS[outcome.verdict], BASE_FIELDS.plus(*fields))
+        return Response(_STATUS[result.verdict], BASE_FIELDS.plus(*fields))
 
     async def _append(self, name: str, request: Request) -> Response:
         append = parse_append(request.headers.joined())
-        data = await self._intake.take(request.body)
+        append.content = content = await self._intake.take(request.body, may_be_empty=False)
         try:
-            if not data and not append.close:
+            if not content.size and not append.close:
                 return _refused(400, "the body is empty")
-            if data and append.media is None:
+            if content.size and append.media is None:
                 return _refused(400, "Content-Type is needed")
-            stream = await self._engine.find(name)
-            if stream is None:
-                return _failed(Outcome(Verdict.MISSING))
-            is_json = stream.is_json and append.media == stream.media
-            if data:
-                append.pieces = await self._intake.cut(data, is_json=is_json)
-                append.size = sum(map(len, append.pieces))
-                if not append.pieces:
-                    return _refused(400, "an empty array appends nothing")
-            outcome = await self._engine.append(stream, append)
+            return _appended(append, await self._engine.append(name, append))
         finally:
-            self._intake.give(len(data))
-        return _appended(append, outcome)
+            content.release()
 
     async def _delete(self, name: str) -> Response:
-        stream = await self._engine.find(name)
-        if stream is None or stream.deleted:
-            return _failed(Outcome(Verdict.MISSING if stream is None else Verdict.GONE))
-        outcome = await self._engine.delete(stream)
-        return Response(204, BASE_FIELDS) if outcome.verdict is Verdict.DELETED else _failed(outcome)
+        result = await self._engine.delete(name)
+        return Response(204, BASE_FIELDS) if result.verdict is Verdict.DELETED else _failed(result)
 
     # Reading
 
     async def _head(self, name: str) -> Response:
-        stream = await self._engine.find(name)
-        if stream is None or stream.deleted:
-            return Response(404 if stream is None else 410, BASE_FIELDS.plus(_NO_STORE))
-        fields = [_content_type(stream), _next_offset(stream.tail), _NO_STORE, _etag(stream, 0, stream.tail)]
-        if stream.closed:
+        reader = await self._engine.find(name)
+        view = None if reader is None else reader.view()
+        if view is None or view.absence is not None:
+            return Response(404 if view is None else 410, BASE_FIELDS.plus(_NO_STORE))
+        stream, tail, closed = view.stream, view.tail, view.closed
+        fields = [_content_type(stream), _next_offset(tail), _NO_STORE, _etag(stream, 0, tail, is_closed=closed)]
+        if closed:
             fields.append(_CLOSED)
         if stream.ttl is not None:
             fields.append((b"stream-ttl", b"%d" % stream.ttl))
@@ -203,50 +188,55 @@ class Service:
         return Response(200, BASE_FIELDS.plus(*fields))
 
     async def _read(self, name: str, query: Query, fields: Fields) -> Response:
-        stream = await self._engine.find(name)
-        if stream is None or stream.deleted:
-            return _failed(Outcome(Verdict.MISSING if stream is None else Verdict.GONE))
-        self._engine.touch(stream)
-        position = stream.tail if query.position is None else query.position
+        reader = await self._engine.find(name)
+        if reader is None:
+            return _failed(Result(Verdict.MISSING))
+        view = reader.view()
+        if view.absence is not None:
+            return _failed(Result(view.absence))
+        reader.touch()
+        position = view.tail if query.position is None else query.position
         if query.live is Live.SSE:
-            is_binary = encoding_of(stream.media) is Encoding.BASE64
+            is_binary = encoding_of(view.stream.media) is Encoding.BASE64
             headers = _EVENTS.plus((b"stream-sse-data-encoding", b"base64")) if is_binary else _EVENTS
-            return Response(200, headers, LiveBody(self._engine, stream, position, query.cursor, self._live))
+            return Response(200, headers, LiveBody(self._engine, reader, position, query.cursor, self._live))
         if query.live is Live.LONG_POLL:
-            if position == stream.tail:
-                return await self._long_poll(stream, position, query, fields)
-            return await self._catch_up(stream, position, fields, self._cursor(query))
+            if position == view.tail:
+                return await self._long_poll(reader, position, query, fields)
+            return await self._catch_up(reader, view, position, fields, self._cursor(query))
         if query.position is None:
-            return _at_tail(200, stream, b"[]" if stream.is_json else b"")
-        return await self._catch_up(stream, position, fields)
+            return _at_tail(200, view, b"[]" if view.stream.is_json else b"")
+        return await self._catch_up(reader, view, position, fields)
 
     def _cursor(self, query: Query) -> Field:
         cursor = next_cursor(query.cursor, self._engine.now() / 1000, self._settings.cursor_seconds)
         return (b"stream-cursor", cursor.encode())
 
-    async def _long_poll(self, stream: Stream, position: int, query: Query, fields: Fields) -> Response:
+    async def _long_poll(self, reader: Reader, position: int, query: Query, fields: Fields) -> Response:
         """Wait at the stream's end for more, for its closure, or until time is over."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.long_poll_seconds
-        watch = Watch(stream)
-        while position == stream.tail and not (stream.closed or stream.gone or stream.deleted):
-            left = until - loop.time()
-            if left <= 0 or self._engine.is_closing:
-                break
-            await watch.wait(left)
-        self._engine.touch(stream)
-        if stream.gone or stream.deleted:
-            return _failed(Outcome(Verdict.GONE if stream.deleted else Verdict.MISSING))
-        if position < stream.tail:
-            return await self._catch_up(stream, position, fields, self._cursor(query))
-        return _at_tail(204, stream, b"", self._cursor(query))
+        try:
+            while (view := reader.view()).tail == position and not view.closed and view.absence is None:
+                left = until - loop.time()
+                if left <= 0 or self._engine.is_closing:
+                    break
+                await reader.changed(left)
+        finally:
+            reader.close()
+        reader.touch()
+        if view.absence is not None:
+            return _failed(Result(view.absence))
+        if position < view.tail:
+            return await self._catch_up(reader, view, position, fields, self._cursor(query))
+        return _at_tail(204, view, b"", self._cursor(query))
 
-    async def _catch_up(self, stream: Stream, position: int, fields: Fields, *cursor: Field) -> Response:
-        """What is there from `position` on, up to the end or about as much as one response carries."""
-        tail, closed = stream.tail, stream.closed
+    async def _catch_up(self, reader: Reader, view: View, position: int, fields: Fields, *cursor: Field) -> Response:
+        """What `view` shows from `position` on, up to its end or about as much as one response carries."""
+        stream, tail, closed = view.stream, view.tail, view.closed
         end = tail
         if tail - position > self._settings.response_bytes:
-            end = await self._engine.boundary(stream, position + self._settings.response_bytes)
+            end = await reader.boundary(position + self._settings.response_bytes)
         is_end = end == tail
         etag = _etag(stream, position, end, is_closed=closed and is_end)
         about = [etag, self._keep if closed or not is_end else (b"cache-control", b"no-cache"), *cursor]
@@ -260,48 +250,49 @@ class Service:
         headers = BASE_FIELDS.plus(*about)
         if position >= end:
             return Response(200, headers, BytesBody([b"[]"]) if stream.is_json else EMPTY)
-        pieces = await self._engine.read(stream, position, end, self._settings.step_bytes)
+        step = self._settings.step_bytes
+        pieces = await reader.read(position, end, step)
         if not pieces:
-            return _failed(Outcome(Verdict.MISSING))
+            return _failed(Result(Verdict.MISSING))
         if pieces[-1][0] + len(pieces[-1][1]) < end:
-            return Response(200, headers, SnapshotBody(self._engine, stream, pieces, end, self._settings.step_bytes))
+            return Response(200, headers, SnapshotBody(self._engine, reader, pieces, end, step))
         parts = [data for _, data in pieces]
         return Response(200, headers, BytesBody(as_array(parts) if stream.is_json else parts))
 
 
-def _appended(append: Append, outcome: Outcome) -> Response:
-    if outcome.verdict is Verdict.STORED or outcome.verdict is Verdict.DUPLICATE:
-        fields = [_next_offset(outcome.position)]
+def _appended(append: Append, result: Result) -> Response:
+    if result.verdict is Verdict.STORED or result.verdict is Verdict.DUPLICATE:
+        fields = [_next_offset(result.position)]
         if append.producer is not None:
-            fields += [(b"producer-epoch", b"%d" % outcome.epoch), (b"producer-seq", b"%d" % outcome.seq)]
-        if outcome.closed:
+            fields += [(b"producer-epoch", b"%d" % result.epoch), (b"producer-seq", b"%d" % result.seq)]
+        if result.closed:
             fields.append(_CLOSED)
-        is_new = outcome.verdict is Verdict.STORED and append.producer is not None and append.pieces
+        is_new = result.verdict is Verdict.STORED and append.producer is not None and append.content.size
         return Response(200 if is_new else 204, BASE_FIELDS.plus(*fields))
-    if outcome.verdict is Verdict.STALE_EPOCH:
-        return _failed(outcome, (b"producer-epoch", b"%d" % outcome.epoch))
-    if outcome.verdict is Verdict.GAP and append.producer is not None:
-        expected = (b"producer-expected-seq", b"%d" % outcome.seq)
-        return _failed(outcome, expected, (b"producer-received-seq", b"%d" % append.producer.seq))
-    if outcome.verdict is Verdict.CLOSED:
-        return _failed(outcome, _CLOSED, _next_offset(outcome.position))
-    return _failed(outcome)
+    if result.verdict is Verdict.STALE_EPOCH:
+        return _failed(result, (b"producer-epoch", b"%d" % result.epoch))
+    if result.verdict is Verdict.GAP and append.producer is not None:
+        expected = (b"producer-expected-seq", b"%d" % result.seq)
+        return _failed(result, expected, (b"producer-received-seq", b"%d" % append.producer.seq))
+    if result.verdict is Verdict.CLOSED:
+        return _failed(result, _CLOSED, _next_offset(result.position))
+    return _failed(result)
 
 
-def _at_tail(status: int, stream: Stream, body: bytes, *fields: Field) -> Response:
+def _at_tail(status: int, view: View, body: bytes, *fields: Field) -> Response:
     """The answer to a reader who has everything."""
-    about = [_next_offset(stream.tail), _UP_TO_DATE, _NO_STORE, *fields]
+    about = [_next_offset(view.tail), _UP_TO_DATE, _NO_STORE, *fields]
     if status == 200:
-        about.append(_content_type(stream))
-    if stream.closed:
+        about.append(_content_type(view.stream))
+    if view.closed:
         about.append(_CLOSED)
     return Response(status, BASE_FIELDS.plus(*about), BytesBody([body]))
 
 
-def _failed(outcome: Outcome, *fields: Field) -> Response:
-    if outcome.verdict is Verdict.FAILED:
+def _failed(result: Result, *fields: Field) -> Response:
+    if result.verdict is Verdict.FAILED:
         fields += (_RETRY,)
-    return _refused(_STATUS[outcome.verdict], outcome.verdict.value, *fields)
+    return _refused(_STATUS[result.verdict], result.verdict.value, *fields)
 
 
 def _refused(status: int, message: str, *fields: Field) -> Response:
@@ -317,9 +308,9 @@ def _next_offset(position: int) -> Field:
     return (b"stream-next-offset", format_offset(position).encode())
 
 
-def _etag(stream: Stream, start: int, end: int, *, is_closed: bool | None = None) -> Field:
+def _etag(stream: Stream, start: int, end: int, *, is_closed: bool) -> Field:
     """What the bytes between two positions are called; never the same for a stream that came after on the path."""
-    suffix = b"c" if (stream.closed if is_closed is None else is_closed) else b""
+    suffix = b"c" if is_closed else b""
     return (b"etag", b'"%x-%x-%x-%x%s"' % (stream.id, stream.created, start, end, suffix))
 
 

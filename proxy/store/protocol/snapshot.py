@@ -3,9 +3,8 @@
 import logging
 
 from proxy.http.body import Cut, PulledBody
-from proxy.store.sqlite.engine import Engine
-from proxy.store.sqlite.reading import Piece, Unreadable
-from proxy.store.state import Stream
+from proxy.store.model import Piece
+from proxy.store.port import Engine, Reader, Unreadable
 from proxy.wire.events import Buffer
 
 __all__ = ["SnapshotBody"]
@@ -19,11 +18,12 @@ class SnapshotBody(PulledBody):
     Breaks off when the stream is removed under the reader.
     """
 
-    def __init__(self, engine: Engine, stream: Stream, first: list[Piece], end: int, step: int) -> None:
+    def __init__(self, engine: Engine, reader: Reader, first: list[Piece], end: int, step: int) -> None:
         start = first[0][0]
-        super().__init__(end - start + 1 if stream.is_json else end - start)
+        self._is_json = reader.view().stream.is_json
+        super().__init__(end - start + 1 if self._is_json else end - start)
         self._engine = engine
-        self._stream = stream
+        self._reader = reader
         self._pieces = first
         self._opened = False
         self._position = start
@@ -39,7 +39,7 @@ class SnapshotBody(PulledBody):
                 self._cut = Cut.SHUTDOWN
                 return []
             try:
-                pieces = await self._engine.read(self._stream, self._position, self._end, self._step)
+                pieces = await self._reader.read(self._position, self._end, self._step)
             except Unreadable as error:
                 logger.error("a read broke off: %s", error)
         if not pieces or pieces[0][0] != self._position:
@@ -48,7 +48,7 @@ class SnapshotBody(PulledBody):
         self._pieces = []
         self._position = pieces[-1][0] + len(pieces[-1][1])
         parts: list[Buffer] = [data for _, data in pieces]
-        if self._stream.is_json:
+        if self._is_json:
             if not self._opened:
                 parts.insert(0, b"[")
             if self._position == self._end:

@@ -2,29 +2,33 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["DirectoryInUse", "lock_data_directory"]
+from proxy.store.port import StoreUnusable
+
+__all__ = ["DirectoryLock"]
 
 
-class DirectoryInUse(Exception):
-    """Another process works in the directory."""
+class DirectoryLock:
+    """The lock on a directory, held until `release`.
 
-
-@contextmanager
-def lock_data_directory(directory: Path) -> Iterator[None]:
-    """Hold `directory` (which exists) until the block ends. Raises DirectoryInUse, OSError.
-
-    The kernel drops the lock when the process ends, however it ends; the file stays and means nothing by itself.
+    The kernel drops it when the process ends, however it ends; the file stays and means nothing by itself.
     """
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+
+    def __init__(self, directory: Path) -> None:
+        """Lock `directory`, which exists. Raises StoreUnusable when another process has it, OSError."""
+        self._descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DirectoryInUse(f"{directory} is in use by another process") from None
-        yield
-    finally:
-        os.close(descriptor)
+            os.close(self._descriptor)
+            raise StoreUnusable(f"{directory} is in use by another process") from None
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def release(self) -> None:
+        """Let the next process have the directory. Harmless when repeated."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -13,13 +13,15 @@ from typing import TypeVar, cast
 
 import apsw
 
+from proxy.store.model import Fork, Piece, Spec, Stream, Verdict
+from proxy.store.port import Unreadable
+from proxy.store.rules import AppendState
 from proxy.store.sqlite.schema import open_for_reading
-from proxy.store.state import Fork, Segment, Spec, Stream
+from proxy.store.sqlite.state import Entry, Segment
 
-__all__ = ["Piece", "Reader", "Readers", "Unreadable"]
+__all__ = ["ReadConnection", "ReadThreads"]
 
 T = TypeVar("T")
-Piece = tuple[int, bytes]  # position, data
 
 _STREAM = """
     SELECT id, path, content_type, created, ttl, expires_at, expires, closed, last_seq,
@@ -54,12 +56,8 @@ class _Row:
     deleted: int
 
 
-class Unreadable(Exception):
-    """The database could not be read; the message is SQLite's."""
-
-
-class Reader:
-    """A connection that reads, used by one thread at a time."""
+class ReadConnection:
+    """A connection that reads, used by one thread at a time. Each method may raise apsw.Error."""
 
     def __init__(self, path: Path) -> None:
         self._connection = open_for_reading(path)
@@ -74,8 +72,8 @@ class Reader:
         self._cursor.close()
         self._cursor = self._connection.cursor()
 
-    def load(self, path: str, producers: int) -> Stream | None:
-        """The stream at `path` with at most so many of its producers, the last ones; None when there is none."""
+    def load(self, path: str, producers: int) -> Entry | None:
+        """The stream at `path` with at most `producers` of its producers, the latest; None when there is none."""
         with self._snapshot():
             row = self._row("path = ?", path)
             if row is None:
@@ -84,29 +82,23 @@ class Reader:
             if row.fork_path is not None:
                 fork = Fork(row.fork_path, row.fork_offset, row.fork_sub or 0)
             spec = Spec(row.content_type, row.ttl, row.expires_at, fork=fork)
-            stream = Stream(row.id, path, spec, row.created)
-            stream.expires = stream.expires_kept = row.expires
-            stream.deleted = bool(row.deleted)
-            stream.start = row.start
-            stream.inherited = self._inherited(row.source, row.start)
-            self._fill(stream, row, producers)
-            stream.tail, stream.closed = stream.next_tail, stream.next_closed
-            return stream
+            stream = Stream.of(row.id, path, spec, row.created)
+            entry = Entry(stream, row.start, self._inherited(row.source, row.start))
+            entry.expires = entry.expires_kept = row.expires
+            state = entry.next = self._state(stream.media, row, producers)
+            entry.show(state.tail, closed=state.closed)
+            if row.deleted:
+                entry.lose(Verdict.GONE)
+            return entry
 
-    def reload(self, stream: Stream, producers: int) -> Callable[[], None]:
-        """What sets `stream`'s next state to what the database holds, to be called by the stream's own thread."""
-        fresh = Stream(stream.id, stream.path, Spec(), stream.created)
+    def reload(self, entry: Entry, producers: int) -> AppendState | None:
+        """The state that appends to the stream of `entry` are judged by, as it is on disk.
+
+        None when the stream was removed; the removal's own commit changes the entry then.
+        """
         with self._snapshot():
-            row = self._row("id = ?", stream.id)
-            if row is None:
-                return lambda: None  # removed: whoever did that tells it
-            self._fill(fresh, row, producers)
-
-        def apply() -> None:
-            stream.next_tail, stream.next_closed = fresh.next_tail, fresh.next_closed
-            stream.last_seq, stream.producers = fresh.last_seq, fresh.producers
-
-        return apply
+            row = self._row("id = ?", entry.stream.id)
+            return None if row is None else self._state(entry.stream.media, row, producers)
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:
@@ -122,18 +114,17 @@ class Reader:
         row = self._cursor.execute(_STREAM + condition, (value,)).fetchone()
         return None if row is None else _Row(*row)
 
-    def _fill(self, stream: Stream, row: _Row, producers: int) -> None:
+    def _state(self, media: str, row: _Row, producers: int) -> AppendState:
         last = self._cursor.execute(
             "SELECT position + length(data) FROM pieces WHERE stream = ? ORDER BY position DESC LIMIT 1", (row.id,)
         ).fetchone()
-        stream.next_tail = row.start if last is None else last[0]
-        stream.next_closed = bool(row.closed)
-        stream.last_seq = row.last_seq
+        tail = row.start if last is None else last[0]
         known = self._cursor.execute(
             "SELECT producer, epoch, seq FROM producers WHERE stream = ? ORDER BY touched DESC LIMIT ?",
             (row.id, producers),
         ).fetchall()
-        stream.producers = {str(each): (epoch, seq) for each, epoch, seq in reversed(known)}
+        latest_last = {str(each): (epoch, seq) for each, epoch, seq in reversed(known)}
+        return AppendState(media, tail, bool(row.closed), row.last_seq, latest_last)
 
     def _inherited(self, source: int | None, end: int) -> tuple[Segment, ...]:
         """The segments below `end` that a fork of `source` shares, from the first one on."""
@@ -213,24 +204,24 @@ class Reader:
         return [str(path) for (path,) in rows.fetchall()]
 
 
-class Readers:
+class ReadThreads:
     """A few threads, each with a connection of its own."""
 
     def __init__(self, path: Path, threads: int) -> None:
         self._path = path
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store-reader")
-        self._idle: list[Reader] = []
+        self._idle: list[ReadConnection] = []
 
-    async def run(self, work: Callable[[Reader], T]) -> T:
+    async def run(self, work: Callable[[ReadConnection], T]) -> T:
         """The result of `work`, done in a thread. Raises Unreadable. A cancelled call's work is finished unseen."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
 
-    def _run(self, work: Callable[[Reader], T]) -> T:
+    def _run(self, work: Callable[[ReadConnection], T]) -> T:
         try:
             try:
                 reader = self._idle.pop()
             except IndexError:
-                reader = Reader(self._path)
+                reader = ReadConnection(self._path)
             try:
                 return work(reader)
             finally:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import apsw
 
-__all__ = ["MIGRATIONS", "ForeignDatabase", "UnsafeSqlite", "open_for_reading", "open_for_writing"]
+from proxy.store.port import StoreUnusable
+
+__all__ = ["MIGRATIONS", "open_for_reading", "open_for_writing"]
 
 _SAFE = (3, 51, 3)  # before it, a write-ahead log that was reset at the wrong moment lost committed writes
 _APPLICATION_ID = 0x64737472  # "dstr": `file` and sqlite3 tell the database by it
@@ -58,23 +60,17 @@ MIGRATIONS = (
 )
 
 
-class UnsafeSqlite(Exception):
-    """The SQLite at hand may lose committed writes; the message says which it is and which is needed."""
-
-
-class ForeignDatabase(Exception):
-    """The file is not a store of ours, or one of a later version."""
-
-
 def open_for_writing(path: Path) -> apsw.Connection:
     """The connection that writes, the schema brought up to date. The file is made, readable by its owner only.
 
-    Raises UnsafeSqlite, ForeignDatabase, OSError, apsw.Error.
+    Raises StoreUnusable when this SQLite may lose writes or the file is not ours; OSError, apsw.Error.
     """
     version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
     if version < _SAFE:
         wanted = ".".join(map(str, _SAFE))
-        raise UnsafeSqlite(f"SQLite {apsw.sqlite_lib_version()} may lose committed writes; {wanted} or newer is needed")
+        raise StoreUnusable(
+            f"SQLite {apsw.sqlite_lib_version()} may lose committed writes; {wanted} or newer is needed"
+        )
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     _sync_directory(path.parent)
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
@@ -82,7 +78,7 @@ def open_for_writing(path: Path) -> apsw.Connection:
         _prepare(connection)
     except apsw.NotADBError:
         connection.close()
-        raise ForeignDatabase(f"{path} is not a database") from None
+        raise StoreUnusable(f"{path} is not a database") from None
     except BaseException:
         connection.close()
         raise
@@ -108,10 +104,10 @@ def _prepare(connection: apsw.Connection) -> None:
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer says when
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     if connection.pragma("application_id") not in (0, _APPLICATION_ID):
-        raise ForeignDatabase("the database belongs to another application")
+        raise StoreUnusable("the database belongs to another application")
     known = connection.pragma("user_version")
     if not isinstance(known, int) or known > len(MIGRATIONS):
-        raise ForeignDatabase("the database was written by a later version")
+        raise StoreUnusable("the database was written by a later version")
     for version in range(known, len(MIGRATIONS)):
         connection.execute(
             f"BEGIN IMMEDIATE; {MIGRATIONS[version]};"

@@ -1,58 +1,60 @@
-"""The streams that are in memory, by path. Owns how many: the least recently used leave, unless somebody holds them.
+"""The streams that are in memory, by path. Owns how many: the least recently used leave, unless something holds them.
 
-A path has at most one `Stream`: whoever holds one (a reader, a queued write) and whoever asks get the same object.
+A path has at most one `Entry`: everything that holds one (a reader, a queued write) and every later request for the
+path get the same object, however many others were used in between. So what is known of a stream is known once.
 """
 
 import asyncio
 import weakref
 from collections.abc import Callable, Iterator
 
-from proxy.store.state import Stream
+from proxy.store.sqlite.state import Entry
 
 __all__ = ["StreamTable"]
 
 
 class StreamTable:
-    """At most `size` streams that nobody holds. `evicted` is called with each that leaves."""
+    """At most `size` entries that nothing holds. `evicted` is called with each that leaves."""
 
-    def __init__(self, size: int, evicted: Callable[[Stream], None]) -> None:
+    def __init__(self, size: int, evicted: Callable[[Entry], None]) -> None:
         self._size = size
         self._evicted = evicted
-        self._used: dict[str, Stream] = {}  # the least recently used first
-        self._held: weakref.WeakValueDictionary[str, Stream] = weakref.WeakValueDictionary()
+        self._used: dict[str, Entry] = {}  # the least recently used first
+        self._held: weakref.WeakValueDictionary[str, Entry] = weakref.WeakValueDictionary()
         self._opening: dict[str, asyncio.Future[None]] = {}
         self._outdated: set[str] = set()
 
-    def __iter__(self) -> Iterator[Stream]:
+    def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._held.values()))
 
-    def get(self, path: str) -> Stream | None:
-        """The stream at `path`, if it is in memory."""
-        stream = self._used.pop(path, None)
-        if stream is None:
-            stream = self._held.get(path)
-            if stream is not None:
-                self.put(stream)
-            return stream
-        self._used[path] = stream
-        return stream
+    def get(self, path: str) -> Entry | None:
+        """The entry of the stream at `path`, if it is in memory."""
+        entry = self._used.pop(path, None)
+        if entry is None:
+            entry = self._held.get(path)
+            if entry is not None:
+                self.put(entry)
+            return entry
+        self._used[path] = entry
+        return entry
 
-    def put(self, stream: Stream) -> None:
-        """Remember `stream`, the last one used."""
-        self._held[stream.path] = stream
-        self._used[stream.path] = stream
+    def put(self, entry: Entry) -> None:
+        """Remember `entry`, the last one used."""
+        path = entry.stream.path
+        self._held[path] = entry
+        self._used[path] = entry
         while len(self._used) > self._size:
             self._evicted(self._used.pop(next(iter(self._used))))
 
-    def removed(self, path: str) -> Stream | None:
-        """The path is free again: the stream that had it, if it was in memory."""
+    def removed(self, path: str) -> Entry | None:
+        """The path is free again: the entry that had it, if it was in memory."""
         if path in self._opening:
             self._outdated.add(path)
         self._used.pop(path, None)
         return self._held.pop(path, None)
 
     async def opened(self, path: str) -> None:
-        """Wait until nobody is loading or creating the stream at `path`."""
+        """Wait until the stream at `path` is not being loaded or created."""
         while (opening := self._opening.get(path)) is not None:
             await asyncio.wait((opening,))
 
@@ -61,7 +63,7 @@ class StreamTable:
         self._opening[path] = asyncio.get_running_loop().create_future()
 
     def end(self, path: str) -> bool:
-        """It was. False when the path was freed meanwhile: what was loaded is not there any more."""
+        """The load or create has ended. False when the path was freed meanwhile: what was loaded does not exist."""
         self._opening.pop(path).set_result(None)
         if path in self._outdated:
             self._outdated.discard(path)

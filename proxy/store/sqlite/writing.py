@@ -10,9 +10,9 @@ from typing import cast
 
 import apsw
 
-from proxy.store.outcomes import Outcome, Verdict
+from proxy.store.model import Piece, Result, Verdict
 from proxy.store.sqlite.schema import open_for_writing
-from proxy.store.state import Stream
+from proxy.store.sqlite.state import Entry
 
 __all__ = ["Database", "Value", "Write"]
 
@@ -24,7 +24,7 @@ _EXPIRED_AT_ONCE = 256
 
 @dataclass(slots=True)
 class Write:
-    """What one operation changes. `outcome` is what it answers once it is on disk, `done` who waits for that.
+    """What one operation changes. `result` is what it answers once it is on disk, `done` who waits for that.
 
     `pieces` holds (stream, position, continues, data) and `producer` (stream, producer, epoch, seq, touched), both
     flat, as the statements take them; `forgets` is the (stream, producer) that makes room for it. `state` is (closed,
@@ -34,7 +34,7 @@ class Write:
     as deleted because forks remain.
     """
 
-    stream: Stream | None = None
+    entry: Entry | None = None
     pieces: tuple[Value, ...] = ()
     producer: tuple[Value, ...] = ()
     forgets: tuple[Value, ...] = ()
@@ -43,10 +43,10 @@ class Write:
     removes: int | None = None
     expires: int | None = None
     removed: tuple[tuple[str, bool], ...] = ()
-    cached: tuple[tuple[int, bytes], ...] = ()
+    cached: tuple[Piece, ...] = ()
     size: int = 0
-    outcome: Outcome | None = None
-    done: asyncio.Future[Outcome] | None = None
+    result: Result | None = None
+    done: asyncio.Future[Result] | None = None
 
 
 class _Bulk:
@@ -163,11 +163,11 @@ class Database:
         if source is not None:
             row = self._first("SELECT deleted OR path IS NULL FROM streams WHERE id = ?", source)
             if row is None or row[0]:
-                write.outcome = Outcome(Verdict.SOURCE_MISSING)
+                write.result = Result(Verdict.SOURCE_MISSING)
                 return False
         self._cursor.execute(_CREATE, write.creation)
         if not self._connection.changes():
-            write.outcome = Outcome(Verdict.EXISTS)
+            write.result = Result(Verdict.EXISTS)
             return False
         if source is not None:
             self._cursor.execute("UPDATE streams SET forks = forks + 1 WHERE id = ?", (source,))

@@ -1,0 +1,71 @@
+"""One reader's hold on one stream: the port's `Reader` over an entry in memory and the database."""
+
+from typing import Protocol
+
+from proxy.store.model import Piece, Verdict, View
+from proxy.store.sqlite.reading import ReadThreads
+from proxy.store.sqlite.state import Entry, Waiter
+
+__all__ = ["SqliteReader"]
+
+
+class ReadEngine(Protocol):
+    """What a reader needs of the engine."""
+
+    threads: ReadThreads
+
+    def now(self) -> int:
+        """Unix time in milliseconds."""
+
+    def keep(self, entry: Entry, expires: int) -> None:
+        """Store when the stream of `entry` expires, in Unix milliseconds."""
+
+
+class SqliteReader(Waiter):
+    """A reader of the stream of `entry`. It holds the entry, which therefore stays in memory: commits wake it."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, entry: Entry, engine: ReadEngine) -> None:
+        self._entry = entry
+        self._future = None
+        self._engine = engine
+
+    def view(self) -> View:
+        """What is on disk of the stream."""
+        return self._entry.view or self._entry.look()
+
+    def touch(self) -> None:
+        """A TTL starts again."""
+        entry, engine = self._entry, self._engine
+        if (expires := entry.touch(engine.now())) is not None:
+            engine.keep(entry, expires)
+
+    async def read(self, position: int, end: int, size: int) -> list[Piece]:
+        """Pieces from `position` up to `end`, from memory or from the database."""
+        entry = self._entry
+        if entry.absence is Verdict.MISSING:
+            return []
+        found = entry.recent.find(position, size)
+        if found is None:
+            segments = entry.segments(end)
+            found = await self._engine.threads.run(lambda connection: connection.pieces(segments, position, size))
+        while found and found[-1][0] >= end:
+            found.pop()
+        if found:
+            start, data = found[-1]
+            if start + len(data) > end:
+                found[-1] = (start, data[: end - start])
+            start, data = found[0]
+            if start < position and not entry.stream.is_json:
+                found[0] = (position, data[position - start :])
+        return found
+
+    async def boundary(self, position: int) -> int:
+        """The first position from `position` on at which a piece ends."""
+        segments = self._entry.segments(self._entry.tail)
+        return await self._engine.threads.run(lambda connection: connection.boundary(segments, position))
+
+    def close(self) -> None:
+        """End the wait that is in progress; there is nothing to let go of."""
+        self.wake()

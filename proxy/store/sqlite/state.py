@@ -1,0 +1,135 @@
+"""A stream in the engine's memory, and who waits for it. Owned by the event loop's thread; nothing above the port sees
+an entry.
+
+Two states of the same stream are kept apart. `tail`, `closed` and `absence` are what readers see: it is on disk. `next`
+is what the next append is judged by: the state after every write that is on its way to the disk. When a commit
+succeeds, what readers see follows; when one fails, `next` is wrong and is read again from the database (`suspect`).
+`commits` has the argument.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from proxy.store.model import Stream, Verdict, View
+from proxy.store.recent import Tail
+from proxy.store.rules import AppendState
+
+__all__ = ["Entry", "Segment", "Waiter"]
+
+_TTL_SLACK = 8  # the stored expiry lies an eighth of the TTL late, so that few reads cause a write
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The bytes of positions `start` to `end` (exclusive), which are stored under the stream number `stream`."""
+
+    stream: int
+    start: int
+    end: int
+
+
+class Entry:
+    """One stream. `start` is its first own position: a fork shares what lies before it, in the segments `inherited`.
+
+    `expires` (Unix milliseconds) is when the stream expires, None: never. `expires_kept` is what is stored: later than
+    `expires` for a TTL, because a touch is written down only when the stored time would be too early. After a crash a
+    stream may therefore live an eighth of its TTL longer, but never shorter.
+
+    `queued` and `settled` count writes: those between the two are on their way to the disk. `failures` counts failed
+    commits that this stream was part of. `removing`: a removal is on its way.
+    """
+
+    __slots__ = (
+        "__weakref__", "absence", "closed", "expires", "expires_kept", "failures", "inherited", "next", "queued",
+        "recent", "removing", "settled", "start", "stream", "suspect", "tail", "view", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, stream: Stream, start: int = 0, inherited: tuple[Segment, ...] = ()) -> None:
+        self.stream = stream
+        self.start = start
+        self.inherited = inherited
+        self.tail = start
+        self.closed = False
+        self.absence: Verdict | None = None
+        self.view: View | None = None  # of these three; made when a reader looks, for appends do not need it
+        self.next = AppendState(stream.media, start)
+        self.expires: int | None = None
+        self.expires_kept: int | None = None
+        self.queued = self.settled = 0
+        self.failures = 0
+        self.removing = False
+        self.suspect: object | None = None  # set after a failed commit, a new object for each
+        self.waiters: set[Waiter] = set()
+        self.recent = Tail()
+
+    def look(self) -> View:
+        """What readers see."""
+        view = self.view
+        if view is None:
+            view = self.view = View(self.stream, self.tail, self.closed, self.absence)
+        return view
+
+    def show(self, tail: int, *, closed: bool) -> None:
+        """Let readers see the stream up to `tail`: it is on disk."""
+        self.tail = tail
+        self.closed = closed
+        self.view = None
+
+    def lose(self, absence: Verdict) -> None:
+        """Let readers see that the stream was removed; `absence` as in `View`."""
+        self.absence = absence
+        self.view = None
+
+    def segments(self, end: int) -> tuple[Segment, ...]:
+        """Where the bytes up to `end` are stored, in order."""
+        return (*self.inherited, Segment(self.stream.id, self.start, end))
+
+    def touch(self, now: int) -> int | None:
+        """A read or write at `now` restarts a TTL; the expiry to store, None when the stored one is late enough."""
+        ttl = self.stream.ttl
+        if ttl is None:
+            return None
+        self.expires = now + ttl * 1000
+        if self.expires_kept is not None and self.expires <= self.expires_kept:
+            return None
+        self.expires_kept = self.expires + ttl * 1000 // _TTL_SLACK
+        return self.expires_kept
+
+    def wake(self) -> None:
+        """Something changed: everyone who waits looks again."""
+        for waiter in self.waiters:
+            waiter.wake()
+
+
+class Waiter:
+    """Waits for the next change of one entry, one wait at a time.
+
+    The caller looks at the entry, then awaits `changed`, then looks again. Nothing is lost in between: the look and the
+    start of the wait happen in the loop's thread without an await. A wake-up says only that something may have
+    changed, so a surplus one is harmless.
+    """
+
+    __slots__ = ("_entry", "_future")
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+        self._future: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """End the wait that is in progress, if any."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def changed(self, seconds: float | None) -> None:
+        """Return at the next change, or after `seconds`. A cancelled wait leaves nothing behind."""
+        loop = asyncio.get_running_loop()
+        self._future = loop.create_future()
+        timer = loop.call_later(max(0.0, seconds), self.wake) if seconds is not None else None
+        self._entry.waiters.add(self)
+        try:
+            await self._future
+        finally:
+            self._entry.waiters.discard(self)
+            self._future = None
+            if timer is not None:
+                timer.cancel()
