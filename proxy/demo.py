@@ -22,7 +22,7 @@ from proxy.http.body import Body, BodyError, BytesBody, Cut, TooLarge, read_all
 from proxy.http.message import Request, Response
 from proxy.policy.tokens import make_token
 from proxy.server import create_proxy_server
-from proxy.serving import Place
+from proxy.serving import Binding
 from proxy.wire.events import Buffer
 from proxy.wire.headers import Headers
 
@@ -187,23 +187,23 @@ async def run(options: argparse.Namespace, say: Callable[[str], None], stopped: 
     """Run the demo until `stopped` is set. Raises ConfigError when a port or the directory cannot be used."""
     with tempfile.TemporaryDirectory(prefix="durable-demo-") as temporary:
         config = Config.of(port=options.port + 1 if options.port else 0)
-        place = Place(config.listen)
-        origin = place.url
+        binding = Binding(config.listen)
+        origin = binding.url
         secret = secrets.token_urlsafe(32)
         try:
             proxy = await create_proxy_server(
                 port=options.port,
                 allowlist=[f"{origin}/model"],
                 secret=secret,
-                cors_origin=[origin, f"http://127.0.0.1:{place.port}"],
+                cors_origin=[origin, f"http://127.0.0.1:{binding.port}"],
                 data_dir=options.data_dir or temporary,
             )
         except BaseException:
-            place.close()
+            binding.close()
             raise
         async with proxy:
             application = Application(secret=secret, origin=origin, proxy_origin=proxy.url)
-            server = place.serve(application, lambda refusal, _: error_response(refusal), config.server)
+            server = binding.serve(application, lambda refusal, _: error_response(refusal), config.server)
             say(f"Demo running at {origin}")
             say(f"Its proxy is at {proxy.url}")
             if not options.no_open:

@@ -14,7 +14,7 @@ from typing import Any
 from proxy.base.descriptors import raise_descriptor_limit
 from proxy.base.memory import keep_freed_memory
 from proxy.config import Config, ConfigError
-from proxy.server import ProxyServer, Stopped
+from proxy.server import ProxyServer, StopReport
 from proxy.standalone import StoreServer
 
 __all__ = ["Signals", "run", "say", "serve_proxy", "serve_store"]
@@ -101,7 +101,7 @@ def _stopping(running: int, seconds: float) -> str:
     )
 
 
-def _stopped(stopped: Stopped) -> str:
+def _stopped(stopped: StopReport) -> str:
     if not stopped.ended and not stopped.interrupted:
         return "Stopped"
     return f"Stopped: transfers that ended by themselves: {stopped.ended}, interrupted: {stopped.interrupted}"

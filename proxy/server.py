@@ -16,13 +16,13 @@ from proxy.app import App
 from proxy.base.tasks import Tasks
 from proxy.config import SETTINGS, Config, Value, service_secrets
 from proxy.notices import start_notices
-from proxy.serving import Place
+from proxy.serving import Binding
 
-__all__ = ["ProxyServer", "Stopped", "create_proxy_server"]
+__all__ = ["ProxyServer", "StopReport", "create_proxy_server"]
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
+class StopReport:
     """What became of the transfers that ran when a stop began."""
 
     ended: int  # by themselves, within the drain time
@@ -37,21 +37,21 @@ class ProxyServer:
         secrets, source = service_secrets(config.access, config.place)
         self.notices = start_notices(config, secrets, source)
         """What an operator should know, one line each."""
-        place = Place(config.listen)
+        binding = Binding(config.listen)
         try:
             self._app = App(config, secrets)
         except BaseException:
-            place.close()
+            binding.close()
             raise
-        for address, port in place.addresses():
+        for address, port in binding.addresses():
             self._app.address_rules.add_listener(address, port)
-        self.port, self.url, self.urls = place.port, place.url, place.urls
+        self.port, self.url, self.urls = binding.port, binding.url, binding.urls
         self._app.open()
-        self._http = place.serve(self._app.router, self._app.router.refuse, config.server)
+        self._http = binding.serve(self._app.router, self._app.router.refuse, config.server)
         self._reader_grace_seconds = config.stop.reader_grace_seconds
         self._tasks = Tasks("server")
         self._stopping: asyncio.Task[None] | None = None
-        self._stopped = Stopped(0, 0)
+        self._stopped = StopReport(0, 0)
 
     def __repr__(self) -> str:
         return f"<ProxyServer {self.url}>"
@@ -61,7 +61,7 @@ class ProxyServer:
         """The number of transfers that run."""
         return len(self._app.transfers)
 
-    async def stop(self, *, drain_seconds: float = 0, hurry: asyncio.Event | None = None) -> Stopped:
+    async def stop(self, *, drain_seconds: float = 0, hurry: asyncio.Event | None = None) -> StopReport:
         """Take no new streams, let running ones go on for `drain_seconds`, then end them as `interrupted`.
 
         `hurry`, when set, ends the draining. Returns when no task and no socket is left. A stop that has begun goes
@@ -83,7 +83,7 @@ class ProxyServer:
             group.start_soon(drain)
             await (hurry or asyncio.Event()).wait()
             group.cancel_scope.cancel()
-        self._stopped = Stopped(max(running - self.transfers, 0), self.transfers)
+        self._stopped = StopReport(max(running - self.transfers, 0), self.transfers)
         await self._app.end_transfers()
         await self._http.stop_accepting()
         self._http.drain()

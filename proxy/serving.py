@@ -10,10 +10,10 @@ from proxy.http.server import HttpServer, ServerSettings
 from proxy.http.server1 import Http1Connection
 from proxy.net.bind import ListenSettings, bind, close_listening
 
-__all__ = ["Place"]
+__all__ = ["Binding"]
 
 
-class Place:
+class Binding:
     """Bound sockets of one server. Close it, or serve on it: then the server closes the sockets."""
 
     def __init__(self, settings: ListenSettings) -> None:

@@ -7,7 +7,7 @@ from proxy.base.errors import Refusal
 from proxy.config import Config, ConfigError, data_path
 from proxy.http.body import BytesBody
 from proxy.http.message import Response
-from proxy.serving import Place
+from proxy.serving import Binding
 from proxy.store import StoreUnusable, open_store, with_tokens
 from proxy.wire.headers import Headers
 
@@ -28,8 +28,8 @@ class StoreServer:
         directory = data_path(config.place)
         with ExitStack() as held:
             try:
-                place = Place(config.listen)
-                held.callback(place.close)
+                binding = Binding(config.listen)
+                held.callback(binding.close)
                 self._store = open_store(directory, config.store, is_public=not write)
             except StoreUnusable as error:
                 raise ConfigError(f"--data-dir: {error}") from None
@@ -40,8 +40,8 @@ class StoreServer:
         handler = self._store.handler
         if write:
             handler = with_tokens(handler, read=[read, write] if read else [write], write=[write])
-        self._http = place.serve(handler, _refuse, config.server)
-        self.url, self.urls = place.url, place.urls
+        self._http = binding.serve(handler, _refuse, config.server)
+        self.url, self.urls = binding.url, binding.urls
 
     async def stop(self) -> None:
         """Store what was accepted, end live reads and close; no task and no socket is left."""
