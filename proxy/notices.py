@@ -1,6 +1,7 @@
 """What an operator should know at the start of a proxy, one line each."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
 from proxy.config import Config
 from proxy.policy.auth import weakness
@@ -9,8 +10,13 @@ from proxy.policy.pattern import compile_pattern
 __all__ = ["start_notices"]
 
 
-def start_notices(config: Config, secrets: Sequence[str], secret_source: str) -> list[str]:
-    """Lines about the service secret and the allowlist. No secret stands in them."""
+_UNUSED = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+
+
+def start_notices(
+    config: Config, secrets: Sequence[str], secret_source: str, environment: Mapping[str, str] = os.environ
+) -> list[str]:
+    """Lines about the service secret, the allowlist and the way to upstreams. They contain no credential."""
     access = config.access
     notices = []
     if not access.secret and not access.secret_file:
@@ -24,6 +30,9 @@ def start_notices(config: Config, secrets: Sequence[str], secret_source: str) ->
             )
     notices += [f"Allowed upstream: {compile_pattern(pattern)}" for pattern in access.allowlist]
     notices += [f"Allowed at private addresses: {compile_pattern(pattern)}" for pattern in access.allow_private]
+    unused = [name for name in _UNUSED if environment.get(name) or environment.get(name.lower())]
+    if unused and not config.egress.egress_proxy:
+        notices.append(f"{' and '.join(unused)} set but not used: upstreams are called directly without --egress-proxy")
     if not access.allowlist:
         notices.append("No upstream is allowed: give --allow 'https://api.openai.com/**'")
     return notices

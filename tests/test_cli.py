@@ -341,6 +341,15 @@ def test_a_token_that_is_made_allows_what_it_says(args: list[str], tmp_path: Pat
         one_line(done.stderr)
 
 
+def test_a_proxy_of_the_environment_that_is_not_used_is_named_at_the_start(args: list[str]) -> None:
+    env = ENV | {"https_proxy": "http://user:canary@10.0.0.1:3128", "ALL_PROXY": "socks5://10.0.0.1"}
+    with ProxyProcess(args, env=env) as proxy:
+        assert "HTTPS_PROXY and ALL_PROXY set but not used: " in proxy.output
+        assert "canary" not in proxy.output
+    with ProxyProcess([*args, "--egress-proxy", "http://127.0.0.1:3128"], env=env) as proxy:
+        assert "not used" not in proxy.output
+
+
 # The allowlist
 
 

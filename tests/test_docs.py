@@ -320,6 +320,15 @@ def test_the_tables_are_those_that_the_code_gives(path: Path) -> None:
     assert with_tables(page) == page, "run python -m tests.doc_tables"
 
 
+def test_the_log_lines_that_are_explained_are_those_of_the_code() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "proxy").rglob("*.py"))
+    told = [row[0].strip("`") for row in rows(section(OPERATING, "Logs"), 2)]
+    assert len(told) > 5
+    for line in told:
+        for phrase in line.split("…"):
+            assert phrase.strip(" :,") in code, line
+
+
 def test_every_setting_is_in_the_configuration_once() -> None:
     told = [row[1].strip("`") for row in rows(CONFIGURATION, 5)]
     assert told == [setting.env for setting in SETTINGS]
