@@ -79,17 +79,24 @@ FIXED = (
     Fixed("lease_misses", 3, "looks", "Looks without a lease in a row, after which its instance counts as dead"),
     # The embedded store: how much it takes
     Fixed("store_append_bytes", 16 * _MIB, "bytes", "Maximum size of one append"),
+    Fixed("store_append_values", 262_144, "values", "Maximum number of JSON values in one append"),
     Fixed("store_held_bytes", 256 * _MIB, "bytes", "Memory for all appends that are being received or stored"),
     Fixed("store_producers", 1000, "producers", "Producers remembered for one stream, the latest ones"),
     # The embedded store: how it keeps and reads
     Fixed("store_piece_bytes", 64 * _KIB, "bytes", "Maximum size of one row of stream data"),
     Fixed("store_step_bytes", 64 * _KIB, "bytes", "Data read from the database in one step of a catch-up read"),
     Fixed("store_response_bytes", 16 * _MIB, "bytes", "Size at which a catch-up response ends; the reader asks again"),
-    Fixed("store_event_bytes", 64 * _KIB, "bytes", "Data in one SSE event, about"),
+    Fixed(
+        "store_event_bytes",
+        16 * _KIB,
+        "bytes",
+        "Maximum size of an SSE data event; a larger JSON value is one alone",
+    ),
     Fixed("store_tail_bytes", 64 * _KIB, "bytes", "End of a stream that is kept in memory for its live readers"),
     Fixed("store_tails_bytes", 64 * _MIB, "bytes", "Memory for the ends of all streams"),
     Fixed("store_streams", 10_000, "streams", "Streams whose state is kept in memory beside those in use"),
     Fixed("store_reader_threads", 2, "threads", "Threads that read from the database"),
+    Fixed("store_json_threads", 2, "threads", "Threads that check long JSON bodies"),
     # The embedded store: when it tidies
     Fixed("store_checkpoint_bytes", 8 * _MIB, "bytes", "Size of the write-ahead log that is moved into the database"),
     Fixed("store_vacuum_bytes", 16 * _MIB, "bytes", "Free space in the database file that is kept for reuse"),

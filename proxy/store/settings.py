@@ -7,34 +7,61 @@ __all__ = ["StoreSettings"]
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """Bounds of one store: sizes in bytes, times in seconds."""
+    """Bounds and times of one store. Sizes are in bytes, times in seconds."""
 
-    # How much may be stored
-    max_bytes: int  # of the database; past it appends are refused (0: no bound of our own)
-    min_free_bytes: int  # of the disk; below it nothing is created
-    append_bytes: int  # of one append
-    held_bytes: int  # of all appends that are being received or stored
-    producers: int  # of one stream that are remembered, the latest ones
+    # What may be stored
+    max_bytes: int
+    """Size of the database past which creates and appends are refused as FULL; 0: no bound."""
+    min_free_bytes: int
+    """Room on the disk below which creates are refused as FULL; appends are refused below a quarter of it."""
+    append_bytes: int
+    """Largest body of one create or append."""
+    append_values: int
+    """Most JSON values that one create or append may bring."""
+    held_bytes: int
+    """Most bytes of all bodies together that are being received or stored; past it requests get 503."""
+    producers: int
+    """Most producers of one stream that are remembered; the one that was silent for longest is forgotten first."""
 
     # How it is kept and read
-    piece_bytes: int  # an append is kept in pieces of at most this
-    step_bytes: int  # fetched from the database at once
-    response_bytes: int  # of one catch-up response, which goes on to the end of a piece
-    event_bytes: int  # of one SSE event, about
-    tail_bytes: int  # of a stream's end kept in memory for its live readers
-    tails_bytes: int  # the same of all streams
-    streams: int  # whose state is kept in memory beside those in use
+    piece_bytes: int
+    """Largest piece, the unit in which data is stored and read; an append that is larger is cut into several."""
+    step_bytes: int
+    """About how much of a stream a catch-up read fetches at once, and so holds in memory."""
+    response_bytes: int
+    """About how much of a stream one catch-up response carries; it goes on to the end of a piece."""
+    event_bytes: int
+    """Largest data event of a live read, but for a single character or JSON value that is larger. In JSON mode also the
+    largest piece, because only the end of a piece is a place from which a reader can go on."""
+    tail_bytes: int
+    """Most bytes of one stream's end that are kept in memory for its live readers."""
+    tails_bytes: int
+    """Most bytes of all streams' ends together that are kept in memory."""
+    streams: int
+    """Most streams whose state is kept in memory although nothing uses them at the moment."""
     reader_threads: int
+    """Threads that read the database, each with a connection of its own."""
+    json_threads: int
+    """Threads that check long JSON bodies."""
 
     # When it is written and tidied
-    checkpoint_bytes: int  # of the write-ahead log that are moved into the database at once
-    vacuum_bytes: int  # of free pages that are kept for reuse
-    sweep_rows: int  # removed in one step of a sweep
-    sweep_bytes: int  # the same; also what is moved at once to shrink the file
-    sweep_seconds: float  # between two looks for what has expired
+    checkpoint_bytes: int
+    """Size of the write-ahead log at which it is moved into the database."""
+    vacuum_bytes: int
+    """Free pages of the database that are kept for reuse; what is beyond goes back to the file system."""
+    sweep_rows: int
+    """Most rows of removed streams that are deleted in one transaction."""
+    sweep_bytes: int
+    """Most bytes of removed streams that are deleted in one transaction, or moved at once to shrink the file."""
+    sweep_seconds: float
+    """Time between two looks for streams that have expired."""
 
     # How long live reads last
     long_poll_seconds: float
-    keep_alive_seconds: float  # a silent SSE response gets a comment this often
-    sse_seconds: float  # an SSE response ends after this; the reader goes on in a new one
-    cursor_seconds: int  # that one cursor stands for
+    """Longest wait of a long poll; then it is answered 204."""
+    keep_alive_seconds: float
+    """Longest silence of an SSE response; then it sends a comment."""
+    sse_seconds: float
+    """Longest SSE response; the reader then goes on in a new one, so that load balancers can move it."""
+    cursor_seconds: int
+    """Interval of time that one cursor stands for (protocol section on cursors)."""

@@ -1,15 +1,11 @@
-"""Request bodies on their way to the disk: received whole, bounded each and together, cut into pieces."""
-
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
+"""Request bodies on their way to the engine: received whole, bounded each and together, cut into pieces."""
 
 from proxy.http.body import Body
-from proxy.store.json_mode import InvalidJson, flatten, split_values
+from proxy.store.protocol.json_mode import InvalidJson, JsonCutter
+from proxy.store.settings import StoreSettings
 from proxy.wire.events import Buffer
 
 __all__ = ["Intake", "Overloaded", "Payload", "TooLong"]
-
-_LONG_JSON = 16_384  # bytes of JSON that take longer to read than the event loop may stand still
 
 
 class Overloaded(Exception):
@@ -21,7 +17,7 @@ class TooLong(Exception):
 
 
 class Payload:
-    """The bytes of one request: the port's `Content`. Counted by the intake until `release`."""
+    """The bytes of one request: the port's `Content`. They count as held until `release`."""
 
     __slots__ = ("_data", "_intake", "_may_be_empty", "size")
 
@@ -32,15 +28,15 @@ class Payload:
         self.size = len(data)
 
     async def cut(self, *, is_json: bool) -> list[bytes]:
-        """The pieces that are kept; JSON is cut only between values. Raises InvalidJson."""
+        """The pieces to keep; JSON is cut only between values. Raises InvalidJson, TooManyValues."""
         if is_json:
-            pieces = await self._intake.cut_json(self._data)
+            pieces = await self._intake.json.cut(self._data)
             if not pieces and not self._may_be_empty:
                 raise InvalidJson("an empty array appends nothing")
             return pieces
         data, most = self._data, self._intake.piece
         if len(data) <= most:
-            return [data] if data else []
+            return [data]
         return [data[start : start + most] for start in range(0, len(data), most)]
 
     def release(self) -> None:
@@ -49,16 +45,13 @@ class Payload:
 
 
 class Intake:
-    """At most `per_body` bytes of one body and `total` of all, from their arrival until they are given back.
+    """Receives bodies of at most `append_bytes` each, and `held_bytes` together until they are released."""
 
-    `piece` is the most bytes of one piece.
-    """
-
-    def __init__(self, per_body: int, total: int, piece: int) -> None:
-        self._per_body = per_body
-        self._left = total
-        self.piece = piece
-        self._reading: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="store-json")
+    def __init__(self, settings: StoreSettings) -> None:
+        self._per_body = settings.append_bytes
+        self._left = settings.held_bytes
+        self.piece = settings.piece_bytes
+        self.json = JsonCutter(settings.event_bytes, settings.append_values, settings.json_threads)
 
     async def take(self, body: Body, *, may_be_empty: bool) -> Payload:
         """The whole body, to be released when it is stored. `may_be_empty`: an empty JSON array is good.
@@ -87,23 +80,12 @@ class Intake:
         finally:
             body.close()
         first = parts[0] if len(parts) == 1 else None
-        data = first if isinstance(first, bytes) else b"".join(parts)
-        return Payload(self, data, may_be_empty)
+        return Payload(self, first if isinstance(first, bytes) else b"".join(parts), may_be_empty)
 
     def give(self, size: int) -> None:
         """So many bytes are no longer held."""
         self._left += size
 
-    async def cut_json(self, data: bytes) -> list[bytes]:
-        """JSON as the pieces that are kept. Raises InvalidJson."""
-        size = self.piece
-        if len(data) > _LONG_JSON and self._reading is not None:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._reading, lambda: split_values(flatten(data), size))
-        return split_values(flatten(data), size) if data else []
-
     async def aclose(self) -> None:
-        """End the thread."""
-        reading, self._reading = self._reading, None
-        if reading is not None:
-            await asyncio.to_thread(reading.shutdown)
+        """End the threads that check JSON."""
+        await self.json.aclose()

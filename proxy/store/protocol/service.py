@@ -8,11 +8,11 @@ import logging
 
 from proxy.http.body import EMPTY, BytesBody
 from proxy.http.message import Request, Response
-from proxy.store.json_mode import InvalidJson, as_array
 from proxy.store.model import Append, Result, Stream, Verdict, View
 from proxy.store.port import Engine, Reader, Unreadable
 from proxy.store.protocol.cursors import next_cursor
 from proxy.store.protocol.intake import Intake, Overloaded, TooLong
+from proxy.store.protocol.json_mode import InvalidJson, TooManyValues, as_array
 from proxy.store.protocol.live import LiveBody, LiveLimits
 from proxy.store.protocol.offsets import format_offset
 from proxy.store.protocol.requests import BadRequest, Fields, Live, Query, parse_append, parse_query, parse_spec
@@ -90,7 +90,7 @@ class Service:
     def __init__(self, engine: Engine, settings: StoreSettings, *, is_public: bool) -> None:
         self._engine = engine
         self._settings = settings
-        self._intake = Intake(settings.append_bytes, settings.held_bytes, settings.piece_bytes)
+        self._intake = Intake(settings)
         self._live = LiveLimits(
             settings.keep_alive_seconds, settings.sse_seconds, settings.cursor_seconds, settings.event_bytes
         )
@@ -123,6 +123,8 @@ class Service:
             return _refused(400, str(error))
         except TooLong:
             return _refused(413, f"an append holds at most {self._settings.append_bytes} bytes")
+        except TooManyValues:
+            return _refused(413, f"an append holds at most {self._settings.append_values} JSON values")
         except Overloaded:
             return _refused(503, "too many bytes are being stored already", _RETRY)
         except Unreadable as error:

@@ -194,7 +194,7 @@ class SqliteEngine:
             return refused
         offset = view.tail if spec.fork.offset is None else spec.fork.offset
         branch = Branch(source.segments(view.tail), offset, spec.fork.sub, source.stream.is_json)
-        place = await self.threads.run(branch.resolve)
+        place = await branch.resolve(self.threads)
         return Verdict.BAD_FORK if place is None else (place, offset)
 
     # Appending

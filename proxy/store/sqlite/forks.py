@@ -7,8 +7,8 @@ deleted keeps its data, and its path, until its last fork is gone.
 
 from dataclasses import dataclass
 
-from proxy.store.json_mode import InvalidJson, prefix_length
-from proxy.store.sqlite.reading import ReadConnection
+from proxy.store.json_values import prefix_length
+from proxy.store.sqlite.reading import ReadConnection, ReadThreads
 from proxy.store.sqlite.state import Entry, Segment
 
 __all__ = ["Branch", "inherited"]
@@ -23,20 +23,21 @@ class Branch:
     sub: int
     is_json: bool
 
-    def resolve(self, connection: ReadConnection) -> int | None:
-        """The position, None when the source has no such place."""
-        if self.is_json and connection.boundary(self.segments, self.offset) != self.offset:
+    async def resolve(self, threads: ReadThreads) -> int | None:
+        """The position, None when the source has no such place. Raises Unreadable."""
+        rest = await threads.run(self._rest)
+        if rest is None:
             return None
         if not self.sub:
             return self.offset
-        rest = connection.append_at(self.segments, self.offset)
-        if not self.is_json:
-            return self.offset + self.sub if self.sub <= len(rest) else None
-        try:
-            length = prefix_length(rest, self.sub)
-        except InvalidJson:
+        length = await prefix_length(rest, self.sub) if self.is_json else self.sub
+        return None if length is None or length > len(rest) else self.offset + length
+
+    def _rest(self, connection: ReadConnection) -> bytes | None:
+        """The append at `offset`, from there on, if it matters; None when a value would be cut."""
+        if self.is_json and connection.boundary(self.segments, self.offset) != self.offset:
             return None
-        return None if length is None else self.offset + length
+        return connection.append_at(self.segments, self.offset) if self.sub else b""
 
 
 def inherited(source: Entry, position: int) -> tuple[Segment, ...]:
