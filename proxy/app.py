@@ -54,7 +54,7 @@ class App:
     """One proxy: its router and everything behind it. Made inside a running loop; `aclose` leaves nothing."""
 
     def __init__(self, config: Config, secrets: tuple[str, ...]) -> None:
-        """Raises ConfigError for what only shows when it is used: files, directories, locks."""
+        """Raises ConfigError for settings that fail only when they are used: files, directories, locks."""
         self._config = config
         self._store: Store | None = None
         self.address_rules = AddressRules(is_local)
@@ -76,17 +76,18 @@ class App:
     def _endpoint(self, embedded: Handler | None) -> Endpoint:
         settings = self._config.storage
         fields = []
-        handler, root = embedded, _STREAMS_ROOT
+        handler, root, origin = embedded, _STREAMS_ROOT, "store:"
         if handler is None:
             address, host, path = _storage_at(settings.durable_streams_url, self.address_rules)
             handler = self._pools.storage.at(address)
             root = path if path.strip("/") else _STREAMS_ROOT
+            origin = settings.durable_streams_url.removesuffix(path)
             fields.append((b"host", host.encode("ascii")))
         if settings.durable_streams_token:
             fields.append((b"authorization", b"Bearer " + settings.durable_streams_token.encode()))
         root = root if root.endswith("/") else root + "/"
         timeout, retries = settings.storage_timeout_seconds, settings.storage_quick_retries
-        return Endpoint(handler, root.encode("ascii"), Headers(fields), timeout, retries)
+        return Endpoint(handler, root.encode("ascii"), Headers(fields), timeout, retries, f"{origin}{root}")
 
     def _embedded(self) -> Handler:
         directory = data_path(self._config.place)
@@ -145,7 +146,7 @@ class App:
 
 
 def _cannot_tell() -> bool:
-    """Whether a storage elsewhere has room: it says so when it is asked."""
+    """Whether a storage elsewhere has room: unknown beforehand, so it is asked by the create itself."""
     return True
 
 

@@ -350,6 +350,23 @@ def test_a_proxy_of_the_environment_that_is_not_used_is_named_at_the_start(args:
         assert "not used" not in proxy.output
 
 
+# Storage
+
+
+@pytest.mark.parametrize("path", ["/elsewhere", "/elsewhere/"])
+def test_a_storage_without_streams_at_its_path_is_named_in_the_log_with_the_setting(
+    tmp_path: Path, upstream: Upstream, path: str
+) -> None:
+    with Upstream() as storage:
+        args = [*ALLOW, "--durable-streams-url", f"{storage.url}{path}", "--data-dir", str(tmp_path)]
+        with ProxyProcess(args, env=ENV) as proxy:
+            caller = Caller(proxy.url, SECRET)
+            assert code(caller.post(upstream.serve(fixed()).url)) == (502, "STORAGE_ERROR")
+            caller.http.close()
+            proxy.wait_for(f"storage answered 404 to PUT {storage.url}/elsewhere/")
+            assert "--durable-streams-url" in proxy.output
+
+
 # The allowlist
 
 

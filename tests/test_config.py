@@ -2,7 +2,9 @@
 
 import os
 import stat
+from dataclasses import fields
 from pathlib import Path
+from typing import get_origin, get_type_hints
 
 import pytest
 
@@ -98,6 +100,15 @@ def changed(values: dict[str, Value], name: str) -> dict[str, Value]:
     from proxy.config.numbers import all_values
 
     return all_values(values) | {name: -1}
+
+
+def test_every_field_of_a_section_has_a_value_of_its_own_type() -> None:
+    config = Config.of()
+    for section in fields(config):
+        value = getattr(config, section.name)
+        for name, kind in get_type_hints(type(value)).items():
+            wanted = (int, float) if kind is float else get_origin(kind) or kind
+            assert isinstance(getattr(value, name), wanted), f"{section.name}.{name}"
 
 
 def test_names_are_unique_and_every_setting_is_explained() -> None:

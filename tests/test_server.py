@@ -191,6 +191,9 @@ async def test_settings_are_those_of_config_and_lists_and_strings_are_taken(tmp_
             async with await started(tmp_path, allowlist=allowlist, secret=secret, host="127.0.0.1") as server:
                 assert server._app._config.access.allowlist == (ALLOW,)
                 assert server._app._config.access.secret[0] == SECRET
+    async with await started(tmp_path, data_dir=tmp_path / "a path", max_readers=1) as server:
+        assert (tmp_path / "a path" / "streams.db").exists()
+        assert server._app._config.read.max_readers == 1
 
 
 async def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ CLIENTS = Group(
         Setting(
             "keep_alive_seconds",
             15.0,
-            "Silence on an SSE response after which a comment is sent, so that nothing between takes it for dead",
+            "Silence on an SSE response after which a comment is sent, so that nothing on the way closes it as idle",
             unit="s",
             minimum=0.01,
         ),

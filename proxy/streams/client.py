@@ -29,6 +29,7 @@ __all__ = ["JSON", "OCTETS", "Endpoint", "ReadQuery", "Storage", "expires_at", "
 JSON: Final = b"application/json"
 OCTETS: Final = b"application/octet-stream"
 _START = b"-1"
+_NO_SUCH_PATH = (404, 405)  # never the answer of a durable-streams server to a create
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Endpoint:
     headers: Headers  # fields for every request
     timeout: float  # seconds for the head of a response, and for a small body
     quick_retries: int  # at once, of a repeatable request whose connection was lost
+    place: str  # URL of the streams for messages, with its final slash and without credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,12 @@ class Storage:
             return AppendResult.ACCEPTED
         if response.status in (200, 409):
             return AppendResult.DUPLICATE if is_repeated else AppendResult.EXISTS
+        if response.status in _NO_SUCH_PATH:
+            raise StorageError(
+                f"storage answered {response.status} to PUT {self._endpoint.place}{name}:"
+                " if its streams are under another path, that path belongs into --durable-streams-url",
+                is_final=True,
+            )
         raise unexpected(response)
 
     async def append(self, target: bytes, headers: Headers, parts: tuple[Buffer, ...]) -> AppendResult:

@@ -64,7 +64,7 @@ class Relay:
     @classmethod
     def over(cls, handler: Handler, settings: TransferSettings = SETTINGS, **changes: object) -> "Relay":
         """A relay whose settings are `settings` with some changed. Needs a running loop to be used."""
-        storage = Storage(Endpoint(handler, b"/v1/streams/", Headers(), 10.0, 2))
+        storage = Storage(Endpoint(handler, b"/v1/streams/", Headers(), 10.0, 2, "http://storage/v1/streams/"))
         settings = replace(settings, **changes)  # type: ignore[arg-type]  # each by its field's name
         records = Records(storage, settings.retry, RECORDS)
         instance = Instance(storage, INSTANCE)

@@ -19,7 +19,7 @@ OCTETS = b"application/octet-stream"
 
 
 def storage_at(handler: Handler, *fields: Field) -> Storage:
-    return Storage(Endpoint(handler, b"/v1/streams/", Headers(fields), 10.0, 2))
+    return Storage(Endpoint(handler, b"/v1/streams/", Headers(fields), 10.0, 2, "http://storage/v1/streams/"))
 
 
 @pytest.fixture(params=["the store", "in memory"])
@@ -44,6 +44,14 @@ def append_of(storage: Storage, name: str, data: bytes, seq: int, *, epoch: int 
     if close:
         headers = headers.plus((b"stream-closed", b"true"))
     return storage.target(name), headers, (data,) if data else ()
+
+
+@pytest.mark.parametrize("status", [404, 405])
+async def test_a_create_at_a_path_without_streams_names_the_url_and_the_setting(status: int) -> None:
+    storage = storage_at(Failing(MemoryStorage()).then(answer(status)))
+    with pytest.raises(StorageError, match=r"PUT http://storage/v1/streams/s: .*--durable-streams-url") as caught:
+        await storage.create("s", OCTETS, TTL)
+    assert caught.value.is_final
 
 
 async def test_a_create_tells_a_new_stream_from_one_that_was_there(handler: Handler) -> None:

@@ -24,7 +24,7 @@ RETRY = RetryPolicy(budget=60.0, first_delay=0.05, longest_delay=5.0)
 
 
 def producer_at(handler: Handler, *, retry: RetryPolicy = RETRY) -> Producer:
-    storage = Storage(Endpoint(handler, b"/v1/streams/", Headers(), 10.0, 2))
+    storage = Storage(Endpoint(handler, b"/v1/streams/", Headers(), 10.0, 2, "http://storage/v1/streams/"))
     return Producer(storage, "s", OCTETS, retry)
 
 
