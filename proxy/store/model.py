@@ -123,7 +123,7 @@ class Verdict(Enum):
     GAP = "an earlier sequence number of this producer is missing"
     CLOSED = "the stream is closed"
     WRONG_TYPE = "the content type is not the stream's"
-    OUT_OF_ORDER = "Stream-Seq is not greater than the last one"
+    OUT_OF_ORDER = "the sequence in Stream-Seq is not greater than the last one"
     DIFFERS = "the stream exists with other settings"
     HELD_BY_FORKS = "the stream was deleted, but it has forks"
     MISSING = "the stream does not exist"

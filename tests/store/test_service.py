@@ -356,3 +356,24 @@ async def test_after_the_store_is_closed_requests_are_refused(tmp_path: Path) ->
         await client.put("/s", b"x")
     for method in ("PUT", "POST", "GET", "HEAD", "DELETE"):
         assert (await client.call(method, "/s")).status == 503
+
+
+@pytest.mark.parametrize("field", ["content_type", "producer_id", "stream_seq", "stream_expires_at"])
+async def test_a_field_that_would_be_kept_is_bounded(client: Client, field: str) -> None:
+    await client.put("/s", content_type="text/plain")
+    fields = {"content_type": "text/plain", "producer_id": "p", "producer_epoch": "0", "producer_seq": "0"}
+    long = "text/" + "x" * 251
+    if field != "stream_expires_at":
+        assert (await client.post("/s", b"x", **{**fields, field: long})).status == 400
+        assert (await client.post("/s", b"x", **{**fields, field: long[:-1]})).status in (200, 409)
+    if field in ("content_type", "stream_expires_at"):
+        assert (await client.put("/t", **{field: long})).status == 400
+        assert (await client.head("/t")).status == 404
+
+
+async def test_a_refused_stream_seq_is_named_by_the_word_that_clients_know_it_by(client: Client) -> None:
+    await client.put("/s", content_type="text/plain")
+    await client.post("/s", b"x", content_type="text/plain", stream_seq="2")
+    answer = await client.post("/s", b"x", content_type="text/plain", stream_seq="1")
+    assert answer.status == 409
+    assert b"sequence" in answer.body

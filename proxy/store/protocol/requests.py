@@ -20,6 +20,7 @@ _WHOLE = re.compile(rb"0|[1-9][0-9]{0,11}")  # seconds or counts; the bound keep
 _LARGEST = 2**53 - 1  # what every client can count to
 _LONGEST_COUNT = 16  # its digits
 _REMEMBERED = 64  # content types whose media type need not be parsed again
+_LONGEST = 255  # bytes of a field's value that is kept: with a stream, or in each of its producers
 _TYPE = re.compile(rb"[\w-]+/[\w-]+")
 
 
@@ -77,14 +78,22 @@ def _position(token: str) -> int | None:
 
 def parse_append(fields: Fields) -> Append:
     """What a POST asks for, without its content. Raises BadRequest."""
-    content_type = fields.get(b"content-type")
-    seq = fields.get(b"stream-seq")
+    content_type = _short(fields, b"content-type")
+    seq = _short(fields, b"stream-seq")
     return Append(
         None if content_type is None else _media_type(content_type),
         _producer(fields),
         None if seq is None else seq.decode("latin-1"),
         _closes(fields),
     )
+
+
+def _short(fields: Fields, name: bytes) -> bytes | None:
+    """A field whose value is kept. Without a bound, answers could have a head larger than readers take."""
+    value = fields.get(name)
+    if value is not None and len(value) > _LONGEST:
+        raise BadRequest(f"{name.decode()} is longer than {_LONGEST} bytes")
+    return value
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -98,7 +107,7 @@ def _closes(fields: Fields) -> bool:
 
 
 def _producer(fields: Fields) -> ProducerStamp | None:
-    name = fields.get(b"producer-id")
+    name = _short(fields, b"producer-id")
     epoch = fields.get(b"producer-epoch")
     seq = fields.get(b"producer-seq")
     if name is None and epoch is None and seq is None:
@@ -116,13 +125,13 @@ def _count(name: str, value: bytes) -> int:
 
 def parse_spec(fields: Fields) -> Spec:
     """What a PUT asks for. Raises BadRequest. A content type that is none counts as left out."""
-    given = fields.get(b"content-type", b"")
+    given = _short(fields, b"content-type") or b""
     fork = _fork(fields)
     content_type = given.decode("latin-1") if _TYPE.match(given) else None
     if content_type is None and fork is None:
         content_type = DEFAULT_TYPE
     ttl = fields.get(b"stream-ttl")
-    expires_at = fields.get(b"stream-expires-at")
+    expires_at = _short(fields, b"stream-expires-at")
     if ttl is not None and expires_at is not None:
         raise BadRequest("Stream-TTL and Stream-Expires-At exclude each other")
     if ttl is not None and not _WHOLE.fullmatch(ttl):
