@@ -16,6 +16,7 @@ from proxy.handlers.read import Head, Read
 from proxy.handlers.router import Router
 from proxy.handlers.routes import Gate, Route
 from proxy.handlers.static import StaticFiles
+from proxy.http.client1 import Http1Client
 from proxy.http.message import Handler
 from proxy.http.pool import Pool
 from proxy.net.dial import Address, Dialler, tls_context
@@ -172,7 +173,8 @@ def _pools(config: Config, tls: ssl.SSLContext, egress: Egress | None) -> _Pools
     to_upstreams = Dialler(tls, Resolver(config.resolver), config.dial, egress=egress)
     to_storage = Dialler(tls, Resolver(config.resolver), config.dial)
     return _Pools(
-        Pool("upstream", to_upstreams, config.upstream_pool), Pool("storage", to_storage, config.storage_pool)
+        Pool("upstream", to_upstreams, config.upstream_pool, Http1Client),
+        Pool("storage", to_storage, config.storage_pool, Http1Client),
     )
 
 

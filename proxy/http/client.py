@@ -1,244 +1,134 @@
-"""One client connection: a request goes out, a response comes back, one exchange at a time.
+"""The client's side of HTTP, whatever version: an exchange with its future, deadline and body; a connection's contract.
 
-Owns framing and the deadline of the response's head; which connection is used when is the pool's.
+What is sent and how it is framed is each version's; which connection is used when is the pool's.
 """
 
 import asyncio
-from collections.abc import Iterator
-from itertools import chain
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.http.body import EMPTY, Body, BodyError, BytesBody, Cut
+from proxy.http.body import EMPTY, Body, BytesBody, Cut
 from proxy.http.message import ExchangeError, Fault, Request, Response
-from proxy.http.pipe import Pipe, PipeLimits
+from proxy.http.pipe import Pipe, PipeLimits, Source
 from proxy.net.connection import Connection
-from proxy.wire.events import Buffer, HeadLimits, PeerError, ResponseHead
-from proxy.wire.h1 import LAST_CHUNK, ClientCodec, encode_chunk
+from proxy.wire.events import Buffer, HeadLimits, ResponseHead
 
-__all__ = ["ClientConnection", "ConnectionOwner"]
+__all__ = ["NEVER", "ClientConnection", "ClientLimits", "ConnectionOwner", "Exchange"]
 
-_NEVER = float("inf")
+NEVER = float("inf")
+"""A deadline that does not pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """Bounds of every connection of a pool, in bytes."""
+
+    head: HeadLimits  # bounds of a response head
+    body: PipeLimits  # of a response body that waits for its taker
+    piece: int  # of a request body written at once; a longer one goes out piece by piece
+    keeps_redirected: bool  # whether a connection is used again after a redirect
 
 
 class ConnectionOwner(Protocol):
-    """Who lends connections out: told when one is free again, and when one is gone."""
+    """What a connection reports to, because it lends the connection out: an origin of a pool."""
 
     def released(self, connection: "ClientConnection") -> None:
-        """The exchange ended cleanly and the connection can serve another."""
+        """An exchange has ended, and the connection is open: it has room for another."""
 
     def gone(self, connection: "ClientConnection") -> None:
-        """The connection is closed."""
+        """The connection is closed, and its exchanges with it."""
 
 
-class ClientConnection(Connection):
-    """A connection to an origin. `deadline` is when the response's head is overdue, in the loop's time."""
+class ClientConnection(Connection, ABC):
+    """A connection to an origin, as its pool sees it.
 
-    def __init__(
-        self, owner: ConnectionOwner, head: HeadLimits, body: PipeLimits, *, piece: int, keeps_redirected: bool
-    ) -> None:
+    `capacity`: exchanges that it can carry at once, as far as is known. `lent`: exchanges it was lent out for that
+    have not ended; its pool counts them, from before they begin. `deadline`: when the first response head is overdue,
+    in the loop's time. `idle_since`: when `lent` became 0, in the loop's time.
+    """
+
+    def __init__(self, owner: ConnectionOwner, capacity: int) -> None:
         super().__init__()
-        self._piece = piece
-        self._keeps_redirected = keeps_redirected
-        self._is_spent = False  # not to be used again, however cleanly the exchange ends
         self._owner = owner
-        self._codec = ClientCodec(head)
-        self._limits = body
-        self._answer: asyncio.Future[Response] | None = None
-        self._max_bytes: int | None = None  # of the response's body
-        self._pipe: Pipe | None = None
-        self._sending: Body | None = None  # what of the request has not been written yet
-        self._outgoing: Body | None = None  # the request's body while pieces of it are here
-        self._pieces: Iterator[Buffer] = iter(())
-        self.deadline = _NEVER
+        self.capacity = capacity
+        self.lent = 0
+        self.deadline = NEVER
         self.idle_since = 0.0
 
+    @property
+    def room(self) -> int:
+        """For how many more exchanges it can be lent out."""
+        return self.capacity - self.lent
+
+    @abstractmethod
+    def is_fit(self, *, look: bool) -> bool:
+        """Whether an exchange may begin now; with `look` the socket is asked, too (a system call)."""
+
+    @abstractmethod
     async def exchange(self, request: Request) -> Response:
         """Send `request` and return the response once its head is here, even if the request was not sent to its end.
 
-        Raises ExchangeError, and BodyError when the request's own body was cut; then, and when cancelled, the
-        connection is closed. A body that is here to its end goes on being sent while the response is read; it is
-        closed when nothing of it is waiting here any more.
+        Called only when the connection was lent out for it. Raises ExchangeError, and BodyError when the request's
+        own body was cut; then, and when cancelled, the exchange has ended: its owner hears `released` or `gone`.
         """
-        if not self.is_free:
-            raise ExchangeError(Fault.RESET, sent=False)
-        answer: asyncio.Future[Response] = self._loop.create_future()
-        self._answer = answer
+
+    @abstractmethod
+    def overdue(self) -> None:
+        """The deadline has passed. Called by the pool's sweep."""
+
+
+class Exchange:
+    """One request and its response, from when the request is sent until the response's body is whole.
+
+    `pipe` is the response's body while it arrives. The exchange is open while somebody waits for the response's head,
+    and while the body arrives.
+    """
+
+    __slots__ = ("_max_bytes", "deadline", "pipe", "response")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, request: Request) -> None:
+        self.response: asyncio.Future[Response] = loop.create_future()
+        self.deadline = NEVER if request.timeout is None else loop.time() + request.timeout
+        self.pipe: Pipe | None = None
         self._max_bytes = request.max_response_bytes
-        if request.timeout is not None:
-            self.deadline = self._loop.time() + request.timeout
-        body = request.body
-        try:
-            head = self._codec.send_head(request.method, request.target, request.headers, body.length)
-            parts = body.take_nowait()
-            if body.ended and body.length is not None:
-                self._send_parts(head, parts, body)
-            else:
-                self.write([head])
-                await self._send(body, parts, answer)
-            return await answer
-        except BaseException:
-            if self._answer is answer:
-                self._answer = None
-                self.deadline = _NEVER
-                self.cut()
-            elif answer.done() and not answer.cancelled() and answer.exception() is None:
-                answer.result().body.close()  # cancelled just when the response came
-            raise
 
-    def _send_parts(self, head: bytes, parts: tuple[Buffer, ...], body: Body) -> None:
-        """A little goes out at once, much of it piece by piece as the origin takes it."""
-        if (body.length or 0) <= self._piece:
-            self.write([head, *parts])
-            body.close()
-            return
-        self._outgoing = body
-        self._pieces = chain((head,), _pieces(parts, self._piece))
-        self._send_pieces()
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for the response's head; a cancelled caller does not, even before it knows."""
+        return not self.response.done()
 
-    def _send_pieces(self) -> None:
-        while self._outgoing is not None and not self.is_write_paused:
-            if (piece := next(self._pieces, None)) is not None:
-                self.write([piece])
-            else:
-                self._let_go()
-
-    def _let_go(self) -> None:
-        """Nothing of the request's body is held here any more."""
-        self._pieces = iter(())
-        if self._outgoing is not None:
-            body, self._outgoing = self._outgoing, None
-            body.close()
-
-    def resume_writing(self) -> None:
-        """The origin takes more of the request."""
-        super().resume_writing()
-        self._send_pieces()
-
-    async def _send(self, body: Body, parts: tuple[Buffer, ...], answer: "asyncio.Future[Response]") -> None:
-        self._sending = body
-        is_chunked = body.length is None
-        try:
-            while parts or (parts := await body.take()):
-                self.write(encode_chunk(parts) if is_chunked else parts)
-                await self.drained()
-                parts = ()
-        except (BodyError, ConnectionError):
-            if not answer.done():
-                raise
-            return  # what became of the answer is known already
-        if is_chunked:
-            self.write([LAST_CHUNK])
-        self._sending = None
-
-    # What the socket tells
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of a response, or what nobody asked for."""
-        if self._pipe is None and not self._is_awaited:
-            self.cut()
-            return
-        try:
-            head, parts, ended = self._codec.receive(data)
-        except PeerError:
-            self._broken(Fault.PROTOCOL, Cut.FRAMING)
-            return
-        if head is not None:
-            self._answered(head, parts, whole=ended)
-        elif parts and self._pipe is not None:
-            self._pipe.feed(parts)
-        if ended:
-            self._ended()
-        elif self._codec.failed is not None:  # what came before the fault is good
-            self._broken(Fault.PROTOCOL, Cut.FRAMING)
-
-    def _ended(self) -> None:
-        """The response is here to its end."""
-        if self._pipe is not None:
-            pipe, self._pipe = self._pipe, None
-            pipe.end()
-        self._release()
-
-    def _answered(self, head: ResponseHead, parts: list[Buffer], *, whole: bool) -> None:
-        self._is_spent = 300 <= head.status < 400 and not self._keeps_redirected
+    def answered(
+        self, source: Source, limits: PipeLimits, head: ResponseHead, parts: list[Buffer], *, is_whole: bool
+    ) -> None:
+        """The response's head is here, with the first `parts` of its body; `is_whole`: with all of them."""
         body: Body
-        if whole and (not parts or self._max_bytes is None or sum(map(len, parts)) <= self._max_bytes):
+        if is_whole and (self._max_bytes is None or sum(map(len, parts)) <= self._max_bytes):
             body = BytesBody(parts) if parts else EMPTY
         else:
-            body = self._pipe = Pipe(self, self._limits, head.length, self._max_bytes)
+            body = pipe = Pipe(source, limits, head.length, self._max_bytes)
+            self.pipe = pipe
             if parts:
-                self._pipe.feed(parts)
-        self._settled().set_result(Response(head.status, head.headers, body))
+                pipe.feed(parts)
+        self.response.set_result(Response(head.status, head.headers, body))
 
-    @property
-    def _is_awaited(self) -> bool:
-        """Whether somebody waits for a response's head; who was cancelled does not, even before it knows."""
-        return self._answer is not None and not self._answer.done()
+    def end(self) -> None:
+        """The response's body is whole."""
+        if self.pipe is not None:
+            pipe, self.pipe = self.pipe, None
+            pipe.end()
 
-    def _settled(self) -> "asyncio.Future[Response]":
-        """The waiting exchange's future; from now on the connection may serve another exchange."""
-        answer, self._answer = self._answer, None
-        self.deadline = _NEVER
-        assert answer is not None  # noqa: S101  # the caller has looked
-        if self._sending is not None:
-            self._sending.close()  # the rest of the request will not be sent
-            self.resume_writing()
-        return answer
-
-    def _release(self) -> None:
-        is_sent = self._sending is None and self._outgoing is None and not self.has_unsent
-        if is_sent and not self._is_spent and self.is_free:
-            if self.is_reading_paused:
-                self.resume()
-            self._owner.released(self)
-        else:
-            self.cut()
-
-    def eof_received(self) -> bool:
-        """The peer sends no more: the end of a close-delimited body, or a loss."""
-        try:
-            if not self.is_end_said():
-                self._broken(Fault.RESET, Cut.RESET)
-            elif self._codec.receive_eof():
-                self._ended()
-        except PeerError:
-            self._broken(Fault.RESET, Cut.RESET)
-        return False
-
-    def lost(self) -> None:
-        """The socket is gone."""
-        self._broken(Fault.RESET, Cut.RESET)
-        self._let_go()
-        self._owner.gone(self)
-
-    def _broken(self, fault: Fault, cut: Cut) -> None:
-        if self._is_awaited:
-            self._settled().set_exception(ExchangeError(fault, sent=True))
-        if self._pipe is not None:
-            pipe, self._pipe = self._pipe, None
+    def fail(self, fault: Fault, cut: Cut) -> None:
+        """There will be no response (`fault`), or no more of its body (`cut`). Harmless after the end."""
+        if self.is_awaited:
+            self.response.set_exception(ExchangeError(fault, sent=True))
+        if self.pipe is not None:
+            pipe, self.pipe = self.pipe, None
             pipe.fail(cut)
-        if not self.is_lost:
-            self.cut()
 
-    # What the pipe and the pool say
-
-    def body_cut(self) -> None:
-        """Nobody wants the rest of the response."""
-        self._pipe = None
-        self.cut()
-
-    def overdue(self) -> None:
-        """The response's head did not come in time."""
-        self.deadline = _NEVER
-        self._broken(Fault.TIMEOUT, Cut.IDLE)
-
-    @property
-    def is_free(self) -> bool:
-        """Whether an exchange may begin, as far as is known without asking the socket."""
-        return self._codec.reusable and not self.is_closing
-
-
-def _pieces(parts: tuple[Buffer, ...], size: int) -> Iterator[Buffer]:
-    """`parts` in slices of at most `size` bytes."""
-    for part in parts:
-        for start in range(0, len(part), size):
-            yield memoryview(part)[start : start + size]
+    def abandoned(self) -> bool:
+        """The caller was cancelled or failed. Whether the response had come just then: its body is closed."""
+        has_come = self.response.done() and not self.response.cancelled() and self.response.exception() is None
+        if has_come:
+            self.response.result().body.close()
+        return has_come

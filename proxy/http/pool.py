@@ -1,12 +1,29 @@
-"""Connections to origins, kept and lent out: each origin is a `Handler`. Owns bounds, order and idle expiry."""
+"""Connections to origins, kept and lent out: each origin is a `Handler`. Owns bounds, order and idle expiry.
+
+A connection has a *place* from before it is opened until its socket is closed; the bounds are bounds on places. An
+exchange needs *room* on a connection: one at a time on HTTP/1.1, `capacity` of them in general. A request gets it from
+
+1. a connection of its origin that has room: the one that was used last, so that the others become idle and expire;
+2. a new connection, while there are places;
+3. otherwise it waits, first come first served in its origin.
+
+Who gets what becomes free, always in constant time:
+
+- Room goes to its own origin's first waiter. It cannot serve another origin.
+- A place goes to the first waiter of the origin that gives it back, which may open a new connection on it. Without
+  one it goes to the origin that has been *starved* for longest: one with a waiter that only the total bound holds
+  back. An origin at its own bound is not starved: more places would not help it.
+- While an origin is starved, a connection that becomes idle is closed for it, and so is, at once, the one that has
+  been idle for longest. Otherwise an origin that is never at rest could keep all places for ever.
+"""
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from proxy.base.tasks import Tasks
-from proxy.http.client import ClientConnection
+from proxy.http.client import ClientConnection, ClientLimits, ConnectionOwner
 from proxy.http.message import ExchangeError, Fault, Handler, Request, Response
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.net.dial import Address, DialError, DialFailure, Dialler
@@ -22,6 +39,10 @@ _FAILURES = {
     DialFailure.TLS: Fault.TLS,
     DialFailure.TIMEOUT: Fault.CONNECT,
 }
+
+
+Connect = Callable[[ConnectionOwner, ClientLimits], ClientConnection]
+"""Makes a connection that speaks one HTTP version, before its socket is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +64,15 @@ class PoolSettings:
 
 
 class _Origin:
-    """What the pool knows of one origin, whose connections it owns. One is idle, or lent out, or being opened."""
+    """What the pool knows of one origin, and the owner of its connections."""
 
-    __slots__ = ("_pool", "address", "idle", "places", "waiters")
+    __slots__ = ("_pool", "address", "places", "ready", "waiters")
 
     def __init__(self, pool: "Pool", address: Address) -> None:
         self._pool = pool
         self.address = address
-        self.idle: OrderedDict[ClientConnection, None] = OrderedDict()  # the last used is taken first
-        self.places = 0  # idle, lent and being opened
+        self.ready: OrderedDict[ClientConnection, None] = OrderedDict()  # with room; the last used is taken first
+        self.places = 0  # of connections that are open or being opened
         self.waiters: deque[asyncio.Future[ClientConnection | None]] = deque()
 
     @property
@@ -68,18 +89,20 @@ class _Origin:
 
 
 class Pool:
-    """Client connections to any number of origins. Start it inside a running loop; `aclose` closes every socket.
+    """Client connections to any number of origins. Start it inside a running loop; `aclose` closes every socket."""
 
-    A connection has a place from before it is opened until it is closed; the bounds are bounds on places.
-    """
-
-    def __init__(self, name: str, dialler: Dialler, limits: PoolSettings) -> None:
+    def __init__(self, name: str, dialler: Dialler, limits: PoolSettings, connect: Connect) -> None:
         self._loop = asyncio.get_running_loop()
         self._dialler = dialler
         self._limits = limits
+        self._connect = connect
         self.bodies = PipeLimits(limits.pause_bytes, Budget(limits.max_waiting_bytes_total))
+        self._client_limits = ClientLimits(
+            limits.head, self.bodies, limits.request_piece_bytes, keeps_redirected=not limits.is_careful
+        )
         self._origins: dict[Address, _Origin] = {}
         self._connections: set[ClientConnection] = set()
+        self._idle: OrderedDict[ClientConnection, _Origin] = OrderedDict()  # without an exchange, longest idle first
         self._places = 0
         self._starved: deque[_Origin] = deque()  # origins with a waiter that the total bound holds back
         self._is_closed = False
@@ -94,7 +117,7 @@ class Pool:
         """
 
         def handle(request: Request) -> Coroutine[None, None, Response]:
-            connection = self._idle(address)
+            connection = self._ready(address)
             return connection.exchange(request) if connection is not None else self._exchange(address, request)
 
         return handle
@@ -108,18 +131,28 @@ class Pool:
 
     # Lending
 
-    def _idle(self, address: Address) -> ClientConnection | None:
-        """The connection that was used last of those that can be used again."""
+    def _ready(self, address: Address) -> ClientConnection | None:
+        """Lend the connection that was used last of those that have room and are fit."""
         origin = self._origins.get(address)
-        while origin is not None and origin.idle:
-            connection = origin.idle.popitem()[0]
-            if connection.is_free and (not self._limits.is_careful or connection.is_quiet()):
+        while origin is not None and origin.ready:
+            connection = origin.ready.popitem()[0]
+            self._idle.pop(connection, None)
+            connection.lent += 1
+            if connection.is_fit(look=self._limits.is_careful):
+                if connection.room > 0:
+                    origin.ready[connection] = None
                 return connection
-            connection.cut()
+            self._unfit(connection)
         return None
 
+    def _unfit(self, connection: ClientConnection) -> None:
+        """A connection that was lent cannot be used: close it, unless it still carries other exchanges."""
+        connection.lent -= 1
+        if not connection.lent:
+            connection.cut()
+
     async def _acquire(self, address: Address) -> ClientConnection:
-        """A new connection, or one that another exchange is done with."""
+        """Lend a new connection, or one that another exchange is done with."""
         origin = self._origin(address)
         give_up = self._loop.time() + self._limits.pool_timeout_seconds
         lent: ClientConnection | None = None
@@ -127,10 +160,10 @@ class Pool:
             if self._is_closed:
                 raise ExchangeError(Fault.CONNECT, sent=False)
             if lent is not None:
-                if lent.is_free and (not self._limits.is_careful or lent.is_quiet()):
+                if lent.is_fit(look=self._limits.is_careful):
                     return lent
-                lent.cut()
-                lent = self._idle(address)
+                self._unfit(lent)
+                lent = self._ready(address)
             elif origin.places < self._limits.connections_per_origin and self._places < self._limits.connections:
                 self._take_place(origin)
                 return await self._open(origin)
@@ -146,33 +179,26 @@ class Pool:
             origin = self._origins[address] = _Origin(self, address)
         return origin
 
-    def _make_room(self) -> None:
-        """Close an idle connection: its place goes to the first starved origin when its socket is closed."""
-        for other in self._origins.values():
-            if other.idle:
-                other.idle.popitem(last=False)[0].cut()
-                return
+    def _close_longest_idle(self) -> None:
+        """Its place goes to the first starved origin when its socket is closed."""
+        connection, origin = self._idle.popitem(last=False)
+        origin.ready.pop(connection, None)
+        connection.cut()
 
     def _take_place(self, origin: _Origin) -> None:
         origin.places += 1
         self._places += 1
 
     async def _open(self, origin: _Origin) -> ClientConnection:
-        """Open a connection on a place already taken. Raises ExchangeError; then the place is free again."""
+        """Open a connection on a place already taken, and lend it.
+
+        Raises ExchangeError; then, and when cancelled, the place is free again.
+        """
         try:
             if self._is_closed:
                 raise DialError(DialFailure.CONNECT)
-            connection = await self._dialler.dial(
-                lambda: ClientConnection(
-                    origin,
-                    self._limits.head,
-                    self.bodies,
-                    piece=self._limits.request_piece_bytes,
-                    keeps_redirected=not self._limits.is_careful,
-                ),
-                origin.address,
-            )
-            if not connection.is_free or self._is_closed:
+            connection = await self._dialler.dial(lambda: self._connect(origin, self._client_limits), origin.address)
+            if self._is_closed or not connection.is_fit(look=False):
                 connection.cut()
                 raise DialError(DialFailure.CONNECT)
         except DialError as error:
@@ -182,64 +208,77 @@ class Pool:
             self._leave_place(origin)
             raise
         self._connections.add(connection)
+        connection.lent += 1
+        self._share(origin, connection)
         return connection
 
     async def _wait(self, origin: _Origin, give_up: float) -> ClientConnection | None:
-        """A connection that another exchange is done with, or None: a place was taken for a new one.
+        """A connection that was lent to this call, or None: a place was taken for a new one.
 
-        Raises ExchangeError at the loop's time `give_up`.
+        Raises ExchangeError at the loop's time `give_up`. A cancelled call hands back what it was given.
         """
         waiter: asyncio.Future[ClientConnection | None] = self._loop.create_future()
         origin.waiters.append(waiter)
         if origin.places < self._limits.connections_per_origin:
             self._starved.append(origin)
-            self._make_room()
+            if self._idle:
+                self._close_longest_idle()
         timer = self._loop.call_at(give_up, _give_up, waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._hand_back(origin, waiter.result())  # it was served while being cancelled
+            if _is_served(waiter):  # while being cancelled
+                self._hand_back(origin, waiter.result())
             raise
         finally:
             timer.cancel()
-            if waiter in origin.waiters:
+            if not _is_served(waiter) and waiter in origin.waiters:
                 origin.waiters.remove(waiter)
             self._forget_unused(origin)
 
     def _hand_back(self, origin: _Origin, connection: ClientConnection | None) -> None:
         if connection is None:
             self._leave_place(origin)
-        elif connection.is_free:
+        elif connection.is_fit(look=False):
             self.released(origin, connection)
         else:
-            connection.cut()
+            self._unfit(connection)
 
     # Taking back
 
     def released(self, origin: _Origin, connection: ClientConnection) -> None:
-        """An exchange ended cleanly and the connection is free: the first waiter gets it, else it is kept."""
-        if self._is_closed:
+        """See ConnectionOwner: the room goes to the first waiter, else it is kept."""
+        connection.lent -= 1
+        if not self._is_closed:
+            self._share(origin, connection)
+        elif not connection.lent:
             connection.cut()
-        elif origin.waiters and self._serve(origin, connection):
-            pass
-        elif self._starved and self._next_starved() is not None:
-            connection.cut()  # another origin needs the place more
-        else:
+
+    def _share(self, origin: _Origin, connection: ClientConnection) -> None:
+        """Lend the connection's room to its origin's waiters; what is left is ready for later requests."""
+        while connection.room > 0 and origin.waiters and self._serve(origin, connection):
+            connection.lent += 1
+        if not connection.lent:
+            if self._starved and self._next_starved() is not None:
+                connection.cut()  # another origin needs the place more
+                return
             connection.idle_since = self._loop.time()
-            origin.idle[connection] = None
+            self._idle[connection] = origin
+        if connection.room > 0:
+            origin.ready[connection] = None
 
     def gone(self, origin: _Origin, connection: ClientConnection) -> None:
-        """A connection is closed: its place is free."""
+        """See ConnectionOwner: the place is free."""
         if connection in self._connections:
             self._connections.discard(connection)
-            origin.idle.pop(connection, None)
+            self._idle.pop(connection, None)
+            origin.ready.pop(connection, None)
             self._leave_place(origin)
         if not self._connections:
             self._all_gone.set()
 
     def _leave_place(self, origin: _Origin) -> None:
-        """A place is free: the first who waits for one takes it."""
+        """A place is free: the first waiter for one takes it."""
         origin.places -= 1
         self._places -= 1
         heir = origin if origin.has_waiter else self._next_starved()
@@ -261,6 +300,7 @@ class Pool:
         return None
 
     def _serve(self, origin: _Origin, connection: ClientConnection | None) -> bool:
+        """Give the first waiter a connection, or None: a place. False when nobody waits."""
         while origin.waiters:
             waiter = origin.waiters.popleft()
             if not waiter.done():
@@ -276,9 +316,8 @@ class Pool:
             now = self._loop.time()
             for connection in [each for each in self._connections if each.deadline <= now]:
                 connection.overdue()
-            for origin in list(self._origins.values()):
-                while origin.idle and next(iter(origin.idle)).idle_since + self._limits.idle_seconds <= now:
-                    origin.idle.popitem(last=False)[0].cut()
+            while self._idle and next(iter(self._idle)).idle_since + self._limits.idle_seconds <= now:
+                self._close_longest_idle()
 
     async def aclose(self) -> None:
         """Close every connection, lent ones too, and return when all sockets are closed."""
@@ -297,3 +336,7 @@ class Pool:
 def _give_up(waiter: "asyncio.Future[ClientConnection | None]") -> None:
     if not waiter.done():
         waiter.set_exception(ExchangeError(Fault.BUSY, sent=False))
+
+
+def _is_served(waiter: "asyncio.Future[ClientConnection | None]") -> bool:
+    return waiter.done() and not waiter.cancelled() and waiter.exception() is None

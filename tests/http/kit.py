@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from proxy.base.errors import Refusal
 from proxy.http.body import BytesBody, read_all
+from proxy.http.client1 import Http1Client
 from proxy.http.message import Handler, Request, Response
-from proxy.http.pool import Pool, PoolSettings
+from proxy.http.pool import Connect, Pool, PoolSettings
 from proxy.http.server import HttpServer, ServerSettings
 from proxy.http.server1 import Http1Connection
 from proxy.net.dial import Dialler, tls_context
@@ -135,9 +136,9 @@ def dialler(**changed: object) -> Dialler:
 
 
 @asynccontextmanager
-async def pooling(dial: Dialler | None = None, **limits: object) -> AsyncIterator[Pool]:
+async def pooling(dial: Dialler | None = None, connect: Connect = Http1Client, **limits: object) -> AsyncIterator[Pool]:
     """A pool; at the end it must close at once and leave nothing."""
-    pool = Pool("test", dial or dialler(), pool_limits(**limits))
+    pool = Pool("test", dial or dialler(), pool_limits(**limits), connect)
     try:
         yield pool
     finally:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from proxy.http.body import BodyError, BytesBody, Cut, read_all
-from proxy.http.client import ClientConnection
+from proxy.http.client import ClientConnection, ClientLimits
+from proxy.http.client1 import Http1Client
 from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.http.pool import Pool
@@ -446,12 +447,8 @@ async def test_an_idle_connection_that_is_reset_can_be_asked_about_in_every_turn
     certificates = Certificates.make(tmp_path)
     options = {"ssl": certificates.server} if is_tls else {}
     async with origin(answering(OK), **options) as (served, address):
-        connection = await dialler(tls=certificates.client).dial(
-            lambda: ClientConnection(
-                Nobody(), HEAD, PipeLimits(1 << 20, Budget(1 << 20)), piece=1 << 20, keeps_redirected=False
-            ),
-            address,
-        )
+        limits = ClientLimits(HEAD, PipeLimits(1 << 20, Budget(1 << 20)), piece=1 << 20, keeps_redirected=False)
+        connection = await dialler(tls=certificates.client).dial(lambda: Http1Client(Nobody(), limits), address)
         assert await _read(await connection.exchange(get())) == b"ok"
         assert connection.is_free
         assert connection.is_quiet()

@@ -3,15 +3,18 @@
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from typing import ClassVar
 
 import pytest
 
-from proxy.http.body import read_all
-from proxy.http.client import ClientConnection
+from proxy.http.body import BytesBody, read_all
+from proxy.http.client import ClientConnection, ClientLimits, ConnectionOwner
+from proxy.http.client1 import Http1Client
 from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.http.pool import Pool
 from proxy.net.dial import Address, ConnectionT, Dialler
+from proxy.wire.headers import Headers
 from tests.http.kit import get, pooling
 from tests.kit.dialling import make_dialler
 from tests.kit.loop_peers import OK, Peer, answering, origin, request_of
@@ -330,7 +333,7 @@ async def test_a_connection_that_is_spoilt_as_soon_as_it_is_open_is_not_used(how
     class Spoiling(Dialler):
         async def dial(self, factory: Callable[[], ConnectionT], address: Address) -> ConnectionT:
             connection = await super().dial(factory, address)
-            assert isinstance(connection, ClientConnection)
+            assert isinstance(connection, Http1Client)
             if how == "bytes":
                 connection.data_received(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
             else:
@@ -343,3 +346,111 @@ async def test_a_connection_that_is_spoilt_as_soon_as_it_is_open_is_not_used(how
             await pool.at(address)(get())
         assert (raised.value.fault, raised.value.sent) == (Fault.CONNECT, False)
         assert len(pool) == 0
+
+
+# Connections with room for several exchanges
+
+
+class Shared(ClientConnection):
+    """A connection that carries three exchanges at once, each of which ends when the test lets it."""
+
+    made: ClassVar["list[Shared]"] = []
+
+    def __init__(self, owner: ConnectionOwner, _: ClientLimits) -> None:
+        super().__init__(owner, capacity=3)
+        self.running: list[asyncio.Future[Response]] = []
+        self.made.append(self)
+
+    def is_fit(self, *, look: bool) -> bool:
+        return not self.is_closing
+
+    async def exchange(self, _: Request) -> Response:
+        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self.running.append(answer)
+        try:
+            return await answer
+        finally:
+            self.running.remove(answer)
+            if not self.is_closing:
+                self._owner.released(self)
+
+    def overdue(self) -> None:
+        raise AssertionError
+
+    def lost(self) -> None:
+        self._owner.gone(self)
+
+    async def end(self, count: int = 1) -> None:
+        for answer in self.running[:count]:
+            answer.set_result(Response(200, Headers(), BytesBody([b"ok"])))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def shared() -> Iterator[list[Shared]]:
+    Shared.made = []
+    yield Shared.made
+    assert all(each.is_lost and each.lent == 0 for each in Shared.made)
+
+
+async def _idle(peer: Peer) -> None:
+    await peer.rest()
+
+
+async def test_a_connection_is_lent_out_while_it_has_room_and_a_place_counts_a_socket(shared: list[Shared]) -> None:
+    async with origin(_idle) as (served, address), pooling(connect=Shared, connections_per_origin=2) as pool:
+        asking = []
+        for _ in range(8):
+            asking.append(asyncio.ensure_future(_ask(pool, address)))
+            await until(lambda: sum(len(each.running) for each in shared) == min(len(asking), 6))
+        assert [len(each.running) for each in shared] == [3, 3]
+        assert (len(pool), served.most) == (2, 2)
+        await shared[1].end(2)  # the two that wait get the room
+        assert [len(each.running) for each in shared] == [3, 3]
+        await shared[0].end(3)
+        await shared[1].end(3)
+        assert await asyncio.gather(*asking) == [b"ok"] * 8
+
+
+async def test_those_that_wait_for_a_dial_share_the_new_connection(shared: list[Shared]) -> None:
+    async with origin(_idle) as (served, address), pooling(connect=Shared, connections_per_origin=1) as pool:
+        asking = [asyncio.ensure_future(_ask(pool, address)) for _ in range(4)]
+        await until(lambda: len(shared) == 1 and len(shared[0].running) == 3)
+        await shared[0].end()
+        assert len(shared[0].running) == 3
+        await shared[0].end(3)
+        assert await asyncio.gather(*asking) == [b"ok"] * 4
+        assert len(served.peers) == 1
+
+
+async def test_a_connection_is_idle_only_when_its_last_exchange_has_ended(shared: list[Shared]) -> None:
+    async with (
+        origin(_idle) as (_, one),
+        origin(_idle) as (_, two),
+        pooling(connect=Shared, connections=1, idle_seconds=0.0) as pool,
+    ):
+        asking = [asyncio.ensure_future(_ask(pool, one)) for _ in range(2)]
+        await until(lambda: len(shared) == 1 and len(shared[0].running) == 2)
+        starved = asyncio.ensure_future(_ask(pool, two))
+        await shared[0].end()
+        await asyncio.sleep(0.03)  # some sweeps, for what must not happen
+        assert not shared[0].is_closing
+        await shared[0].end()
+        await until(lambda: len(shared) == 2 and len(shared[1].running) == 1)
+        await shared[1].end()
+        assert await asyncio.gather(*asking, starved) == [b"ok"] * 3
+
+
+async def test_a_waiter_that_is_cancelled_as_it_is_served_gives_its_room_back(shared: list[Shared]) -> None:
+    async with origin(_idle) as (_, address), pooling(connect=Shared, connections_per_origin=1) as pool:
+        asking = [asyncio.ensure_future(_ask(pool, address)) for _ in range(3)]
+        await until(lambda: len(shared) == 1 and len(shared[0].running) == 3)
+        waiting = [asyncio.ensure_future(_ask(pool, address)) for _ in range(2)]
+        await asyncio.sleep(0)
+        shared[0].running[0].set_result(Response(200, Headers(), BytesBody([b"ok"])))
+        await asyncio.sleep(0)
+        waiting[0].cancel()  # it has the room by now, and has not run since
+        await until(lambda: len(shared[0].running) == 3)
+        await shared[0].end(3)
+        assert await asyncio.gather(*asking, waiting[1]) == [b"ok"] * 4

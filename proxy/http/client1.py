@@ -1,0 +1,202 @@
+"""HTTP/1.1 on a client's connection: one exchange at a time, and whether the connection can serve another.
+
+A request is sent while its response is already read: an origin may refuse an upload after its head. So a connection
+can serve another exchange only when the response has ended *and* the request was sent to its end.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+
+from proxy.http.body import Body, BodyError, Cut
+from proxy.http.client import NEVER, ClientConnection, ClientLimits, ConnectionOwner, Exchange
+from proxy.http.message import ExchangeError, Fault, Request, Response
+from proxy.wire.events import Buffer, PeerError, ResponseHead
+from proxy.wire.h1 import LAST_CHUNK, ClientCodec, encode_chunk
+
+__all__ = ["Http1Client"]
+
+
+class Http1Client(ClientConnection):
+    """A connection to an origin that speaks HTTP/1.1."""
+
+    def __init__(self, owner: ConnectionOwner, limits: ClientLimits) -> None:
+        super().__init__(owner, capacity=1)
+        self._limits = limits
+        self._codec = ClientCodec(limits.head)
+        self._is_spent = False  # not to be used again, however cleanly the exchange ends
+        self._exchange: Exchange | None = None
+        self._sending: Body | None = None  # what of the request has not been written yet
+        self._outgoing: Body | None = None  # the request's body while pieces of it are here
+        self._pieces: Iterator[Buffer] = iter(())
+
+    @property
+    def is_free(self) -> bool:
+        """Whether an exchange may begin, as far as is known without asking the socket."""
+        return self._codec.reusable and not self.is_closing
+
+    def is_fit(self, *, look: bool) -> bool:
+        """See ClientConnection. An unread FIN and stray bytes make a connection useless."""
+        return self.is_free and (not look or self.is_quiet())
+
+    async def exchange(self, request: Request) -> Response:
+        """See ClientConnection. An exchange that fails or is cancelled closes the connection.
+
+        A body that is here to its end goes on being sent while the response is read; it is closed when nothing of it
+        is waiting here any more.
+        """
+        if not self.is_free:
+            raise ExchangeError(Fault.RESET, sent=False)
+        exchange = self._exchange = Exchange(self._loop, request)
+        self.deadline = exchange.deadline
+        body = request.body
+        try:
+            head = self._codec.send_head(request.method, request.target, request.headers, body.length)
+            parts = body.take_nowait()
+            if body.ended and body.length is not None:
+                self._send_parts(head, parts, body)
+            else:
+                self.write([head])
+                await self._send(body, parts, exchange)
+            return await exchange.response
+        except BaseException:
+            if not exchange.abandoned():
+                self._exchange = None
+                self.deadline = NEVER
+                self.cut()
+            raise
+
+    # The request
+
+    def _send_parts(self, head: bytes, parts: tuple[Buffer, ...], body: Body) -> None:
+        """A little goes out at once, much of it piece by piece as the origin takes it."""
+        if (body.length or 0) <= self._limits.piece:
+            self.write([head, *parts])
+            body.close()
+            return
+        self._outgoing = body
+        self._pieces = chain((head,), _pieces(parts, self._limits.piece))
+        self._send_pieces()
+
+    def _send_pieces(self) -> None:
+        while self._outgoing is not None and not self.is_write_paused:
+            if (piece := next(self._pieces, None)) is not None:
+                self.write([piece])
+            else:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing of the request's body is held here any more."""
+        self._pieces = iter(())
+        if self._outgoing is not None:
+            body, self._outgoing = self._outgoing, None
+            body.close()
+
+    def resume_writing(self) -> None:
+        """The origin takes more of the request."""
+        super().resume_writing()
+        self._send_pieces()
+
+    async def _send(self, body: Body, parts: tuple[Buffer, ...], exchange: Exchange) -> None:
+        """Send a body that is still coming, until it ends or the response makes the rest of it needless."""
+        self._sending = body
+        is_chunked = body.length is None
+        try:
+            while parts or (parts := await body.take()):
+                self.write(encode_chunk(parts) if is_chunked else parts)
+                await self.drained()
+                parts = ()
+        except (BodyError, ConnectionError):
+            if exchange.is_awaited:
+                raise
+            return  # what became of the response is known already
+        if is_chunked:
+            self.write([LAST_CHUNK])
+        self._sending = None
+
+    # The response: what the socket reports
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a response, or what nobody asked for."""
+        exchange = self._exchange
+        if exchange is None or (exchange.pipe is None and not exchange.is_awaited):
+            self.cut()
+            return
+        try:
+            head, parts, ended = self._codec.receive(data)
+        except PeerError:
+            self._broken(Fault.PROTOCOL, Cut.FRAMING)
+            return
+        if head is not None:
+            self._answered(exchange, head, parts, is_whole=ended)
+        elif parts and exchange.pipe is not None:
+            exchange.pipe.feed(parts)
+        if ended:
+            self._ended()
+        elif self._codec.failed is not None:  # what came before the fault is good
+            self._broken(Fault.PROTOCOL, Cut.FRAMING)
+
+    def _answered(self, exchange: Exchange, head: ResponseHead, parts: list[Buffer], *, is_whole: bool) -> None:
+        self._is_spent = 300 <= head.status < 400 and not self._limits.keeps_redirected
+        self._stop_sending()
+        exchange.answered(self, self._limits.body, head, parts, is_whole=is_whole)
+
+    def _stop_sending(self) -> None:
+        """What became of the response is known: what has not come of the request's body will not be sent."""
+        self.deadline = NEVER
+        if self._sending is not None:
+            self._sending.close()
+            self.resume_writing()
+
+    def _ended(self) -> None:
+        """The response is here to its end."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.end()
+        is_sent = self._sending is None and self._outgoing is None and not self.has_unsent
+        if is_sent and not self._is_spent and self.is_free:
+            if self.is_reading_paused:
+                self.resume()
+            self._owner.released(self)
+        else:
+            self.cut()
+
+    def eof_received(self) -> bool:
+        """The peer sends no more: the end of a close-delimited body, or a loss."""
+        try:
+            if not self.is_end_said():
+                self._broken(Fault.RESET, Cut.RESET)
+            elif self._codec.receive_eof():
+                self._ended()
+        except PeerError:
+            self._broken(Fault.RESET, Cut.RESET)
+        return False
+
+    def lost(self) -> None:
+        """The socket is gone."""
+        self._broken(Fault.RESET, Cut.RESET)
+        self._let_go()
+        self._owner.gone(self)
+
+    def _broken(self, fault: Fault, cut: Cut) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._stop_sending()
+            exchange.fail(fault, cut)
+        if not self.is_lost:
+            self.cut()
+
+    def body_cut(self) -> None:
+        """The taker wants no more of the response: the only way to stop it is to close the connection."""
+        self._exchange = None
+        self.cut()
+
+    def overdue(self) -> None:
+        """See ClientConnection."""
+        self._broken(Fault.TIMEOUT, Cut.IDLE)
+
+
+def _pieces(parts: tuple[Buffer, ...], size: int) -> Iterator[Buffer]:
+    """`parts` in slices of at most `size` bytes."""
+    for part in parts:
+        for start in range(0, len(part), size):
+            yield memoryview(part)[start : start + size]
