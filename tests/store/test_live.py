@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,38 @@ async def test_one_append_wakes_two_thousand_idle_readers(client: Client) -> Non
     assert not done
     await client.post("/s", b"now", **TEXT)
     assert await asyncio.gather(*waiting) == ["now"] * 2000
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/plain", "naïve ✓ 🚀 line\n".encode() * 8000),
+        ("application/octet-stream", bytes(range(256)) * 800),
+        ("application/json", b"[" + b'{"a": "some value"}, ' * 8000 + b"0]"),
+    ],
+)
+async def test_a_long_catch_up_comes_in_events_of_a_bounded_size_each_with_its_offset(
+    client: Client, content_type: str, body: bytes
+) -> None:
+    await client.put("/s", body, content_type=content_type, stream_closed="true")
+    whole = b""
+    offset = "-1"
+    for _ in range(100):  # a connection that is cut after each control event
+        response = await client.send("GET", f"/s?offset={offset}&live=sse")
+        received = b""
+        while received.count(b"\n\n") < 2:
+            received += b"".join(await response.body.take())
+        response.body.close()
+        data, control = received.split(b"\n\n")[:2]
+        assert len(data) <= 22_000  # 16 KiB, and the name of a field on each line
+        text = "\n".join(line.partition("data:")[2] for line in data.decode().split("\n")[1:])
+        whole += base64.b64decode(text) if content_type.endswith("stream") else text.encode()
+        news = json.loads(control.partition(b"data:")[2])
+        offset = news["streamNextOffset"]
+        if news.get("streamClosed"):
+            break
+    if content_type == "application/json":
+        whole = whole.replace(b"][", b",")
+        assert json.loads(whole) == json.loads(body)
+    else:
+        assert whole == body

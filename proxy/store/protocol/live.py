@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass
 
 from proxy.http.body import Cut, PulledBody
-from proxy.store.model import View
+from proxy.store.model import Piece, View
 from proxy.store.port import Engine, Reader, Unreadable
 from proxy.store.protocol.cursors import next_cursor
 from proxy.store.protocol.offsets import format_offset
@@ -83,8 +83,8 @@ class LiveBody(PulledBody):
     async def _events(self, view: View) -> list[Buffer]:
         """What `view` shows beyond the last call, if anything, and where the reader is now."""
         tail = view.tail
-        payload = b""
-        position = reached = min(self._position, tail)
+        payload, pieces = b"", list[Piece]()
+        start = position = reached = min(self._position, tail)
         if position < tail:
             try:
                 pieces = await self._reader.read(position, tail, self._event_bytes)
@@ -95,6 +95,7 @@ class LiveBody(PulledBody):
             if not pieces:
                 self._is_last = True  # removed under the reader
                 return []
+            start = pieces[0][0]
             payload = pieces[0][1] if len(pieces) == 1 else b"".join([data for _, data in pieces])
             reached = pieces[-1][0] + len(pieces[-1][1])
         is_end = reached == tail
@@ -111,5 +112,41 @@ class LiveBody(PulledBody):
         if not is_news:
             return []  # only the first bytes of a character came
         cursor = next_cursor(self._cursor, self._engine.now() / 1000, self._limits.cursor)
-        control = control_event(format_offset(position), cursor, up_to_date=is_end, closed=is_last)
-        return [data_event(payload, self._encoding), control] if payload else [control]
+        events: list[Buffer] = []
+        for run in self._runs(payload, pieces):
+            if run:
+                events.append(data_event(run, self._encoding))
+            start += len(run)
+            at_end = start >= position
+            offset = format_offset(position if at_end else start)
+            events.append(control_event(offset, cursor, up_to_date=is_end and at_end, closed=is_last and at_end))
+        return events
+
+    def _runs(self, payload: bytes, pieces: list[Piece]) -> list[bytes]:
+        """What each data event carries: as much as one may, but no value or character is cut.
+
+        Each is followed by a control event, so that over a connection that is cut again and again a reader still gets
+        on.
+        """
+        most = self._event_bytes
+        if len(payload) <= most and self._encoding is not Encoding.BASE64:
+            return [payload]
+        if self._encoding is Encoding.JSON:
+            runs: list[bytes] = []
+            for _, data in pieces:
+                if runs and len(runs[-1]) + len(data) <= most:
+                    runs[-1] += data
+                else:
+                    runs.append(data)
+            return runs
+        if self._encoding is Encoding.BASE64:
+            most = max(most // 4 * 3, 1)
+            return [payload[at : at + most] for at in range(0, len(payload), most)] or [payload]
+        runs, at = [], 0
+        while at < len(payload):
+            run = payload[at : at + most]
+            if at + most < len(payload):
+                run = run[: whole_characters(run)]
+            runs.append(run)
+            at += len(run)
+        return runs
