@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from proxy.base.tasks import Tasks
 from proxy.config import Config, ConfigError, EgressSettings, data_path
 from proxy.handlers.abort import Abort
-from proxy.handlers.create import Create, Signing
+from proxy.handlers.create import Create, Making, Signing
 from proxy.handlers.delete import Delete
 from proxy.handlers.ops import Health
 from proxy.handlers.read import Head, Read
@@ -29,11 +30,13 @@ from proxy.policy.auth import Keyring
 from proxy.policy.caller import Access
 from proxy.policy.cors import Cors
 from proxy.relay.fleet import Fleet
-from proxy.relay.idempotency import Claims
-from proxy.relay.instance import Instance
-from proxy.relay.orphans import Orphans
+from proxy.relay.keys import Keys
+from proxy.relay.membership import Member, Membership, Solo
+from proxy.relay.orphans import Orphans, Unwatched, Watcher
 from proxy.relay.record import Records
 from proxy.relay.recovery import Recovery
+from proxy.relay.takeover import Endings
+from proxy.relay.transfer import Desk
 from proxy.relay.transfers import Transfers
 from proxy.relay.upstream import Upstream
 from proxy.store import Store, StoreUnusable, open_store
@@ -65,14 +68,22 @@ class App:
         self._pools = _pools(config, tls, egress)
         storage = Storage(self._endpoint(embedded))
         records = Records(storage, config.retry, config.records)
-        self._instance = Instance(storage, config.instance)
-        has_room = self._store.has_room if self._store is not None else _cannot_tell
-        self.transfers = Transfers(storage, records, self._instance, has_room, config.transfers)
-        self._claims = Claims(storage, records, self._instance, config.claims)
-        self._orphans = Orphans(self._instance, storage, records, config.orphans)
-        self._fleet = Fleet(self._instance, storage, records, self.transfers, self._orphans, config.fleet)
-        self._recovery = Recovery(self._store, storage, records, self.transfers, config.recovery)
-        self.router = self._router(Keyring(secrets), storage, records)
+        endings = Endings(storage, records, config.retry)
+        self._members = self._membership(storage)
+        desk = Desk(storage, records, endings, config.transfer, Tasks("transfer"))
+        self.transfers = Transfers(self._members, desk, config.transfers)
+        self._keys = Keys(storage, records, self._members, self.transfers, config.keys)
+        self._orphans = Orphans(self._members, records, endings, config.orphans)
+        watcher = Unwatched() if self._store is not None else self._orphans
+        self._fleet = Fleet(self._members, records, self.transfers, endings, watcher, config.fleet)
+        self._recovery = Recovery(self._store, endings, self.transfers, config.recovery)
+        self.router = self._router(Keyring(secrets), storage, endings, watcher)
+
+    def _membership(self, storage: Storage) -> Membership:
+        if self._store is not None:  # an embedded store is this process's alone
+            return Solo(self._store.has_room)
+        config = self._config
+        return Member(storage, config.lease, config.mailbox, config.retry)
 
     def _endpoint(self, embedded: Handler | None) -> Endpoint:
         settings = self._config.storage
@@ -98,22 +109,23 @@ class App:
             raise ConfigError(f"--data-dir: {error}") from None
         return self._store.handler
 
-    def _router(self, keyring: Keyring, storage: Storage, records: Records) -> Router:
+    def _router(self, keyring: Keyring, storage: Storage, endings: Endings, watcher: Watcher) -> Router:
         config = self._config
         signing = Signing(keyring, time.time)
         allowlist = Allowlist(config.access.allowlist, config.access.allow_private)
         upstream = Upstream(self._pools.upstream, self.address_rules, config.upstream)
-        create = Create(signing, allowlist, upstream, self.transfers, self._claims, config.create)
-        read = Read(storage, records, self._orphans, config.read)
+        making = Making(self._members, self.transfers, self._keys)
+        create = Create(signing, allowlist, upstream, making, config.create)
+        read = Read(storage, endings, watcher, config.read)
         abort = Abort(self._fleet, config.abort)
-        delete = Delete(storage, records, self._fleet, wait=config.storage.storage_timeout_seconds)
+        delete = Delete(storage, endings.records, self._fleet, wait=config.storage.storage_timeout_seconds)
         creating = {b"POST": Route("create", Access.CREATE, create)}
         health = Route("health", Access.ANYONE, Health(self.transfers))
         return Router(
             {b"/v1/proxy": creating, b"/v1/proxy/": creating, b"/health": {b"GET": health, b"HEAD": health}},
             {
                 b"GET": Route("read", Access.READ, read),
-                b"HEAD": Route("head", Access.METADATA, Head(storage, records)),
+                b"HEAD": Route("head", Access.METADATA, Head(storage, endings, watcher)),
                 b"PATCH": Route("abort", Access.ABORT, abort),
                 b"DELETE": Route("delete", Access.DELETE, delete),
             },
@@ -126,8 +138,8 @@ class App:
         """Start what runs in the background."""
         self.transfers.open()
         self._recovery.start()
-        if self._store is None:  # an embedded store is this process's alone
-            self._instance.open(self.transfers.abort)
+        self._members.open(self.transfers.abort)
+        if self._store is None:
             self._orphans.open()
 
     async def end_transfers(self) -> None:
@@ -138,17 +150,12 @@ class App:
         """Close everything; call it when no request is in progress any more."""
         await self._recovery.aclose()
         await self._orphans.aclose()
-        await self._claims.aclose()
-        await self._instance.aclose()
+        await self._keys.aclose()
+        await self._members.aclose()
         await self._pools.upstream.aclose()
         await self._pools.storage.aclose()
         if self._store is not None:
             await self._store.aclose()
-
-
-def _cannot_tell() -> bool:
-    """Whether a storage elsewhere has room: unknown beforehand, so it is asked by the create itself."""
-    return True
 
 
 def _storage_at(place: str, rules: AddressRules) -> tuple[Address, str, str]:

@@ -46,10 +46,6 @@ class Values:
             return value
         raise TypeError(f"{name} is no whole number")
 
-    def is_given(self, name: str) -> bool:
-        """Whether a text or a list is not empty."""
-        return bool(self._values[name])
-
 
 @dataclass(frozen=True, slots=True)
 class Derived:
@@ -73,10 +69,11 @@ FIXED = (
         "max_control_bytes", 4 * _KIB, "bytes", "Maximum size of an SSE control event that is read; one has about 100"
     ),
     Fixed(
-        "max_lease_bytes", 64, "bytes", "Maximum size of the stream that stands for an instance's lease; it is empty"
+        "max_lock_bytes",
+        1 * _MIB,
+        "bytes",
+        "Maximum size of an Idempotency-Key's lock: 4,000 calls that failed under it",
     ),
-    Fixed("max_claim_bytes", 4 * _KIB, "bytes", "Maximum size of a claim on an idempotency key"),
-    Fixed("lease_misses", 3, "looks", "Looks without a lease in a row, after which its instance counts as dead"),
     # The embedded store: how much it takes
     Fixed("store_append_bytes", 16 * _MIB, "bytes", "Maximum size of one append"),
     Fixed("store_append_values", 262_144, "values", "Maximum number of JSON values in one append"),
@@ -160,22 +157,16 @@ DERIVED = (
         lambda of: of.number("lease_seconds") / 4,
     ),
     Derived(
-        "claim_seconds",
+        "key_wait_seconds",
         "s",
-        "Lifetime of a claim on an idempotency key: one upstream request and the eight storage requests around it",
-        lambda of: _call_seconds(of) + 8 * of.number("storage_timeout_seconds"),
+        "Longest wait for a call under the same Idempotency-Key: one upstream request and one to storage",
+        lambda of: _call_seconds(of) + of.number("storage_timeout_seconds"),
     ),
     Derived(
-        "claim_call_seconds",
+        "key_longest_poll_seconds",
         "s",
-        "Time that a claim must still last when its upstream is asked: the request, a renewal of the lease, one append",
-        lambda of: _call_seconds(of) + of.number("lease_seconds") / 4 + of.number("storage_timeout_seconds"),
-    ),
-    Derived(
-        "claim_longest_poll_seconds",
-        "s",
-        "Longest pause between two looks at a claim: twenty times --claim-poll-seconds",
-        lambda of: 20 * of.number("claim_poll_seconds"),
+        "Longest pause between two looks at a lock that is held: twenty times --key-poll-seconds",
+        lambda of: 20 * of.number("key_poll_seconds"),
     ),
     Derived(
         "record_ttl_seconds",
@@ -194,12 +185,6 @@ DERIVED = (
         "bytes",
         "Twice --max-upstream-head-bytes: what a record keeps of a response head, written as JSON",
         lambda of: 2 * of.whole("max_upstream_head_bytes"),
-    ),
-    Derived(
-        "is_storage_shared",
-        "",
-        "Whether other instances may use the same storage: with --durable-streams-url",
-        lambda of: of.is_given("durable_streams_url"),
     ),
 )
 

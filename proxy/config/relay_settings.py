@@ -294,13 +294,7 @@ INSTANCES = Group(
             minimum=2,
         ),
         Setting(
-            "claim_settle_seconds",
-            2.0,
-            "Maximum wait of a repeated Idempotency-Key for the end of the create that made its stream",
-            unit="s",
-        ),
-        Setting(
-            "claim_poll_seconds",
+            "key_poll_seconds",
             0.02,
             "First pause between two looks whether another create with the same Idempotency-Key has ended",
             unit="s",

@@ -157,6 +157,13 @@ CLIENTS = Group(
             minimum=1,
         ),
         Setting(
+            "max_readers_per_stream",
+            1_000,
+            "Maximum number of live readers of one stream at once; further ones get 503",
+            unit="readers",
+            minimum=1,
+        ),
+        Setting(
             "max_reader_bytes",
             64 * _KIB,
             "Bytes buffered for a slow reader before reading from storage is paused for it",
@@ -196,6 +203,13 @@ CLIENTS = Group(
             "Maximum time without progress of a request body; then the request is refused with 408",
             unit="s",
             minimum=0.01,
+        ),
+        Setting(
+            "min_body_rate",
+            1024,
+            "Average rate below which a request body that takes longer than --body-timeout-seconds is refused",
+            unit="bytes/s",
+            minimum=1,
         ),
         Setting(
             "idle_timeout_seconds",

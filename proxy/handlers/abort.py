@@ -27,8 +27,11 @@ class Abort:
         self._wait = settings.abort_wait_seconds
 
     async def __call__(self, call: Call) -> Response:
-        """204, again and again, from every instance. Raises Refusal, StorageError."""
+        """204 once the transfer has stopped, 202 when its instance was told and has not been seen to stop so far.
+
+        Again and again, from every instance. Raises Refusal, StorageError.
+        """
         if call.single(b"action") != b"abort":
             raise Refusal(Code.INVALID_REQUEST, "the parameter action must be abort")
-        await self._fleet.end(call.stream_id, discard=False, wait=self._wait)
-        return Response(204, Headers(), EMPTY)
+        has_stopped = await self._fleet.abort(call.stream_id, wait=self._wait)
+        return Response(204 if has_stopped else 202, Headers(), EMPTY)

@@ -1,4 +1,4 @@
-"""Live readers are bounded: places for their bodies."""
+"""Live readers are bounded: places for their bodies, all together and for each stream."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,38 +10,51 @@ __all__ = ["Counted"]
 
 
 class Counted:
-    """At most `at_once` places."""
+    """At most `total` places, of which one stream has at most `each`: one URL cannot take everybody's."""
 
-    def __init__(self, at_once: int) -> None:
-        self._free = at_once
+    def __init__(self, *, total: int, each: int) -> None:
+        self._free = total
+        self._each = each
+        self._taken: dict[str, int] = {}  # by stream, those that have any
 
     @contextmanager
-    def entered(self) -> "Iterator[_Place]":
+    def entered(self, stream_id: str) -> "Iterator[_Place]":
         """A place for the length of the block, or of the body that keeps it. Raises Refusal when none is free."""
         if self._free <= 0:
             raise Refusal(Code.OVERLOADED, "too many live readers")
-        place = _Place(self)
+        if self._taken.get(stream_id, 0) >= self._each:
+            raise Refusal(Code.OVERLOADED, "too many live readers of this stream")
+        place = _Place(self, stream_id)
         try:
             yield place
         except BaseException:
             place.leave()
             raise
 
-    def change(self, by: int) -> None:
-        """Take or give back a place."""
-        self._free += by
+    def take(self, stream_id: str) -> None:
+        """Take a place."""
+        self._free -= 1
+        self._taken[stream_id] = self._taken.get(stream_id, 0) + 1
+
+    def give_back(self, stream_id: str) -> None:
+        """Give a place back."""
+        self._free += 1
+        self._taken[stream_id] -= 1
+        if not self._taken[stream_id]:
+            del self._taken[stream_id]
 
 
 class _Place:
     """One reader's place, left once."""
 
-    def __init__(self, counted: Counted) -> None:
+    def __init__(self, counted: Counted, stream_id: str) -> None:
         self._counted: Counted | None = counted
-        counted.change(-1)
+        self._stream_id = stream_id
+        counted.take(stream_id)
 
     def leave(self) -> None:
         if self._counted is not None:
-            self._counted.change(1)
+            self._counted.give_back(self._stream_id)
             self._counted = None
 
     def kept_by(self, body: Body) -> Body:

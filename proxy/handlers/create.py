@@ -1,30 +1,34 @@
 """POST /v1/proxy: check, ask the upstream, start the transfer, answer with a pre-signed URL (protocol: Create)."""
 
-import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
 from proxy.handlers.routes import Clock
-from proxy.handlers.uploads import Upload, Uploads
+from proxy.handlers.uploads import Upload, UploadLimits, Uploads
 from proxy.http.body import EMPTY
 from proxy.http.message import Response
 from proxy.policy.allowlist import Allowlist, Match
 from proxy.policy.auth import Keyring
 from proxy.policy.caller import Caller
 from proxy.policy.forwarding import ForwardedHeaders, PassedHeaders, upstream_headers
-from proxy.relay.idempotency import Claim, Claims, Replay, fingerprint, stream_id_of
+from proxy.relay.keys import Claim, Keys, Replay, fingerprint, lock_name
+from proxy.relay.membership import Membership
 from proxy.relay.record import Record
 from proxy.relay.transfers import Transfers
 from proxy.relay.upstream import Upstream, described, error_answer
 from proxy.wire.headers import Field, Headers
 from proxy.wire.url import Url, UrlError, parse_url
 
-__all__ = ["Create", "CreateSettings", "Signing"]
+__all__ = ["Create", "CreateSettings", "Making", "Signing"]
 
 _METHODS = (b"GET", b"POST", b"PUT", b"PATCH", b"DELETE")
 _NO_STORE: Field = (b"cache-control", b"no-store")
+_REPLAY: Field = (b"idempotent-replay", b"true")
+# Whose credential reaches the upstream is part of a key's scope: nobody gets an answer that another has paid for.
+_UPSTREAM_CREDENTIALS = (b"upstream-authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 _MAX_KEY_BYTES = 255  # protocol: Idempotency-Key
 
 
@@ -34,8 +38,7 @@ class CreateSettings:
 
     url_expiration_seconds: int  # lifetime of a pre-signed URL
     public_url: str  # what Location starts with; empty for a relative one
-    max_request_bytes: int  # of one request body
-    max_request_bytes_total: int  # of all request bodies that are held at once
+    uploads: UploadLimits  # of request bodies
     pass_header: tuple[str, ...]  # names and prefixes of upstream response headers that reach the client
     max_passed_header_bytes: int  # of all of them in one response
     forward_header: tuple[str, ...]  # names and prefixes of first-hop request headers that reach the upstream
@@ -50,9 +53,19 @@ class Signing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
-    """A request for an upstream that has passed every check."""
+class Making:
+    """What creates work with: who may begin something, what runs, and what keys name."""
 
+    members: Membership
+    transfers: Transfers
+    keys: Keys
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A request for an upstream that has passed every check; `subject`: to whom its stream will belong."""
+
+    subject: str | None
     url: Url
     match: Match
     method: bytes
@@ -64,19 +77,19 @@ class Create:
     """The create operation."""
 
     def __init__(
-        self, signing: Signing, allowlist: Allowlist, upstream: Upstream, transfers: Transfers, claims: Claims,
-        settings: CreateSettings,
-    ) -> None:  # fmt: skip
+        self, signing: Signing, allowlist: Allowlist, upstream: Upstream, making: Making, settings: CreateSettings
+    ) -> None:
         self._signing = signing
         self._allowlist = allowlist
         self._upstream = upstream
-        self._transfers = transfers
-        self._claims = claims
+        self._members = making.members
+        self._transfers = making.transfers
+        self._keys = making.keys
         self._url_seconds = settings.url_expiration_seconds
         self._passed = PassedHeaders(settings.pass_header, max_bytes=settings.max_passed_header_bytes)
         self._forwarded = ForwardedHeaders(settings.forward_header)
         self._base = settings.public_url.rstrip("/")
-        self._uploads = Uploads(each=settings.max_request_bytes, total=settings.max_request_bytes_total)
+        self._uploads = Uploads(settings.uploads)
 
     async def __call__(self, call: Call) -> Response:
         """201 with Location, the upstream's error as 502, or 200 for a replay. Raises Refusal, StorageError."""
@@ -85,11 +98,13 @@ class Create:
         key = _idempotency_key(headers)
         self._transfers.reserve()
         try:
+            await self._members.check_storage()
             async with self._uploads.collected(call.request.body) as body:
-                order = _Order(url, match, method, upstream_headers(headers, url, self._forwarded), body)
+                passing = upstream_headers(headers, url, self._forwarded)
+                order = _Order(call.caller.subject, url, match, method, passing, body)
                 if key is None:
-                    return await self._create(str(uuid4()), order, "")
-                return await self._create_once(key, order)
+                    return await self._make(order, None)
+                return await self._make_once(order, self._lock_names(key, headers, order.subject))
         finally:
             self._transfers.release()
 
@@ -117,46 +132,52 @@ class Create:
             raise Refusal(Code.UPSTREAM_NOT_ALLOWED, "Upstream-URL is not among the upstreams of this token")
         return url, method, match
 
-    async def _create(self, stream_id: str, order: _Order, request_print: str) -> Response:
-        self._transfers.check_room()
+    async def _make(self, order: _Order, claim: Claim | None) -> Response:
+        """Make the call: 201 with the stream, or the upstream's error. Raises Refusal, StorageError."""
+        await self._members.check()
         body = order.body.outgoing()
         answer = await self._upstream.ask(order.url, order.match, order.method, order.headers, body)
         order.body.answered()  # storage and the caller may be slow
         passed = self._passed
         if not 200 <= answer.status < 300:
             return error_answer(answer, await self._upstream.error_body(answer), passed)
-        life = secrets.token_hex(8) if request_print else ""  # without a key the stream's id is used once
-        record = replace(described(answer, passed), fingerprint=request_print, transfer=life)
+        stream_id, key = (claim.stream_id, claim.name) if claim is not None else (str(uuid4()), "")
+        record = replace(described(answer, passed), subject=order.subject, key=key)
         try:
             await self._transfers.start(stream_id, answer.body, record)
         except BaseException:
             answer.body.close()
             raise
-        return Response(201, Headers.trusted([self._location(stream_id), *record.fields(), _NO_STORE]), EMPTY)
+        return self._answer(201, stream_id, record)
 
-    async def _create_once(self, key: bytes, order: _Order) -> Response:
-        stream_id = stream_id_of(key)
-        request_print = fingerprint(
-            order.method,
-            b"%b://%b%b" % (order.url.scheme.encode(), order.url.authority, order.url.target),
-            order.body.content,
-        )
-        decision = await self._claims.resolve(stream_id, request_print)
-        if isinstance(decision, Replay):
-            return self._replayed(stream_id, decision.record)
-        return await self._create_claimed(decision, order, request_print)
+    async def _make_once(self, order: _Order, names: Sequence[str]) -> Response:
+        """The same under an Idempotency-Key whose lock has these names, unless its stream exists: then 200 with it."""
+        target = b"%b://%b%b" % (order.url.scheme.encode(), order.url.authority, order.url.target)
+        request = await fingerprint(order.method, target, order.body.content)
+        async with self._members.licensed():
+            found = await self._keys.resolve(names, request)
+            if isinstance(found, Replay):
+                return self._answer(200, found.stream_id, found.record, _REPLAY)
+            try:
+                response = await self._make(order, found)
+            except BaseException:
+                found.give_back()
+                raise
+            if response.status != 201:
+                found.give_back()
+            else:
+                await found.keep()
+            return response
 
-    async def _create_claimed(self, claim: Claim, order: _Order, request_print: str) -> Response:
-        stream_id = claim.stream_id
-        try:
-            await self._claims.prepare(claim)
-            return await self._create(stream_id, order, request_print)
-        finally:
-            self._claims.release(claim, self._transfers.removed(stream_id))
+    def _answer(self, status: int, stream_id: str, record: Record, *more: Field) -> Response:
+        return Response(status, Headers.trusted([self._location(stream_id), *record.fields(), *more, _NO_STORE]), EMPTY)
 
-    def _replayed(self, stream_id: str, record: Record) -> Response:
-        fields = [self._location(stream_id), *record.fields(), (b"idempotent-replay", b"true"), _NO_STORE]
-        return Response(200, Headers.trusted(fields), EMPTY)
+    def _lock_names(self, key: bytes, headers: Headers, subject: str | None) -> list[str]:
+        """The names of the key's lock: under the present secret, then under older ones (protocol: Idempotency-Key)."""
+        scope = [b"service"] if subject is None else [b"subject", subject.encode()]
+        for name in _UPSTREAM_CREDENTIALS:
+            scope += [name, *headers.get_all(name)]
+        return [lock_name(hidden) for hidden in self._signing.keyring.hidden_names([*scope, b"key", key])]
 
     def _location(self, stream_id: str) -> Field:
         expires = int(self._signing.clock()) + self._url_seconds

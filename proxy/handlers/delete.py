@@ -1,6 +1,7 @@
 """DELETE: end the transfer, then remove the stream and its record (protocol: Delete)."""
 
 from proxy.handlers.call import Call
+from proxy.handlers.subjects import check_subject
 from proxy.http.body import EMPTY
 from proxy.http.message import Response
 from proxy.relay.fleet import Fleet
@@ -24,7 +25,8 @@ class Delete:
 
     async def __call__(self, call: Call) -> Response:
         """204, again and again. Raises Refusal, StorageError."""
-        if not await self._fleet.end(call.stream_id, discard=True, wait=self._wait):
+        await check_subject(call, self._records)
+        if not await self._fleet.discard(call.stream_id, wait=self._wait):
             raise StorageError("the last append has not been answered")  # it could bring the stream back
         await self._storage.delete(call.stream_id)
         await self._records.delete(call.stream_id)

@@ -7,11 +7,13 @@ from proxy.base.errors import Code, Refusal
 from proxy.handlers.bounds import Counted
 from proxy.handlers.call import Call
 from proxy.handlers.events import ClosingEvents, EventSettings
+from proxy.handlers.subjects import check_subject, no_stream
 from proxy.http.body import EMPTY, Body, TimeoutBody
 from proxy.http.message import Response
-from proxy.relay.orphans import Orphans
-from proxy.relay.record import Record, Records, outcome_of
-from proxy.streams.answers import Metadata, Reading, ReadRefused
+from proxy.relay.orphans import Watcher
+from proxy.relay.record import Record
+from proxy.relay.takeover import Endings
+from proxy.streams.answers import Metadata, Reading, ReadRefused, StorageError
 from proxy.streams.client import ReadQuery, Storage
 from proxy.wire.headers import Field, Headers
 
@@ -20,8 +22,8 @@ __all__ = ["Head", "Read", "ReadSettings"]
 _LONG_POLL = b"long-poll"
 _PUBLIC = re.compile(rb"\bpublic\b")
 _VALUE = re.compile(rb"[!-~]{1,256}")
-_NO_STREAM = "there is no such stream"
-_UNKNOWN: Field = (b"upstream-content-type", b"application/octet-stream")  # of a stream without a record
+_UNBUFFERED: Field = (b"x-accel-buffering", b"no")  # nginx and its kind pass each event at once
+_NO_STORE: Field = (b"cache-control", b"no-store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class ReadSettings:
     """Bounds of reads; times in seconds."""
 
     max_readers: int  # live readers at once; further ones are refused
+    max_readers_per_stream: int  # the same for the live readers of one stream
     storage_timeout_seconds: float  # that storage may take over each part of a catch-up read
     storage_silence_seconds: float  # that storage may be silent during a live read
     events: EventSettings  # of reads by SSE
@@ -38,19 +41,20 @@ class ReadSettings:
 class Read:
     """The read operation: catch-up, long-poll and SSE."""
 
-    def __init__(self, storage: Storage, records: Records, orphans: Orphans, settings: ReadSettings) -> None:
+    def __init__(self, storage: Storage, endings: Endings, orphans: Watcher, settings: ReadSettings) -> None:
         self._storage = storage
-        self._records = records
+        self._endings = endings
         self._orphans = orphans
         self._settings = settings
-        self._live = Counted(settings.max_readers)
+        self._live = Counted(total=settings.max_readers, each=settings.max_readers_per_stream)
 
     async def __call__(self, call: Call) -> Response:
         """Storage's 200, 204 or 304. Raises Refusal, StorageError."""
         query = _read_query(call)
+        await check_subject(call, self._endings.records)
         if query.live is None:
             return await self._read(call, query)
-        with self._live.entered() as place:
+        with self._live.entered(call.stream_id) as place:
             if query.live == _LONG_POLL:  # its answer may be long in coming
                 self._orphans.awaited(call.stream_id)
             response = await self._read(call, query)
@@ -65,7 +69,7 @@ class Read:
         )
         found = await self._storage.read(call.stream_id, query, *conditions, timeout=timeout)
         if found is ReadRefused.GONE:
-            raise Refusal(Code.STREAM_NOT_FOUND, _NO_STREAM)
+            raise no_stream()
         if isinstance(found, ReadRefused):
             if query.live is not None and query.offset is None:
                 raise Refusal(Code.INVALID_REQUEST, "a live read needs the parameter offset")
@@ -78,15 +82,20 @@ class Read:
 
     async def _answer(self, call: Call, found: Reading) -> Response:
         stream_id, metadata = call.stream_id, found.metadata
-        record = await self._records.get(stream_id, is_closed=metadata.is_closed)
-        if record is not None and not metadata.is_closed:
+        record = await self._endings.record(stream_id, is_closed=metadata.is_closed)
+        if record is None:
+            raise no_stream()
+        if not metadata.is_closed:
             self._orphans.watch(stream_id, record)
-        fields = _fields(metadata, record, shared=self._settings.shared_cache and call.caller.is_signed)
+        fields = _fields(metadata, record, is_shared=self._settings.shared_cache and call.caller.is_signed)
         body: Body = found.body
         if found.status == 200 and metadata.is_event_stream:
 
             async def outcome() -> bytes:
-                return outcome_of(await self._records.get(stream_id, is_closed=True)).value.encode()
+                ended = await self._endings.record(stream_id, is_closed=True)
+                if ended is None or ended.outcome is None:
+                    raise StorageError("the stream was deleted under its reader")
+                return ended.outcome.value.encode()
 
             body = ClosingEvents(body, outcome, self._settings.events)
         elif not body.ended:
@@ -97,17 +106,23 @@ class Read:
 class Head:
     """The metadata operation."""
 
-    def __init__(self, storage: Storage, records: Records) -> None:
+    def __init__(self, storage: Storage, endings: Endings, orphans: Watcher) -> None:
         self._storage = storage
-        self._records = records
+        self._endings = endings
+        self._orphans = orphans
 
     async def __call__(self, call: Call) -> Response:
         """200 without a body. Raises Refusal, StorageError."""
+        await check_subject(call, self._endings.records)
         metadata = await self._storage.head(call.stream_id)
         if metadata is None:
-            raise Refusal(Code.STREAM_NOT_FOUND, _NO_STREAM)
-        record = await self._records.get(call.stream_id, is_closed=metadata.is_closed)
-        return Response(200, Headers.trusted(_fields(metadata, record, shared=False)), EMPTY)
+            raise no_stream()
+        record = await self._endings.record(call.stream_id, is_closed=metadata.is_closed)
+        if record is None:
+            raise no_stream()
+        if not metadata.is_closed:
+            self._orphans.watch(call.stream_id, record)
+        return Response(200, Headers.trusted(_fields(metadata, record, is_shared=False)), EMPTY)
 
 
 def _read_query(call: Call) -> ReadQuery:
@@ -121,17 +136,21 @@ def _read_query(call: Call) -> ReadQuery:
     return ReadQuery(*values)
 
 
-def _fields(metadata: Metadata, record: Record | None, *, shared: bool) -> list[Field]:
-    """What crosses from storage, and what the record adds."""
+def _fields(metadata: Metadata, record: Record, *, is_shared: bool) -> list[Field]:
+    """What crosses from storage, and what the record adds; `is_shared`: caches may keep it for others."""
     fields = []
+    is_live = metadata.is_event_stream
     for name, value in metadata.fields:
-        if name == b"cache-control" and not shared:
-            fields.append((name, _PUBLIC.sub(b"private", value)))
+        if name == b"cache-control":
+            if not is_live:
+                fields.append((name, value if is_shared else _PUBLIC.sub(b"private", value)))
         elif name == b"vary" and value.lower() == b"origin":
             continue  # storage's origin rules; the router adds our own
         else:
             fields.append((name, value))
-    fields += record.content_fields() if record is not None else [_UNKNOWN]
-    if metadata.is_closed:
-        fields.append((b"upstream-outcome", outcome_of(record).value.encode()))
+    if is_live:
+        fields += [_NO_STORE, _UNBUFFERED]
+    fields += record.content_fields()
+    if record.outcome is not None and metadata.is_closed:
+        fields.append((b"upstream-outcome", record.outcome.value.encode()))
     return fields

@@ -73,6 +73,8 @@ class Router:
         except StorageError as error:
             logger.warning("%r: storage failed: %s", request, error)
             response = error_response(Refusal(Code.STORAGE_ERROR, "storage failed"))
+            if not error.is_final:
+                response.headers = response.headers.plus(_RETRY_AFTER)
         except TooLarge:
             response = error_response(Refusal(Code.REQUEST_TOO_LARGE, "the request body is too large"))
         except BodyError:

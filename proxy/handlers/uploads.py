@@ -1,13 +1,35 @@
-"""Request bodies, collected whole before the upstream is asked. Owns how much memory they take, each and in sum."""
+"""Request bodies, collected whole before the upstream is asked. Owns their memory, each and in sum, and their pace.
 
+Memory is reserved for what has arrived, not for what is announced: a body that is announced and does not come holds
+nothing. A body that comes too slowly is refused, so that it cannot hold for long what it has reserved.
+"""
+
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from proxy.base.errors import Code, Refusal
 from proxy.http.body import Body, BytesBody, ReleasingBody, TooLarge
 from proxy.wire.events import Buffer
 
-__all__ = ["Upload", "Uploads"]
+__all__ = ["Upload", "UploadLimits", "Uploads"]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """Bounds of request bodies.
+
+    each: bytes of one.
+    total: bytes of all that are held at once.
+    grace: seconds that every body has.
+    rate: bytes a second that it must have come with, on average, when it takes longer.
+    """
+
+    each: int
+    total: int
+    grace: float
+    rate: int
 
 
 class Upload:
@@ -25,18 +47,26 @@ class Upload:
         """The bytes that were collected, until `drop`."""
         return memoryview(self._content)
 
-    async def collect(self, body: Body) -> None:
-        """Take all of `body`, what it announces reserved first. Raises TooLarge, BodyError, Refusal: no room."""
-        self._reserve(body.length or 0)
-        while parts := await body.take():
-            self._reserve(len(self._content) + sum(map(len, parts)))
-            for part in parts:
-                self._content += part
+    async def collect(self, body: Body, limits: UploadLimits) -> None:
+        """Take all of `body`. Raises TooLarge, BodyError, Refusal: no room, or too slow."""
+        if (body.length or 0) > limits.each:
+            raise TooLarge
+        deadline = asyncio.get_running_loop().time() + limits.grace
+        try:
+            async with asyncio.timeout_at(deadline) as timeout:
+                while parts := await body.take():
+                    self._reserve(len(self._content) + sum(map(len, parts)), limits.each)
+                    for part in parts:
+                        self._content += part
+                    timeout.reschedule(deadline + len(self._content) / limits.rate)
+        except TimeoutError:
+            raise Refusal(Code.REQUEST_TIMEOUT, "the request body comes too slowly") from None
 
-    def _reserve(self, size: int) -> None:
-        more = max(size - self._reserved, 0)
-        self._uploads.reserve(size, more)
-        self._reserved += more
+    def _reserve(self, size: int, most: int) -> None:
+        if size > most:
+            raise TooLarge
+        self._uploads.reserve(size - self._reserved)
+        self._reserved = size
 
     def outgoing(self) -> Body:
         """The bytes, for a sender that closes the body when nothing of it is waiting any more."""
@@ -55,18 +85,18 @@ class Upload:
             self.drop()
 
     def drop(self) -> None:
-        """The bytes are not needed any more, and their room is free. Harmless when done before."""
+        """The bytes are not needed any more, and their room is free. Harmless when repeated."""
         self._content = bytearray()
         self._uploads.give_back(self._reserved)
         self._reserved = 0
 
 
 class Uploads:
-    """All request bodies in memory: at most `each` bytes of one and `total` of all together."""
+    """All request bodies in memory."""
 
-    def __init__(self, *, each: int, total: int) -> None:
-        self._each = each
-        self._free = total
+    def __init__(self, limits: UploadLimits) -> None:
+        self._limits = limits
+        self._free = limits.total
 
     @asynccontextmanager
     async def collected(self, body: Body) -> AsyncIterator[Upload]:
@@ -76,19 +106,17 @@ class Uploads:
         """
         upload = Upload(self)
         try:
-            await upload.collect(body)
+            await upload.collect(body, self._limits)
             yield upload
         finally:
             if not upload.is_answered:
                 upload.drop()
 
-    def reserve(self, size: int, more: int) -> None:
-        """Take room for `more` bytes of a body of `size` so far. Raises TooLarge, Refusal."""
-        if size > self._each:
-            raise TooLarge
-        if more > self._free:
+    def reserve(self, size: int) -> None:
+        """Take room for `size` more bytes. Raises Refusal."""
+        if size > self._free:
             raise Refusal(Code.OVERLOADED, "too many request bodies are being received")
-        self._free -= more
+        self._free -= size
 
     def give_back(self, size: int) -> None:
         """Room for `size` bytes is free again."""

@@ -22,6 +22,9 @@ __all__ = ["Keyring", "weakness"]
 # signing input of a token: it has spaces and no dot. So no token signed with the secret tells anything of the key.
 _URL_KEY_LABEL = b"durable streams proxy: pre-signed URL key 1"
 
+# Under which names Idempotency-Keys are kept in storage: a key of its own, so that a name tells nothing of a signature.
+_NAME_KEY_LABEL = b"durable streams proxy: Idempotency-Key name key 1"
+
 _BEARER = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr](?:[ \t]+(.*))?", re.S)
 _DIGITS = re.compile(rb"[0-9]+")
 _STRONG_BYTES = 32  # of a secret: as much as its HMAC's output (RFC 7518 section 3.2)
@@ -44,7 +47,7 @@ def weakness(secret: str) -> str | None:
 class Keyring:
     """Several secrets: the first signs, all verify. Raises ValueError when there is none, or one is unusable."""
 
-    __slots__ = ("_digests", "_token_keys", "_url_keys")
+    __slots__ = ("_digests", "_name_keys", "_token_keys", "_url_keys")
 
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets or not all(secrets):
@@ -53,6 +56,7 @@ class Keyring:
         self._digests = [sha256(key).digest() for key in keys]
         self._token_keys = [TokenKey(key) for key in keys]
         self._url_keys = [hmac.digest(key, _URL_KEY_LABEL, "sha256") for key in keys]
+        self._name_keys = [hmac.digest(key, _NAME_KEY_LABEL, "sha256") for key in keys]
 
     def __repr__(self) -> str:
         return f"<Keyring of {len(self._digests)}>"
@@ -60,6 +64,15 @@ class Keyring:
     def sign(self, stream_id: str, expires: int) -> str:
         """The signature of a pre-signed URL: base64url without padding. `expires` is Unix time in seconds."""
         return _signature(self._url_keys[0], stream_id, b"%d" % expires).decode()
+
+    def hidden_names(self, parts: Sequence[bytes]) -> list[str]:
+        """Names for what `parts` identify, base64url: nobody without a secret can compute or recognise them.
+
+        One for each secret, the first secret's first. Different parts, however they are split, have different names.
+        """
+        message = b"".join(b"%d:%b" % (len(part), part) for part in parts)
+        macs = [hmac.digest(key, message, "sha256") for key in self._name_keys]
+        return [urlsafe_b64encode(mac).rstrip(b"=").decode() for mac in macs]
 
     def admit(
         self,

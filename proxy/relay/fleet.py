@@ -5,90 +5,101 @@ from dataclasses import dataclass
 
 import anyio
 
-from proxy.relay.instance import Instance, abort_message, mailbox_name
-from proxy.relay.orphans import Orphans, end_orphan
+from proxy.relay.membership import Membership
+from proxy.relay.orphans import Watcher
 from proxy.relay.record import Record, Records
+from proxy.relay.takeover import Endings
 from proxy.relay.transfers import Transfers
-from proxy.streams.answers import AppendResult, StorageError
-from proxy.streams.client import JSON, Storage
-from proxy.streams.producer import Producer
-from proxy.streams.retry import RetryPolicy
+from proxy.streams.answers import StorageError
 
 __all__ = ["Fleet", "FleetSettings"]
 
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """How the end of a transfer on another instance is awaited; times in seconds."""
+    """Pauses, in seconds, while another instance is waited for.
 
-    first_pause_seconds: float  # before the first look whether the stream is closed; each later pause is twice as long
-    longest_pause_seconds: float  # between two looks
-    retry: RetryPolicy  # of messages to the owner
+    first_pause: before the first look whether its stream is closed; the next ones double.
+    longest_pause: between two looks.
+    """
+
+    first_pause: float
+    longest_pause: float
 
 
 class Fleet:
     """All instances on one storage, as far as their transfers can be ended from here."""
 
     def __init__(
-        self, instance: Instance, storage: Storage, records: Records, transfers: Transfers, orphans: Orphans,
+        self, members: Membership, records: Records, transfers: Transfers, endings: Endings, orphans: Watcher,
         settings: FleetSettings,
     ) -> None:  # fmt: skip
-        self._instance = instance
-        self._storage = storage
+        self._members = members
         self._records = records
         self._transfers = transfers
+        self._endings = endings
         self._orphans = orphans
         self._settings = settings
 
-    async def end(self, stream_id: str, *, discard: bool, wait: float) -> bool:
-        """End the transfer into this stream, wherever it runs; False when it has not ended within `wait` seconds.
+    async def abort(self, stream_id: str, *, wait: float) -> bool:
+        """Abort the transfer into this stream, wherever it runs.
 
-        With `discard` one that runs elsewhere and does not end is fenced: nothing more is stored. Raises StorageError,
-        also when its owner could not be told within that time.
+        True when it has stopped: its upstream is cut, or it can store nothing more. False when its owner has been told,
+        durably, but was not seen to stop within `wait` seconds. Raises StorageError when the owner could not be told.
         """
-        if self._instance.is_alone or self._transfers.get(stream_id) is not None:
-            return await self._transfers.end(stream_id, discard=discard, wait=wait)
+        if self._transfers.get(stream_id) is not None:
+            await self._transfers.end(stream_id, discard=False, wait=wait)
+            return True
+        if await self._endings.is_over(stream_id):
+            return True
+        record = await self._records.get(stream_id)
+        if record is None or not self._members.is_other(record.owner):
+            # It is open, and nobody is left who could write it but a transfer that has just begun to end here.
+            await self._endings.take_over(stream_id)
+            return True
+        return await self._abort_elsewhere(stream_id, record, wait)
+
+    async def _abort_elsewhere(self, stream_id: str, record: Record, wait: float) -> bool:
+        self._orphans.watch(stream_id, record)  # it ends also when its owner dies over it
+        is_told = False
+        with anyio.move_on_after(wait):
+            is_told = await self._members.tell(record.owner, stream_id)
+            if is_told and await self._saw_end(stream_id, record):
+                return True
+        if not is_told and await self._members.is_alive(record.owner):
+            raise StorageError("the instance that owns the stream could not be told to stop")
+        return False
+
+    async def discard(self, stream_id: str, *, wait: float) -> bool:
+        """End the transfer into a stream that is about to be deleted; False when its last append is still under way.
+
+        One that runs elsewhere and does not end within `wait` seconds is fenced: it can store nothing more. Raises
+        StorageError.
+        """
+        if self._transfers.get(stream_id) is not None:
+            return await self._transfers.end(stream_id, discard=True, wait=wait)
         try:
             record = await self._records.get(stream_id)
         except StorageError as error:
-            if discard and error.is_final:
-                return True  # nobody can tell whose it is: who writes it finds it gone
-            raise
-        if record is None or not self._instance.is_other(record.owner):
-            return True
-        if await self._end_elsewhere(stream_id, record, wait):
-            return True
-        if discard:
-            await end_orphan(self._storage, self._records, self._settings.retry, stream_id)
-            return True
-        self._orphans.watch(stream_id, record)
-        return False
-
-    async def _end_elsewhere(self, stream_id: str, record: Record, wait: float) -> bool:
-        is_told = False
-        with anyio.move_on_after(wait):
-            if await self._is_closed(stream_id):
-                return True
-            is_told = await self._tell(stream_id, record)
-            pause = self._settings.first_pause_seconds
-            while await self._instance.is_alive(record.owner):
-                if not is_told:
-                    raise StorageError("the instance that owns the stream has no mailbox")
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, self._settings.longest_pause_seconds)
-                if await self._is_closed(stream_id):
+            if not error.is_final:
+                raise
+            record = None  # nobody can tell whose it is
+        if record is not None and self._members.is_other(record.owner):
+            with anyio.move_on_after(wait):
+                if await self._endings.is_over(stream_id):
                     return True
-            return False
-        if not is_told:
-            raise StorageError("the instance that owns the stream could not be told in time")
+                await self._members.tell(record.owner, stream_id)
+                if await self._saw_end(stream_id, record):
+                    return True
+        await self._endings.take_over(stream_id)
+        return True
+
+    async def _saw_end(self, stream_id: str, record: Record) -> bool:
+        """Wait until the stream is closed; False when its owner has no lease any more."""
+        pause = self._settings.first_pause
+        while await self._members.is_alive(record.owner):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._settings.longest_pause)
+            if await self._endings.is_over(stream_id):
+                return True
         return False
-
-    async def _tell(self, stream_id: str, record: Record) -> bool:
-        """Put the message into the owner's mailbox, once however often it is told; False when there is none."""
-        name, life = mailbox_name(record.owner), f"{stream_id}.{record.transfer}"
-        mailbox = Producer(self._storage, name, JSON, self._settings.retry, life=life)
-        return await mailbox.append((abort_message(stream_id, record.transfer),)) is AppendResult.ACCEPTED
-
-    async def _is_closed(self, stream_id: str) -> bool:
-        metadata = await self._storage.head(stream_id)
-        return metadata is None or metadata.is_closed

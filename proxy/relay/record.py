@@ -1,41 +1,51 @@
 """The record beside each stream: what the upstream said about its answer, and how the transfer ended.
 
-Owns the record's form in storage (`{id}.record`, a JSON stream: facts first, then outcomes, of which the last counts
-that was not withdrawn) and a bounded memory of records. A closed stream whose record holds no outcome is complete.
+Owns the record's form in storage and a bounded memory of records. `{id}.record` is a JSON stream: the facts first, then
+at most one outcome, which closes it. Which outcome that is, and when it counts, is decided in `relay.takeover`.
 """
 
 import asyncio
 import json
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from proxy.streams.answers import AppendResult, StorageError
-from proxy.streams.client import JSON, Storage, ttl
+from proxy.streams.client import JSON, Storage
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
 from proxy.streams.retry import RetryPolicy
 from proxy.wire.headers import Field, Headers
 
-__all__ = ["Record", "RecordSettings", "Records", "outcome_of", "record_name"]
+__all__ = ["Record", "RecordSettings", "Records", "record_name"]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """What is known of a stream. Header values are as the upstream sent them.
 
-    `transfer` tells the streams apart that one idempotency key may have had, one after the other. `owner` is the
-    instance that writes the stream, empty when others could not see whether it is alive.
+    content_type: the upstream's media type.
+    status: the upstream's status.
+    content_encoding: the codings of the upstream's body, None without any.
+    passed: the upstream's other header fields that reach callers.
+    owner: the instance that writes the stream.
+    key: the name of the lock by which an Idempotency-Key finds the stream, "" without a key.
+    subject: the subject of the token that created the stream, to whom it belongs; None: it belongs to nobody.
+    outcome: how the stream ended, None as long as nothing is recorded. A stream that is closed without one is whole.
+    is_found: the outcome was recorded by another than the owner, who may have closed the stream nevertheless.
     """
 
     content_type: bytes
     status: int
     content_encoding: bytes | None = None
     passed: tuple[Field, ...] = ()
-    fingerprint: str = ""
-    transfer: str = ""
     owner: str = ""
+    key: str = ""
+    subject: str | None = None
     outcome: Outcome | None = None
+    is_found: bool = False
 
     def fields(self) -> list[Field]:
         """The header fields that tell a caller about the upstream's answer, in the order in which they are sent."""
@@ -55,43 +65,49 @@ class Record:
             facts["contentEncoding"] = _text(self.content_encoding)
         if self.passed:
             facts["headers"] = [[_text(name), _text(value)] for name, value in self.passed]
-        if self.fingerprint:
-            facts["fingerprint"] = self.fingerprint
-        if self.transfer:
-            facts["transfer"] = self.transfer
         if self.owner:
             facts["owner"] = self.owner
-        return json.dumps(facts, ensure_ascii=True).encode()
+        if self.key:
+            facts["key"] = self.key
+        if self.subject is not None:
+            facts["subject"] = self.subject
+        return json.dumps(facts, ensure_ascii=False).encode()
 
     @classmethod
-    def decode(cls, content: bytes) -> "Record":
-        """The record from the JSON array that storage gives. Raises ValueError when it is none of ours."""
+    def decode(cls, content: bytes) -> "Record | None":
+        """The record from the JSON array that storage gives; None when it is empty: the record is being made.
+
+        Raises ValueError when it is none of ours.
+        """
         try:
-            facts, *rest = json.loads(content)
-            encoding = facts.get("contentEncoding")
+            messages = json.loads(content)
+            if messages == []:
+                return None
+            facts, *later = messages
+            encoding, subject = facts.get("contentEncoding"), facts.get("subject")
             record = cls(
                 content_type=_value(facts["contentType"]),
                 status=_status(facts["status"]),
                 content_encoding=None if encoding is None else _value(encoding),
-                passed=tuple(Headers((n.encode("latin-1"), v.encode("latin-1")) for n, v in facts.get("headers", ()))),
-                fingerprint=str(facts.get("fingerprint", "")),
-                transfer=str(facts.get("transfer", "")),
-                owner=_token(facts.get("owner", "")),
+                passed=_fields(facts.get("headers", ())),
+                owner=_matched("(?:[0-9a-f]{32})?", facts.get("owner", "")),
+                key=_matched("(?:_proxy/keys/[0-9a-zA-Z_-]+)?", facts.get("key", "")),
+                subject=None if subject is None else str(subject),
             )
-            outcomes: list[Outcome] = []
-            for message in rest:
-                if "withdrawn" not in message:
-                    outcomes.append(Outcome(message["outcome"]))
-                elif message["withdrawn"] == record.transfer:  # not by one who meant a former stream of the same key
-                    outcomes = outcomes[:-1]
-            record = replace(record, outcome=outcomes[-1] if outcomes else None)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if later:
+                is_found = later[0].get("found") is True
+                record = replace(record, outcome=Outcome(later[0]["outcome"]), is_found=is_found)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("not a stream's record") from error
         return record
 
 
 def _text(value: bytes) -> str:
     return value.decode("latin-1")
+
+
+def _fields(pairs: Iterable[tuple[str, str]]) -> tuple[Field, ...]:
+    return tuple(Headers((name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs))
 
 
 def _value(text: str) -> bytes:
@@ -106,10 +122,10 @@ def _status(number: object) -> int:
     return number
 
 
-def _token(text: object) -> str:
-    """An instance's name, which becomes part of a path."""
-    if not isinstance(text, str) or not re.fullmatch("(?:[0-9a-f]{32})?", text):
-        raise ValueError("not an instance")
+def _matched(pattern: str, text: object) -> str:
+    """A text that becomes part of a path."""
+    if not isinstance(text, str) or not re.fullmatch(pattern, text):
+        raise ValueError("not a name of ours")
     return text
 
 
@@ -120,13 +136,18 @@ def record_name(stream_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RecordSettings:
-    """How records are stored and remembered: times in seconds, sizes in bytes."""
+    """Bounds of records.
 
-    record_ttl_seconds: int  # lifetime of a record in storage, longer than its stream's
-    record_cache: int  # records remembered in memory
-    max_record_bytes: int  # of one record
-    record_refresh_seconds: float  # after which a remembered record is read again, which also renews its lifetime
-    is_shared: bool  # other instances use this storage: streams of idempotency keys are not remembered
+    ttl_seconds: after its last read or write a record lasts this long in storage.
+    remembered: records in memory.
+    max_bytes: of one record that is read.
+    refresh_seconds: what is remembered is read again after this time, so that storage knows that it is in use.
+    """
+
+    ttl_seconds: int
+    remembered: int
+    max_bytes: int
+    refresh_seconds: float
 
 
 @dataclass(slots=True)
@@ -143,65 +164,66 @@ class Records:
         self._storage = storage
         self._retry = retry
         self._settings = settings
-        self._lifetime = ttl(settings.record_ttl_seconds)
         self._known: OrderedDict[str, _Remembered] = OrderedDict()
 
-    async def create(self, stream_id: str, record: Record) -> AppendResult:
-        """Write a new record: ACCEPTED, DUPLICATE, or EXISTS when there was another. Raises StorageError."""
-        reply = await self._storage.create(record_name(stream_id), JSON, self._lifetime, record.encode())
-        if reply is not AppendResult.EXISTS:
-            self._remember(stream_id, record, is_final=False)
-        return reply
+    async def create(self, stream_id: str, record: Record, retry: RetryPolicy) -> None:
+        """Write a new record. Raises StorageError."""
+        await self._storage.create(
+            record_name(stream_id), JSON, self._settings.ttl_seconds, record.encode(), retry=retry
+        )
+        self._remember(stream_id, record, is_final=False)
 
-    async def end(
-        self, stream_id: str, record: Record, outcome: Outcome, *, budget: float, fence: int = 0
+    async def append(
+        self, stream_id: str, outcome: Outcome, *, epoch: int, is_found: bool, budget: float | None = None
     ) -> AppendResult:
-        """Append `outcome`; sent twice it is stored once. Raises StorageError past `budget` seconds.
+        """Append an outcome under `epoch` and close the record with it; sent twice it is stored once.
 
-        `fence` is the epoch to write under: one who takes over from a dead owner uses a later one. A record that is
-        gone, was taken over, or says already how the stream ended, is left as it is: GONE, FENCED, CLOSED.
-
-        Nothing comes after the outcome but the withdrawal of one that was not the owner's: it closes the record, which
-        even a full store lets it do.
+        CLOSED or FENCED when it holds one already, GONE when there is no record. `budget`: seconds for all attempts,
+        in place of the policy's. Raises StorageError. Even a full store takes it, because it closes the record.
         """
-        name = record_name(stream_id)
-        producer = Producer(self._storage, name, JSON, self._retry, epoch=fence, life=record.transfer)
-        content = json.dumps({"outcome": outcome.value}).encode()
-        reply = await producer.append((content,), close=not (fence and self._settings.is_shared), budget=budget)
-        if reply is AppendResult.ACCEPTED:
-            self._remember(stream_id, replace(record, outcome=outcome), is_final=True)
-        else:
-            self.forget(stream_id)
-        return reply
-
-    async def withdraw(self, stream_id: str, record: Record, *, fence: int) -> None:
-        """Take back the outcome that was appended last, under an epoch after its own. Raises StorageError."""
-        name = record_name(stream_id)
-        producer = Producer(self._storage, name, JSON, self._retry, epoch=fence, life=record.transfer)
-        await producer.append((json.dumps({"withdrawn": record.transfer}).encode(),))
         self.forget(stream_id)
+        message: dict[str, object] = {"outcome": outcome.value}
+        if is_found:
+            message["found"] = True
+        producer = Producer(self._storage, record_name(stream_id), JSON, self._retry, epoch=epoch)
+        return await producer.append((json.dumps(message).encode(),), close=True, budget=budget)
 
-    def completed(self, stream_id: str, record: Record) -> None:
-        """The stream was closed without another outcome: nothing is written, the record will not change."""
-        self._remember(stream_id, record, is_final=True)
+    async def get(self, stream_id: str) -> Record | None:
+        """The record as it was at some time, None when there is none. Raises StorageError.
 
-    async def get(self, stream_id: str, *, is_closed: bool = False) -> Record | None:
-        """The record, None when there is none. For a closed stream it is the final one. Raises StorageError."""
-        known = self._known.get(stream_id)
-        now = asyncio.get_running_loop().time()
-        if known is not None and known.until > now and (known.is_final or not is_closed):
-            self._known.move_to_end(stream_id)
-            return known.record
-        content = await self._storage.read_whole(record_name(stream_id), self._settings.max_record_bytes)
+        Only its outcome may be out of date: ask `relay.takeover` for that.
+        """
+        known = self._remembered(stream_id)
+        return known.record if known is not None else await self.read(stream_id)
+
+    def final(self, stream_id: str) -> Record | None:
+        """The record with its final outcome, if that is in memory."""
+        known = self._remembered(stream_id)
+        return known.record if known is not None and known.is_final else None
+
+    async def read(self, stream_id: str) -> Record | None:
+        """The record as it is in storage now, None when there is none. Raises StorageError, a final one for nonsense.
+
+        Its key, if it has one, is kept from expiring, too: it finds the stream for as long as that is read.
+        """
+        self.forget(stream_id)
+        content = await self._storage.read_whole(record_name(stream_id), self._settings.max_bytes)
         if content is None:
-            self.forget(stream_id)
             return None
         try:
             record = Record.decode(content)
         except ValueError as error:
             raise StorageError(str(error), is_final=True) from None
-        self._remember(stream_id, record, is_final=is_closed)
+        if record is not None:
+            if record.key:
+                with suppress(StorageError):
+                    await self._storage.touch(record.key)
+            self._remember(stream_id, record, is_final=False)
         return record
+
+    def settle(self, stream_id: str, record: Record) -> None:
+        """Remember `record` as one whose outcome does not change any more."""
+        self._remember(stream_id, record, is_final=True)
 
     async def delete(self, stream_id: str) -> None:
         """Remove the record. Raises StorageError."""
@@ -212,18 +234,16 @@ class Records:
         """Drop what is remembered of the stream."""
         self._known.pop(stream_id, None)
 
+    def _remembered(self, stream_id: str) -> _Remembered | None:
+        known = self._known.get(stream_id)
+        if known is None or known.until <= asyncio.get_running_loop().time():
+            return None
+        self._known.move_to_end(stream_id)
+        return known
+
     def _remember(self, stream_id: str, record: Record, *, is_final: bool) -> None:
-        if record.transfer and self._settings.is_shared:
-            return
-        until = asyncio.get_running_loop().time() + self._settings.record_refresh_seconds
+        until = asyncio.get_running_loop().time() + self._settings.refresh_seconds
         self._known[stream_id] = _Remembered(record, is_final, until)
         self._known.move_to_end(stream_id)
-        if len(self._known) > self._settings.record_cache:
+        if len(self._known) > self._settings.remembered:
             self._known.popitem(last=False)
-
-
-def outcome_of(record: Record | None) -> Outcome:
-    """The outcome of a closed stream with this record; without a record nobody can say that it is whole."""
-    if record is None:
-        return Outcome.INTERRUPTED
-    return record.outcome or Outcome.COMPLETE

@@ -1,7 +1,7 @@
 """At start-up: streams that the last process on this data directory left open are ended as interrupted.
 
-Only an embedded store can say which streams are open, and its directory belongs to one process at a time, so nobody
-else writes them. Runs beside the first requests and never delays them; what storage refuses is tried again.
+Only an embedded store can say which streams are open, and its directory belongs to one process at a time, so no other
+process writes them. Runs beside the first requests and never delays them; what storage refuses is tried again.
 """
 
 import asyncio
@@ -14,12 +14,9 @@ from typing import Protocol
 import anyio
 
 from proxy.base.tasks import Tasks
-from proxy.relay.orphans import end_orphan
-from proxy.relay.record import Records
+from proxy.relay.takeover import Endings
 from proxy.relay.transfers import Transfers
 from proxy.streams.answers import StorageError
-from proxy.streams.client import Storage
-from proxy.streams.retry import RetryPolicy
 
 __all__ = ["OpenStreams", "Recovery", "RecoverySettings"]
 
@@ -37,27 +34,26 @@ class OpenStreams(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecoverySettings:
-    """Bounds of the recovery at a start; times in seconds."""
+    """Bounds of the recovery at start-up. Times are in seconds.
 
-    recovery_at_once: int  # streams that are closed at the same time
-    close_retry_seconds: float  # longest pause between two rounds over streams that could not be closed
-    retry: RetryPolicy  # of requests to storage
+    at_once: streams that are ended together.
+    first_pause: before the second round over what storage had refused; pauses double.
+    longest_pause: the longest pause between two rounds.
+    """
+
+    at_once: int
+    first_pause: float
+    longest_pause: float
 
 
 class Recovery:
     """Finds and ends what was left open. Without a store that lists its streams there is nothing to do."""
 
     def __init__(
-        self,
-        store: OpenStreams | None,
-        storage: Storage,
-        records: Records,
-        transfers: Transfers,
-        settings: RecoverySettings,
+        self, store: OpenStreams | None, endings: Endings, transfers: Transfers, settings: RecoverySettings
     ) -> None:
         self._store = store
-        self._storage = storage
-        self._records = records
+        self._endings = endings
         self._transfers = transfers
         self._settings = settings
         self._refused: set[str] = set()  # each is reported once
@@ -69,10 +65,10 @@ class Recovery:
             self._tasks.start("run", self._run(self._store))
 
     async def _run(self, store: OpenStreams) -> None:
-        pause = self._settings.retry.longest_delay
+        pause = self._settings.first_pause
         while not await self._round(store):
             await asyncio.sleep(pause)
-            pause = min(2 * pause, self._settings.close_retry_seconds)
+            pause = min(2 * pause, self._settings.longest_pause)
 
     async def _round(self, store: OpenStreams) -> bool:
         """End what is open and not written here; False when something of it could not be found or ended."""
@@ -87,28 +83,31 @@ class Recovery:
                 if stream_id not in self._refused:
                     self._refused.add(stream_id)
                     surprise = None if isinstance(error, StorageError) else error
-                    logger.error("stream %s could not be closed: %s", stream_id, error, exc_info=surprise)
+                    logger.error(
+                        "stream %s: a former process left it open, and it could not be closed: %s (tried again)",
+                        stream_id, error, exc_info=surprise,
+                    )  # fmt: skip
 
         after = ""
         try:
-            while paths := await store.open_streams(after, self._settings.recovery_at_once):
+            while paths := await store.open_streams(after, self._settings.at_once):
                 after = paths[-1]
                 async with anyio.create_task_group() as group:
                     for stream_id in (path.rpartition("/")[2] for path in paths):
                         if _STREAM_ID.fullmatch(stream_id):
                             group.start_soon(end, stream_id)
         except Exception:  # whatever a store raises when its disk does
-            logger.exception("streams that a former process left open could not be listed")
+            logger.exception("streams left open by a former process could not be listed (tried again)")
             failed += 1
         if ended:
-            logger.warning("streams that a former process left open, now closed as interrupted: %d", ended)
+            logger.warning("%d streams left open by a former process were closed as interrupted", ended)
         return not failed
 
     async def _end(self, stream_id: str) -> bool:
         """End a stream that is open and not written here, and say whether it was. Raises StorageError."""
         if self._transfers.get(stream_id) is not None:
             return False
-        return await end_orphan(self._storage, self._records, self._settings.retry, stream_id)
+        return await self._endings.take_over(stream_id)
 
     async def aclose(self) -> None:
         """Stop; what is left is found at the next start."""

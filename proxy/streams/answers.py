@@ -25,11 +25,10 @@ _RETRYABLE = (408, 425, 429)  # beside every 5xx
 
 
 class AppendResult(Enum):
-    """What storage did with a create or an append (Durable Streams, sections on PUT and POST)."""
+    """What storage did with an append (Durable Streams, sections on POST, close and idempotent producers)."""
 
     ACCEPTED = "stored"
     DUPLICATE = "stored before by the same request, whose answer was lost"
-    EXISTS = "the stream exists already"
     CLOSED = "the stream is closed"
     FENCED = "a producer of a later epoch has taken over"
     GAP = "an earlier sequence number is missing"

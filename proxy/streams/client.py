@@ -1,7 +1,7 @@
 """Durable streams over any Handler: create, append, read, head, delete. Owns paths and request headers.
 
-A request that storage may safely see twice is repeated at once when its connection was lost; nothing else is retried
-here.
+A request that storage may safely see twice is repeated at once when its connection was lost. Everything else is retried
+only where a caller brings a `RetryPolicy`.
 """
 
 import asyncio
@@ -20,11 +20,12 @@ from proxy.streams.answers import (
     append_result,
     unexpected,
 )
-from proxy.streams.names import PRODUCER_SEQ, STREAM_CLOSED, STREAM_EXPIRES_AT, STREAM_TTL
+from proxy.streams.names import PRODUCER_SEQ, STREAM_TTL
+from proxy.streams.retry import RetryPolicy, retried
 from proxy.wire.events import Buffer
 from proxy.wire.headers import Field, Headers
 
-__all__ = ["JSON", "OCTETS", "Endpoint", "ReadQuery", "Storage", "expires_at", "ttl"]
+__all__ = ["JSON", "OCTETS", "Endpoint", "ReadQuery", "Storage"]
 
 JSON: Final = b"application/json"
 OCTETS: Final = b"application/octet-stream"
@@ -63,16 +64,6 @@ class ReadQuery:
         return b"&".join(name + b"=" + value for name, value in pairs if value is not None)
 
 
-def ttl(seconds: int) -> Field:
-    """The lifetime of a stream that expires `seconds` after its last read or write; HEAD is neither."""
-    return STREAM_TTL, b"%d" % seconds
-
-
-def expires_at(rfc3339: str) -> Field:
-    """The lifetime of a stream that expires at a fixed time, by storage's clock."""
-    return STREAM_EXPIRES_AT, rfc3339.encode("ascii")
-
-
 class Storage:
     """A durable-streams backend. Stream names are ASCII paths below the root, chosen by the caller."""
 
@@ -88,22 +79,29 @@ class Storage:
         return self._endpoint.headers.plus(*fields)
 
     async def create(
-        self, name: str, content_type: bytes, lifetime: Field, data: bytes = b"", *, closed: bool = False
-    ) -> AppendResult:
-        """Create a stream that holds `data`; `lifetime` is made by `ttl` or `expires_at`.
+        self, name: str, content_type: bytes, ttl: int, data: bytes = b"", *, retry: RetryPolicy | None = None
+    ) -> bool:
+        """Create a stream that holds `data` and expires `ttl` seconds after its last read or write (HEAD is neither).
 
-        ACCEPTED; EXISTS when there was one already; DUPLICATE when there is one after an attempt whose answer was
-        lost: probably that attempt's. Raises StorageError. A cancelled call may or may not have created it.
+        False when there was one of that name already: also when an earlier attempt made it whose answer was lost. So
+        a caller who alone knows the name has made it in either case. With `retry`, failures that may pass are tried
+        again. Raises StorageError. A cancelled call may or may not have created it.
         """
-        headers = self.headers((b"content-type", content_type), lifetime)
-        if closed:
-            headers = headers.plus((STREAM_CLOSED, b"true"))
-        response, is_repeated = await self._repeatable(b"PUT", self.target(name), headers, data)
+        headers = self.headers((b"content-type", content_type), (STREAM_TTL, b"%d" % ttl))
+        try:
+            return await self._create(name, headers, data)
+        except StorageError as error:
+            if retry is None:
+                raise
+            return await retried(lambda: self._create(name, headers, data), error, retry)
+
+    async def _create(self, name: str, headers: Headers, data: bytes) -> bool:
+        response = await self._repeatable(b"PUT", self.target(name), headers, data)
         _discard(response)
         if response.status == 201:
-            return AppendResult.ACCEPTED
+            return True
         if response.status in (200, 409):
-            return AppendResult.DUPLICATE if is_repeated else AppendResult.EXISTS
+            return False
         if response.status in _NO_SUCH_PATH:
             raise StorageError(
                 f"storage answered {response.status} to PUT {self._endpoint.place}{name}:"
@@ -128,7 +126,7 @@ class Storage:
 
     async def head(self, name: str) -> Metadata | None:
         """The metadata of a stream, None when there is none. Raises StorageError."""
-        response = await self._call(b"HEAD", self.target(name), self._endpoint.headers)
+        response = await self._repeatable(b"HEAD", self.target(name), self._endpoint.headers)
         _discard(response)
         if response.status == 200:
             return Metadata.of(response)
@@ -145,7 +143,7 @@ class Storage:
         offset = _START
         while True:
             query = ReadQuery(offset)
-            response = await self._call(b"GET", self.target(name) + b"?" + query.encode(), self._endpoint.headers)
+            response = await self._repeatable(b"GET", self.target(name) + b"?" + query.encode(), self._endpoint.headers)
             if response.status in GONE:
                 _discard(response)
                 return None
@@ -166,7 +164,7 @@ class Storage:
         """
         parameters = query.encode()
         target = self.target(name) + (b"?" + parameters if parameters else b"")
-        response, _ = await self._repeatable(b"GET", target, self.headers(*conditions), timeout=timeout)
+        response = await self._repeatable(b"GET", target, self.headers(*conditions), timeout=timeout)
         if response.status in (200, 204, 304):
             return Reading(response.status, Metadata.of(response), response.body)
         _discard(response)
@@ -195,7 +193,7 @@ class Storage:
 
     async def delete(self, name: str) -> bool:
         """Delete a stream; False when there was none. Raises StorageError."""
-        response = await self._call(b"DELETE", self.target(name), self._endpoint.headers)
+        response = await self._repeatable(b"DELETE", self.target(name), self._endpoint.headers)
         _discard(response)
         if response.status in (200, 202, 204):
             return True
@@ -203,20 +201,23 @@ class Storage:
             return False
         raise unexpected(response)
 
-    async def _call(self, method: bytes, target: bytes, headers: Headers) -> Response:
-        return (await self._repeatable(method, target, headers))[0]
+    async def touch(self, name: str) -> None:
+        """Restart the time after which a stream expires; no error when there is none. Raises StorageError."""
+        query = ReadQuery(b"now").encode()
+        response = await self._repeatable(b"GET", self.target(name) + b"?" + query, self._endpoint.headers)
+        _discard(response)
+        if response.status != 200 and response.status not in GONE:
+            raise unexpected(response)
 
     async def _repeatable(
         self, method: bytes, target: bytes, headers: Headers, data: bytes = b"", *, timeout: float | None = None
-    ) -> tuple[Response, bool]:
-        """The response to a PUT, HEAD, GET or DELETE, and whether it was sent again because a connection was lost."""
+    ) -> Response:
+        """The response to a PUT, HEAD, GET or DELETE, which is sent again at once when its connection was lost."""
         endpoint = self._endpoint
         for attempt in range(endpoint.quick_retries + 1):
             body = BytesBody((data,)) if data else EMPTY
             try:
-                return await endpoint.handler(
-                    Request(method, target, headers, body, timeout or endpoint.timeout)
-                ), attempt > 0
+                return await endpoint.handler(Request(method, target, headers, body, timeout or endpoint.timeout))
             except ExchangeError as error:
                 if not error.is_loss or attempt == endpoint.quick_retries:
                     raise StorageError(str(error)) from None

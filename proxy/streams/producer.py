@@ -11,8 +11,6 @@ case, which `close` treats: an append that failed for good may have used up its 
 under the same number is then answered "duplicate" although nothing was closed.
 """
 
-from collections.abc import Awaitable, Callable
-
 from proxy.streams.answers import AppendResult, StorageError
 from proxy.streams.client import Storage
 from proxy.streams.names import PRODUCER_EPOCH, PRODUCER_ID, PRODUCER_SEQ, STREAM_CLOSED
@@ -26,36 +24,27 @@ __all__ = ["Producer"]
 class Producer:
     """Appends to one stream under one producer id. Not for concurrent use.
 
-    `life` tells streams apart that had the same name one after the other: the producer of one is a stranger to the
-    next, which refuses it unless it has stored nothing so far; then `may_begin` is asked.
-
     `append` and `close` return ACCEPTED, or what stops this producer for good: CLOSED, FENCED, GAP, GONE. They raise
     StorageError once the retry budget is spent; the sequence number is then still the same, so that a later call
     cannot leave a gap.
     """
 
     def __init__(
-        self,
-        storage: Storage,
-        name: str,
-        content_type: bytes,
-        retry: RetryPolicy,
-        *,
-        epoch: int = 0,
-        life: str = "",
+        self, storage: Storage, name: str, content_type: bytes, retry: RetryPolicy, *, epoch: int = 0, alias: str = ""
     ) -> None:
+        """A producer for the stream `name`, whose producer id is that name, or `alias` if given."""
         self._storage = storage
-        self.may_begin: Callable[[], Awaitable[bool]] | None = None
         self._retry = retry
         self._target = storage.target(name)
         self._headers: Headers = storage.headers(
             (b"content-type", content_type),
-            (PRODUCER_ID, f"{name}.{life}".encode("ascii") if life else name.encode("ascii")),
+            (PRODUCER_ID, (alias or name).encode("ascii")),
             (PRODUCER_EPOCH, b"%d" % epoch),
         )
         self._seq = 0
         self._is_uncertain = False  # what was last sent under the present number may or may not be stored
         self.is_closed = False
+        self.has_gap = False  # storage misses an append that it had acknowledged: nothing more can be appended
 
     async def append(
         self, parts: tuple[Buffer, ...], *, close: bool = False, budget: float | None = None
@@ -64,8 +53,6 @@ class Producer:
 
         `budget` replaces the policy's, in seconds. A cancelled call may or may not have stored them.
         """
-        if not self._seq and self.may_begin is not None and not await self.may_begin():
-            return AppendResult.GONE
         headers = self._headers.plus((PRODUCER_SEQ, b"%d" % self._seq))
         if close:
             headers = headers.plus((STREAM_CLOSED, b"true"))
@@ -81,6 +68,7 @@ class Producer:
             self._seq += 1
             self.is_closed = close
             return AppendResult.ACCEPTED
+        self.has_gap = result is AppendResult.GAP
         return result
 
     async def close(self, *, budget: float | None = None) -> AppendResult:

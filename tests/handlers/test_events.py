@@ -21,6 +21,8 @@ from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
 CLOSING = b'event: control\ndata: {"streamNextOffset":"9","streamClosed":true}\n\n'
 CLOSED = b'event: control\ndata:{"streamNextOffset":"9","streamClosed":true,"upstreamOutcome":"aborted"}\n\n'
 
+ID = "00000000-0000-4000-8000-000000000000"
+
 
 def bounds(*, keep_alive: float = 15.0, silence: float = 1e9) -> EventSettings:
     return EventSettings(keep_alive, silence, max_control_bytes=4096)
@@ -312,18 +314,40 @@ async def test_a_large_event_passes_in_the_buffers_it_came_in() -> None:
 
 
 def test_a_place_is_left_once_however_it_is_left() -> None:
-    counted = Counted(1)
-    with pytest.raises(KeyError), counted.entered():
+    counted = Counted(total=1, each=1)
+    with pytest.raises(KeyError), counted.entered(ID):
         raise KeyError
-    with counted.entered() as place:
+    with counted.entered(ID) as place:
         body = place.kept_by(BytesBody([b"x"]))
-    with pytest.raises(Refusal) as caught, counted.entered():
+    with pytest.raises(Refusal) as caught, counted.entered(ID):
         pass
     assert caught.value.code is Code.OVERLOADED
     assert (body.length, body.ended) == (1, False)
     body.abort()
     body.close()
-    with counted.entered() as place:
+    with counted.entered(ID) as place:
         place.kept_by(BytesBody())
-    with pytest.raises(Refusal), counted.entered():
+    with pytest.raises(Refusal), counted.entered(ID):
         pass
+
+
+def test_one_stream_cannot_take_everybody_s_places() -> None:
+    counted = Counted(total=3, each=2)
+    with counted.entered(ID), counted.entered(ID):
+        with pytest.raises(Refusal) as caught, counted.entered(ID):
+            pass
+        assert caught.value.code is Code.OVERLOADED
+        with counted.entered("other"), pytest.raises(Refusal), counted.entered("a third"):
+            pass
+    assert counted._taken == {ID: 2, "other": 1}  # nobody's body has been closed
+
+
+def test_places_of_a_stream_are_forgotten_with_its_last_reader() -> None:
+    counted = Counted(total=3, each=2)
+    bodies = []
+    for _ in range(2):
+        with counted.entered(ID) as place:
+            bodies.append(place.kept_by(BytesBody()))
+    for body in bodies:
+        body.close()
+    assert (counted._taken, counted._free) == ({}, 3)

@@ -23,12 +23,14 @@ BEARER = f"Bearer {SECRET}"
 
 
 def scripted(response: Response, *, when: str = ID) -> tuple[list[Request], Handler]:
-    """Storage that answers reads of the stream so, and knows no record."""
+    """Storage that answers reads of the stream so, and knows no record; HEAD is answered, but not seen."""
     seen: list[Request] = []
 
     async def handler(request: Request) -> Response:
         if not request.target.decode().partition("?")[0].endswith(when):
             return Response(404, Headers())
+        if request.method == b"HEAD":
+            return response if response.status >= 400 else Response(200, response.headers)
         seen.append(request)
         return response
 
@@ -115,6 +117,49 @@ async def test_a_read_by_a_credential_is_its_reader_s_alone_also_where_caches_ar
         assert (await house.get(PATH))["cache-control"] == "private, max-age=60"
         for query in (f"secret={SECRET.replace(' ', '+')}", f"secret={token}"):
             assert (await house.client.call("GET", f"{PATH}?{query}"))["cache-control"] == "private, max-age=60"
+
+
+@pytest.mark.parametrize("cache", [None, b"public, max-age=60", b"no-cache"])
+@pytest.mark.parametrize("shared", [False, True])
+async def test_every_event_stream_passes_buffering_proxies_and_stays_out_of_caches(
+    tmp_path: Path, cache: bytes | None, shared: bool
+) -> None:
+    fields = [(b"content-type", b"text/event-stream")] + ([(b"cache-control", cache)] if cache else [])
+    _, storage = scripted(Response(200, Headers(fields), Scripted([b": hello\n\n"])))
+    async with running(tmp_path, lambda _: storage, shared_cache=shared) as house:
+        expires = 2**40
+        signed = f"{PATH}?expires={expires}&signature={Keyring([SECRET]).sign(ID, expires)}"
+        for found in (
+            await house.get(f"{PATH}?live=sse&offset=-1"),
+            await house.client.call("GET", f"{signed}&live=sse&offset=-1"),
+        ):
+            assert found["x-accel-buffering"] == "no"
+            assert found.headers.get_all(b"cache-control") == [b"no-store"]
+
+
+async def test_readers_of_one_stream_are_bounded_and_readers_of_others_are_not(tmp_path: Path) -> None:
+    other = ID.replace("8", "9")
+    taps: list[Tap] = []
+
+    async def storage(request: Request) -> Response:
+        if b".record" in request.target or request.method != b"GET":
+            return Response(404 if b".record" in request.target else 200, Headers())
+        taps.append(Tap())
+        return Response(200, Headers([(b"content-type", b"text/event-stream")]), taps[-1].body)
+
+    async with running(tmp_path, lambda _: storage, max_readers_per_stream=2) as house:
+        query = "?live=sse&offset=-1"
+        readers = [await house.client.send("GET", PATH + query, authorization=BEARER) for _ in range(2)]
+        refused = await house.get(PATH + query)
+        assert code(refused) == (503, "OVERLOADED")
+        assert refused["retry-after"] is not None
+        readers.append(await house.client.send("GET", f"/v1/proxy/{other}{query}", authorization=BEARER))
+        assert readers[-1].status == 200
+        readers.pop(0).body.close()
+        readers.append(await house.client.send("GET", PATH + query, authorization=BEARER))
+        assert readers[-1].status == 200
+        for reader in readers:
+            reader.body.close()
 
 
 @pytest.mark.parametrize(
@@ -257,7 +302,7 @@ async def test_a_stream_whose_record_is_lost_can_be_read_and_is_not_called_compl
     async with running(tmp_path) as house:
         path = path_of(await house.create(upstream.serve(fixed(b"one")).url))
         await house.whole(path)
-        await house.transfers._records.delete(path.rpartition("/")[2])
+        await house.transfers._desk.records.delete(path.rpartition("/")[2])
         found = await house.get(path)
         assert (found.body, found["upstream-outcome"]) == (b"one", "interrupted")
 

@@ -226,6 +226,8 @@ FAILURES: list[tuple[BaseException, Code]] = [
     (Refusal(Code.OVERLOADED, "later"), Code.OVERLOADED),
     (Refusal(Code.MISSING_SECRET, "who"), Code.MISSING_SECRET),
     (StorageError(SECRET_TEXT), Code.STORAGE_ERROR),
+    (StorageError(SECRET_TEXT, is_final=True), Code.STORAGE_ERROR),
+    (Refusal(Code.STORAGE_UNAVAILABLE, "later"), Code.STORAGE_UNAVAILABLE),
     (TooLarge(), Code.REQUEST_TOO_LARGE),
     (RuntimeError(SECRET_TEXT), Code.INTERNAL_ERROR),
     (KeyError(SECRET_TEXT), Code.INTERNAL_ERROR),
@@ -253,7 +255,8 @@ async def test_every_failure_is_json_without_insides_and_with_cors(
     assert found["access-control-allow-origin"] == (ORIGIN if origins else "*")
     assert found["x-content-type-options"] == "nosniff"
     assert found["cross-origin-resource-policy"] == "cross-origin"
-    assert (found["retry-after"] is not None) is (expected.status == 503)
+    may_help = isinstance(failure, StorageError) and not failure.is_final
+    assert (found["retry-after"] is not None) is (expected.status == 503 or may_help)
     assert (found["www-authenticate"] is not None) is (expected.status == 401)
     assert "CANARY" not in caplog.text
 

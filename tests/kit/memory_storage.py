@@ -17,18 +17,23 @@ _MOST = 1 << 30
 
 @dataclass
 class Stored:
-    """One stream. `producers` maps an id to its epoch and last sequence number."""
+    """One stream. `producers` maps an id to its epoch and last sequence number; `closed_by`: what closed it."""
 
     content_type: bytes
     data: bytes = b""
     is_closed: bool = False
     producers: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    closed_by: tuple[bytes, int, int] | None = None
 
 
 class MemoryStorage:
-    """The Handler. `streams` by path; `log` lists the requests in order."""
+    """The Handler. `streams` by path; `log` tells what was asked, in order.
 
-    def __init__(self) -> None:
+    With `closed_first` it looks at the closure before it looks at the producer, as the npm server does.
+    """
+
+    def __init__(self, *, closed_first: bool = False) -> None:
+        self.closed_first = closed_first
         self.streams: dict[str, Stored] = {}
         self.log: list[str] = []  # "PUT name", "POST name", …
 
@@ -66,6 +71,10 @@ class MemoryStorage:
         closes = headers.get(b"stream-closed") == b"true"
         if name is not None:
             epoch, seq = int(headers.get(b"producer-epoch") or 0), int(headers.get(b"producer-seq") or 0)
+            if self.closed_first and stream.is_closed:
+                if stream.closed_by == (name, epoch, seq):
+                    return _answer(204)
+                return _answer(409, (b"stream-closed", b"true"))
             known, last = stream.producers.get(name, (epoch, -1))
             if epoch > known:
                 known, last = epoch, -1
@@ -84,6 +93,8 @@ class MemoryStorage:
             return _answer(400)
         stream.data += _framed(stream.content_type, body)
         stream.is_closed = closes
+        if closes and name is not None:
+            stream.closed_by = (name, epoch, seq)
         return _answer(200 if name is not None and body else 204)
 
     def _read(self, stream: Stored, method: str) -> Response:
@@ -98,7 +109,7 @@ class MemoryStorage:
 
 
 def _framed(kind: bytes, body: bytes) -> bytes:
-    """JSON messages are kept one on each line."""
+    """JSON messages are kept one a line."""
     return json.dumps(json.loads(body)).encode() + b"\n" if kind == b"application/json" and body else body
 
 

@@ -3,72 +3,66 @@
 import json
 from dataclasses import dataclass, replace
 
+from proxy.base.tasks import Tasks
 from proxy.http.message import Handler
 from proxy.http.pipe import Budget, Pipe, PipeLimits
-from proxy.relay.instance import Instance, InstanceSettings
+from proxy.relay.lease import LeaseSettings
+from proxy.relay.mailbox import MailboxSettings
+from proxy.relay.membership import Member, Membership, Solo
 from proxy.relay.pump import Pace
 from proxy.relay.record import Record, Records, RecordSettings
-from proxy.relay.transfers import Transfers, TransferSettings
+from proxy.relay.takeover import Endings
+from proxy.relay.transfer import Desk, TransferSettings
+from proxy.relay.transfers import Limits, Transfers
 from proxy.streams.client import Endpoint, Storage
 from proxy.streams.retry import RetryPolicy
 from proxy.wire.headers import Headers
 from tests.kit.bodies import Tap
 from tests.kit.memory_storage import MemoryStorage, Stored
 
-__all__ = ["ID", "RECORD", "RETRY", "SETTINGS", "Relay", "ending", "is_append"]
+__all__ = ["ID", "LEASE", "MAIL", "RECORD", "RETRY", "SETTINGS", "Relay", "ending", "is_append"]
 
 ID = "00000000-0000-4000-8000-000000000000"
 RECORD = Record(content_type=b"text/plain", status=200)
 RETRY = RetryPolicy(budget=60.0, first_delay=0.05, longest_delay=5.0)
 SETTINGS = TransferSettings(
-    max_transfers=10,
-    stream_ttl_seconds=86_400,
-    inactivity_timeout_seconds=600.0,
-    max_transfer_seconds=3600.0,
-    close_budget_seconds=600.0,
-    close_retry_seconds=60.0,
-    sweep_seconds=0.25,
+    stream_ttl=86_400,
+    create=replace(RETRY, budget=10.0),
+    append=RETRY,
+    close_budget=600.0,
+    longest_pause=60.0,
     pace=Pace(append_interval_seconds=0.005, batch_bytes=65536),
-    retry=RETRY,
 )
-INSTANCE = InstanceSettings(
-    lease_seconds=10,
-    lease_renew_seconds=1.0,
-    lease_attempt_seconds=2.5,
-    lease_look_seconds=2.0,
-    lease_misses=3,
-    max_lease_bytes=64,
-    mailbox_ttl_seconds=3600,
-    storage_silence_seconds=90.0,
-    max_mail_bytes=1 << 20,
-)
-RECORDS = RecordSettings(
-    record_ttl_seconds=172_800,
-    record_cache=100,
-    max_record_bytes=65536,
-    record_refresh_seconds=43_200.0,
-    is_shared=True,
-)
+LIMITS = Limits(at_once=10, inactivity=600.0, longest=3600.0, sweep=0.25)
+LEASE = LeaseSettings(length=10, renew=1.0, timeout=2.5, look=2.0)
+MAIL = MailboxSettings(ttl=3600, listen=10.0, pause=1.0, max_bytes=1 << 20)
+RECORDS = RecordSettings(ttl_seconds=172_800, remembered=100, max_bytes=65536, refresh_seconds=43_200.0)
 _LIMITS = PipeLimits(1 << 18, Budget(1 << 28))
 
 
 @dataclass
 class Relay:
-    """Storage, records and transfers over one Handler; the instance is alone until it is opened."""
+    """Storage, records and transfers over one Handler."""
 
     storage: Storage
     records: Records
-    instance: Instance
+    endings: Endings
+    members: Membership
     transfers: Transfers
 
     @classmethod
-    def over(cls, handler: Handler, settings: TransferSettings = SETTINGS, **changes: object) -> "Relay":
-        """A relay whose settings are `settings` with some changed. Needs a running loop to be used."""
+    def over(cls, handler: Handler, *, is_member: bool = False, **changes: object) -> "Relay":
+        """A relay that has its storage to itself, or is a member; `changes` to the limits of transfers by field.
+
+        Needs a running loop to be used. A member holds no lease before it is opened.
+        """
         storage = Storage(Endpoint(handler, b"/v1/streams/", Headers(), 10.0, 2, "http://storage/v1/streams/"))
-        settings = replace(settings, **changes)  # type: ignore[arg-type]  # each by its field's name
-        records = Records(storage, settings.retry, RECORDS)
-        instance = Instance(storage, INSTANCE)
-        return cls(storage, records, instance, Transfers(storage, records, instance, lambda: True, settings))
+        records = Records(storage, RETRY, RECORDS)
+        endings = Endings(storage, records, RETRY)
+        members: Membership = Member(storage, LEASE, MAIL, RETRY) if is_member else Solo(lambda: True)
+        desk = Desk(storage, records, endings, SETTINGS, Tasks("transfer"))
+        limits = replace(LIMITS, **changes)  # type: ignore[arg-type]  # each by its field's name
+        return cls(storage, records, endings, members, Transfers(members, desk, limits))
 
     async def start(self, body: Tap | Pipe, stream_id: str = ID, record: Record = RECORD) -> None:
         """As the create operation does: with a place held."""

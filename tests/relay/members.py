@@ -4,17 +4,18 @@ import asyncio
 
 from proxy.http.message import Handler, Request, Response
 from proxy.relay.fleet import Fleet, FleetSettings
+from proxy.relay.membership import Member
 from proxy.relay.orphans import Orphans, OrphanSettings
 from proxy.relay.record import Record
 from tests.kit.bodies import Tap
 from tests.kit.memory_storage import MemoryStorage
-from tests.relay.kit import ID, INSTANCE, RETRY, Relay, ending
+from tests.relay.kit import ID, LEASE, Relay, ending
 
-__all__ = ["DEAD", "ORPHANS", "Expiring", "Member", "owned"]
+__all__ = ["DEAD", "ORPHANS", "PAUSES", "Expiring", "Instance", "owned"]
 
-ORPHANS = OrphanSettings(lease_look_seconds=2.0, watch_seconds=90.0, max_watched=3, recovery_at_once=2, retry=RETRY)
-DEAD = INSTANCE.lease_seconds + 4 * ORPHANS.lease_look_seconds  # seconds after which a death has been noticed
-_FLEET = FleetSettings(first_pause_seconds=0.02, longest_pause_seconds=2.0, retry=RETRY)
+ORPHANS = OrphanSettings(look=2.0, watched=90.0, streams=3, at_once=2)
+DEAD = LEASE.length + 4 * ORPHANS.look  # seconds after which a death has been noticed
+PAUSES = FleetSettings(first_pause=0.02, longest_pause=2.0)
 
 
 class Expiring(MemoryStorage):
@@ -38,26 +39,37 @@ class Expiring(MemoryStorage):
         return await super().__call__(request)
 
 
-class Member:
+class Instance:
     """One instance: what it is made of, open for as long as the block. `dies` instead of saying farewell."""
 
     def __init__(self, handler: Handler, *, dies: bool = False) -> None:
-        self.relay = Relay.over(handler)
-        self.instance, self.transfers, self.storage = self.relay.instance, self.relay.transfers, self.relay.storage
-        self.orphans = Orphans(self.instance, self.storage, self.relay.records, ORPHANS)
-        self.fleet = Fleet(self.instance, self.storage, self.relay.records, self.transfers, self.orphans, _FLEET)
+        self.relay = Relay.over(handler, is_member=True)
+        self.storage, self.endings, self.transfers = self.relay.storage, self.relay.endings, self.relay.transfers
+        assert isinstance(self.relay.members, Member)
+        self.members = self.relay.members
+        self.orphans = Orphans(self.members, self.relay.records, self.endings, ORPHANS)
+        self.fleet = Fleet(self.members, self.relay.records, self.transfers, self.endings, self.orphans, PAUSES)
         self._dies = dies
 
-    async def __aenter__(self) -> "Member":
+    @property
+    def name(self) -> str:
+        """Its name in storage."""
+        return self.members.name
+
+    async def __aenter__(self) -> "Instance":
         self.transfers.open()
-        self.instance.open(self.transfers.abort)
+        self.members.open(self.transfers.abort)
         self.orphans.open()
         return self
 
+    async def freeze(self) -> None:
+        """Hold no lease and read no mail any more, but go on writing."""
+        await self.members._tasks.aclose()
+
     async def die(self) -> None:
         """Be gone at once, as after SIGKILL: nothing is said to storage any more."""
-        await self.instance._tasks.aclose()
-        await self.transfers._tasks.aclose()
+        await self.freeze()
+        await self.transfers._desk.tasks.aclose()
         await self.transfers._sweeper.aclose()
 
     async def __aexit__(self, *_: object) -> None:
@@ -66,7 +78,7 @@ class Member:
             await self.die()
         else:
             await self.relay.aclose()
-            await self.instance.aclose()
+            await self.members.aclose()
 
     async def record(self, stream_id: str = ID) -> Record:
         """What it knows of a stream."""
@@ -75,7 +87,7 @@ class Member:
         return record
 
 
-async def owned(owner: Member, storage: MemoryStorage, *parts: bytes, stream_id: str = ID) -> Tap:
+async def owned(owner: Instance, storage: MemoryStorage, *parts: bytes, stream_id: str = ID) -> Tap:
     """A stream that `owner` writes, with `parts` in it."""
     tap = Tap()
     await owner.relay.start(tap, stream_id)

@@ -1,5 +1,6 @@
 """`proxy.streams.client`: what storage's answers mean, against the real store and the tests' own in memory."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,13 +9,15 @@ from proxy.http.body import EMPTY, BodyError, BytesBody, Cut, read_all
 from proxy.http.message import Fault, Handler, Request, Response
 from proxy.streams.answers import AppendResult, Reading, ReadRefused, StorageError
 from proxy.streams.client import Endpoint, ReadQuery, Storage
+from proxy.streams.retry import RetryPolicy
 from proxy.wire.headers import Field, Headers
 from tests.kit.bodies import fed_pipe
 from tests.kit.handlers import Failing, Recording, answer, lost
 from tests.kit.memory_storage import MemoryStorage
+from tests.kit.virtual_time import in_virtual_time
 from tests.store.kit import opened
 
-TTL: Field = (b"stream-ttl", b"1000")
+TTL = 1000
 OCTETS = b"application/octet-stream"
 
 
@@ -56,15 +59,45 @@ async def test_a_create_at_a_path_without_streams_names_the_url_and_the_setting(
 
 async def test_a_create_tells_a_new_stream_from_one_that_was_there(handler: Handler) -> None:
     storage = storage_at(handler)
-    assert await storage.create("s", OCTETS, TTL) is AppendResult.ACCEPTED
-    assert await storage.create("s", OCTETS, TTL) is AppendResult.EXISTS
-    assert await storage.create("s", b"application/json", TTL) is AppendResult.EXISTS
+    assert await storage.create("s", OCTETS, TTL)
+    assert not await storage.create("s", OCTETS, TTL)
+    assert not await storage.create("s", b"application/json", TTL)
 
 
-async def test_a_create_whose_answer_was_lost_is_asked_again_and_knows_its_own(handler: Handler) -> None:
+async def test_a_create_whose_answer_was_lost_is_asked_again_and_creates_once(handler: Handler) -> None:
     failing = Failing(handler).then(lost(), after=True)
-    assert await storage_at(failing).create("s", OCTETS, TTL, b"once") is AppendResult.DUPLICATE
+    assert not await storage_at(failing).create("s", OCTETS, TTL, b"once")
     assert await storage_at(handler).read_whole("s", 100) == b"once"
+
+
+@in_virtual_time
+async def test_a_create_is_tried_again_for_as_long_as_its_caller_has_patience() -> None:
+    failing = Failing(MemoryStorage()).then(answer(503), times=5)
+    retry = RetryPolicy(budget=60.0, first_delay=0.05, longest_delay=5.0)
+    assert await storage_at(failing).create("s", OCTETS, TTL, retry=retry)
+    failing.then(answer(503))
+    with pytest.raises(StorageError):
+        await storage_at(failing).create("s", OCTETS, TTL)
+    failing.always = answer(503)
+    with pytest.raises(StorageError):
+        await storage_at(failing).create("s", OCTETS, TTL, retry=retry)
+    assert asyncio.get_running_loop().time() <= 120
+    failing.always = answer(400)
+    before = failing.met
+    with pytest.raises(StorageError):
+        await storage_at(failing).create("s", OCTETS, TTL, retry=retry)
+    assert failing.met == before + 1
+
+
+async def test_a_touch_is_a_read_and_finds_no_fault_with_a_stream_that_is_not_there(handler: Handler) -> None:
+    recording = Recording(handler)
+    storage = storage_at(recording)
+    await storage.touch("s")
+    await storage.create("s", OCTETS, TTL, b"some")
+    await storage.touch("s")
+    assert [(seen.method, seen.status) for seen in recording.seen] == [("GET", 404), ("PUT", 201), ("GET", 200)]
+    with pytest.raises(StorageError):
+        await storage_at(answer(503)).touch("s")
 
 
 async def test_appends_are_numbered_and_each_answer_is_a_value(handler: Handler) -> None:

@@ -13,12 +13,11 @@ from proxy.streams.answers import AppendResult, StorageError
 from proxy.streams.client import Endpoint, Storage
 from proxy.streams.producer import Producer
 from proxy.streams.retry import RetryPolicy
-from proxy.wire.headers import Field, Headers
+from proxy.wire.headers import Headers
 from tests.kit.handlers import Failing, Failure, answer, lost
 from tests.kit.memory_storage import MemoryStorage, Stored
 from tests.kit.virtual_time import in_virtual_time
 
-TTL: Field = (b"stream-ttl", b"1000")
 OCTETS = b"application/octet-stream"
 RETRY = RetryPolicy(budget=60.0, first_delay=0.05, longest_delay=5.0)
 
