@@ -50,8 +50,9 @@ class LiveBody(PulledBody):
         self._position = position
         self._cursor = cursor
         self._limits = limits
-        self._event_bytes = max(limits.event_bytes, LONGEST_CHARACTER)  # or an event may hold nothing whole
         self._encoding = encoding_of(reader.view().stream.media)
+        most = limits.event_bytes // 4 * 3 if self._encoding is Encoding.BASE64 else limits.event_bytes
+        self._carried = max(most, LONGEST_CHARACTER)  # by one event; with less it could hold nothing whole
         self._until = asyncio.get_running_loop().time() + limits.whole
         self._seen: int | None = None  # the end of the stream up to which the reader has all that can be sent
         self._is_last = False
@@ -87,7 +88,7 @@ class LiveBody(PulledBody):
         start = position = reached = min(self._position, tail)
         if position < tail:
             try:
-                pieces = await self._reader.read(position, tail, self._event_bytes)
+                pieces = await self._reader.read(position, tail, self._carried)
             except Unreadable as error:
                 logger.error("a live read broke off: %s", error)
                 self._cut = Cut.RESET
@@ -112,10 +113,12 @@ class LiveBody(PulledBody):
         if not is_news:
             return []  # only the first bytes of a character came
         cursor = next_cursor(self._cursor, self._engine.now() / 1000, self._limits.cursor)
+        if len(payload) <= self._carried:
+            control = control_event(format_offset(position), cursor, up_to_date=is_end, closed=is_last)
+            return [data_event(payload, self._encoding), control] if payload else [control]
         events: list[Buffer] = []
         for run in self._runs(payload, pieces):
-            if run:
-                events.append(data_event(run, self._encoding))
+            events.append(data_event(run, self._encoding))
             start += len(run)
             at_end = start >= position
             offset = format_offset(position if at_end else start)
@@ -128,24 +131,19 @@ class LiveBody(PulledBody):
         Each is followed by a control event, so that over a connection that is cut again and again a reader still gets
         on.
         """
-        most = self._event_bytes
-        if len(payload) <= most and self._encoding is not Encoding.BASE64:
-            return [payload]
+        most = self._carried
+        runs: list[bytes] = []
         if self._encoding is Encoding.JSON:
-            runs: list[bytes] = []
             for _, data in pieces:
                 if runs and len(runs[-1]) + len(data) <= most:
                     runs[-1] += data
                 else:
                     runs.append(data)
             return runs
-        if self._encoding is Encoding.BASE64:
-            most = max(most // 4 * 3, 1)
-            return [payload[at : at + most] for at in range(0, len(payload), most)] or [payload]
-        runs, at = [], 0
+        at = 0
         while at < len(payload):
             run = payload[at : at + most]
-            if at + most < len(payload):
+            if self._encoding is Encoding.TEXT and at + most < len(payload):
                 run = run[: whole_characters(run)]
             runs.append(run)
             at += len(run)

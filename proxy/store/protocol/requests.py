@@ -78,8 +78,8 @@ def _position(token: str) -> int | None:
 
 def parse_append(fields: Fields) -> Append:
     """What a POST asks for, without its content. Raises BadRequest."""
-    content_type = _short(fields, b"content-type")
-    seq = _short(fields, b"stream-seq")
+    content_type = fields.get(b"content-type")
+    seq = _short(fields, b"stream-seq") if b"stream-seq" in fields else None
     return Append(
         None if content_type is None else _media_type(content_type),
         _producer(fields),
@@ -98,6 +98,8 @@ def _short(fields: Fields, name: bytes) -> bytes | None:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _media_type(content_type: bytes) -> str:
+    if len(content_type) > _LONGEST:
+        raise BadRequest(f"content-type is longer than {_LONGEST} bytes")
     return media_type(content_type.decode("latin-1"))
 
 

@@ -47,7 +47,9 @@ def data_event(payload: bytes, encoding: Encoding) -> bytes:
         payload = b"[" + payload[:-1] + b"]"
     else:
         payload = payload.decode("utf-8", "replace").encode("utf-8")
-    return b"event: data\ndata:" + _LINE_END.sub(b"\ndata:", payload) + b"\n\n"
+    if b"\n" in payload or b"\r" in payload:
+        payload = _LINE_END.sub(b"\ndata:", payload)
+    return b"event: data\ndata:" + payload + b"\n\n"
 
 
 def control_event(offset: str, cursor: str, *, up_to_date: bool, closed: bool) -> bytes:
