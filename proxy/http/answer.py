@@ -12,14 +12,32 @@ from proxy.base.errors import Code, Refusal
 from proxy.http.body import BodyError, BytesBody
 from proxy.http.message import Handler, Request, Response
 from proxy.http.pipe import Pipe, PipeLimits, Source
-from proxy.wire.events import Buffer
+from proxy.wire.events import Buffer, PeerError
 
-__all__ = ["Answer", "InvitedBody", "Outlet", "Service"]
+__all__ = ["Answer", "InvitedBody", "Outlet", "Service", "refusal_of"]
 
 logger = logging.getLogger(__name__)
 
 _BODILESS = (204, 304)
 _IGNORES_BODY = (b"GET", b"HEAD", b"DELETE", b"OPTIONS")
+
+_CODES = {
+    code.status: code
+    for code in (
+        Code.BAD_REQUEST,
+        Code.REQUEST_TOO_LARGE,
+        Code.URI_TOO_LONG,
+        Code.EXPECTATION_FAILED,
+        Code.HEAD_TOO_LARGE,
+        Code.NOT_IMPLEMENTED,
+        Code.VERSION_NOT_SUPPORTED,
+    )
+}
+
+
+def refusal_of(error: PeerError) -> Refusal:
+    """The answer to a request that a codec refused."""
+    return Refusal(_CODES.get(error.status, Code.BAD_REQUEST), error.fault)
 
 
 class Outlet(Protocol):

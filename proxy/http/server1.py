@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 
 from proxy.base.errors import Code, Refusal
-from proxy.http.answer import Answer, InvitedBody
+from proxy.http.answer import Answer, InvitedBody, refusal_of
 from proxy.http.body import EMPTY, Body, BytesBody, Cut
 from proxy.http.message import Request, Response
 from proxy.http.pipe import Pipe
@@ -95,7 +95,7 @@ class Http1Connection(ServerConnection):
             try:
                 self._codec.receive_eof()
             except PeerError as error:
-                self._refuse(Refusal(error.code, error.message))
+                self._refuse(refusal_of(error))
         if self._phase is _Phase.HEAD:
             return False
         self._loop.call_later(self._limits.half_close_grace_seconds, self.cut)
@@ -122,7 +122,7 @@ class Http1Connection(ServerConnection):
         try:
             head, parts, ended = step(*data)
         except PeerError as error:
-            self._refuse(Refusal(error.code, error.message))
+            self._refuse(refusal_of(error))
             return
         if head is not None:
             self._begin(head, parts, is_whole=ended)
@@ -136,7 +136,7 @@ class Http1Connection(ServerConnection):
             if parts or ended:
                 self._expect_body()
         if (failed := self._codec.failed) is not None:
-            self._refuse(Refusal(failed.code, failed.message))
+            self._refuse(refusal_of(failed))
         if self._codec.buffered > self._limits.head.head_bytes:
             self.pause()
 

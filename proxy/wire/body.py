@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.base.errors import Code
 from proxy.wire.events import Buffer, HeadLimits, PeerError
+from proxy.wire.grammar import TCHAR
 
 __all__ = ["BodyDecoder", "ChunkedDecoder", "LengthDecoder", "UntilCloseDecoder"]
 
@@ -26,7 +26,7 @@ _SIZE_LINE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:%b)?\r?)?" % _EXTENSION)
 _SIZE_LINE_BYTES = _MAX_DIGITS + 256 + len(_CRLF)
 _SIZES = {form % size: size for size in range(1, 1024) for form in (b"%x", b"%X")}
 """The size lines that tokens have: one look-up in place of a check and a conversion."""
-_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+")
+_TRAILER = re.compile(TCHAR + rb"++:[\t\x20-\x7e\x80-\xff]*+")
 _BROKEN_LINE = re.compile(rb"(?<!\r)\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -50,11 +50,10 @@ class BodyDecoder(Protocol):
 class LengthDecoder:
     """A body of `length` bytes (Content-Length)."""
 
-    __slots__ = ("_code", "_left", "done", "failed", "rest")
+    __slots__ = ("_left", "done", "failed", "rest")
 
-    def __init__(self, length: int, code: Code = Code.BAD_REQUEST) -> None:
+    def __init__(self, length: int) -> None:
         self._left = length
-        self._code = code
         self.done = length == 0
         self.rest = b""
         self.failed: PeerError | None = None
@@ -70,7 +69,7 @@ class LengthDecoder:
 
     def receive_eof(self) -> None:
         """See BodyDecoder."""
-        self.failed = PeerError(self._code, f"the body ended {self._left} bytes short of its content-length")
+        self.failed = PeerError(f"the body ended {self._left} bytes short of its content-length")
 
 
 class UntilCloseDecoder:
@@ -95,11 +94,10 @@ class UntilCloseDecoder:
 class ChunkedDecoder:
     """The chunked transfer coding (RFC 9112 section 7.1). Trailers are checked, bounded by `limits` and dropped."""
 
-    __slots__ = ("_code", "_left", "_limits", "_missing", "_read", "_tail", "_trailers", "done", "failed", "rest")
+    __slots__ = ("_left", "_limits", "_missing", "_read", "_tail", "_trailers", "done", "failed", "rest")
 
-    def __init__(self, limits: HeadLimits, code: Code = Code.BAD_REQUEST) -> None:
+    def __init__(self, limits: HeadLimits) -> None:
         self._limits = limits
-        self._code = code
         self._read: Callable[[ChunkedDecoder, bytes, int, list[Buffer]], int] = ChunkedDecoder._read_chunks
         self._tail = b""  # the begun line that the last read ended in
         self._left = 0  # payload bytes of the present chunk still to come
@@ -215,8 +213,8 @@ class ChunkedDecoder:
         self._trailers = (fields + 1, used + line_bytes)
         return position + line_bytes - begun
 
-    def _fail(self, message: str, position: int = 0) -> int:
-        self.failed = PeerError(self._code, message)
+    def _fail(self, fault: str, position: int = 0) -> int:
+        self.failed = PeerError(fault)
         return position
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from proxy.base.errors import Code
 from proxy.wire.headers import Headers
 
 __all__ = ["Buffer", "HeadLimits", "HeadT", "PeerError", "Received", "RequestHead", "ResponseHead", "first_bytes"]
@@ -31,12 +30,15 @@ class HeadLimits:
 
 
 class PeerError(Exception):
-    """The peer sent what the protocol does not allow. A server answers `code`; a client drops the connection."""
+    """The peer sent what the protocol does not allow: `fault` says what, without any of the peer's bytes.
 
-    def __init__(self, code: Code, message: str) -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
+    `status` is what a server may answer; a client drops the connection.
+    """
+
+    def __init__(self, fault: str, status: int = 400) -> None:
+        super().__init__(fault)
+        self.fault = fault
+        self.status = status
 
 
 class RequestHead(NamedTuple):

@@ -14,7 +14,6 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Generic
 
-from proxy.base.errors import Code
 from proxy.wire.body import BodyDecoder, ChunkedDecoder, LengthDecoder, UntilCloseDecoder
 from proxy.wire.events import (
     Buffer,
@@ -258,7 +257,7 @@ class ServerCodec(_Codec[RequestHead]):
             head, self._is_old = request_head(raw, self._limits)
             found = head, end
         if (found[0].length or 0) > self._max_body:
-            raise PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
+            raise PeerError("the body is too large", 413)
         return found
 
     def _receive_body(self, head: RequestHead | None, data: bytes, start: int) -> Received[RequestHead]:
@@ -268,7 +267,7 @@ class ServerCodec(_Codec[RequestHead]):
         self._body_left -= sum(map(len, parts))
         if self._body_left >= 0:
             return received
-        self.failed = PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
+        self.failed = PeerError("the body is too large", 413)
         if head is None and not left:
             raise self.failed
         return head, list(first_bytes(parts, left)), False
@@ -322,7 +321,7 @@ class ClientCodec(_Codec[ResponseHead]):
         if self._state is _State.WAIT:
             return False
         if self._state is _State.HEAD:
-            self.failed = PeerError(Code.UPSTREAM_ERROR, "the connection ended before the response")
+            self.failed = PeerError("the connection ended before the response")
         else:
             self._decoder.receive_eof()
             self.failed = self._decoder.failed
@@ -348,21 +347,21 @@ class ClientCodec(_Codec[ResponseHead]):
                 break
             self._informational += 1
             if self._informational > _INFORMATIONAL:
-                raise PeerError(Code.UPSTREAM_ERROR, "too many informational responses")
+                raise PeerError("too many informational responses")
         length, chunked, self._keep_alive = response_framing(response, self._method)
         head = ResponseHead(response.status, Headers.trusted(response.fields), length)
         return self._begin_body(head, data, position, chunked=chunked)
 
     def _begin_body(self, head: ResponseHead, data: bytes, start: int, *, chunked: bool) -> Received[ResponseHead]:
         if chunked:
-            self._decoder = ChunkedDecoder(self._limits, Code.UPSTREAM_ERROR)
+            self._decoder = ChunkedDecoder(self._limits)
         elif head.length is None:
             self._decoder = UntilCloseDecoder()
         elif head.length == 0 and start == len(data):
             self._end(b"")
             return head, [], True
         else:
-            self._decoder = LengthDecoder(head.length, Code.UPSTREAM_ERROR)
+            self._decoder = LengthDecoder(head.length)
         self._state = _State.BODY
         return self._receive_body(head, data, start)
 
@@ -375,4 +374,4 @@ class ClientCodec(_Codec[ResponseHead]):
 
 
 def _cut_short() -> PeerError:
-    return PeerError(Code.BAD_REQUEST, "the connection ended within a request")
+    return PeerError("the connection ended within a request")

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import h11
 
-from proxy.base.errors import Code
 from proxy.wire.events import HeadLimits, PeerError, RequestHead
+from proxy.wire.grammar import is_token
 from proxy.wire.headers import Field, Headers
 
 __all__ = [
@@ -27,7 +27,6 @@ _BROKEN_LINE = rb"(?<!\r)\n|\r[^\n]"
 _REQUEST_FORBIDS = re.compile(_BROKEN_LINE + rb"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _RESPONSE_FORBIDS = re.compile(_BROKEN_LINE + rb"|\x00")
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSION = re.compile(rb"HTTP/[0-9]+(?:\.[0-9]+)?")
 _TARGET = re.compile(rb"/(?!/)[!-~]*")
 _NOT_IN_TARGET = re.compile(rb"[#\\]")
@@ -54,14 +53,13 @@ class HeadReader:
     verdict. `target_bytes` of the limits is held for requests only (status lines have no target).
     """
 
-    __slots__ = ("_blank_lines", "_checked", "_code", "_forbidden", "_is_request", "_limits", "received")
+    __slots__ = ("_blank_lines", "_checked", "_forbidden", "_is_request", "_limits", "received")
 
     def __init__(self, limits: HeadLimits, *, is_request: bool) -> None:
         self._limits = limits
         self._blank_lines = 0
         self._is_request = is_request
         self._forbidden = _REQUEST_FORBIDS if is_request else _RESPONSE_FORBIDS
-        self._code = Code.BAD_REQUEST if is_request else Code.UPSTREAM_ERROR
         self.received = b""
         """What has been received of a head that is not whole."""
         self._checked = 0
@@ -91,20 +89,19 @@ class HeadReader:
         """Raise for the first byte that shows a fault, by its place."""
         faults = []
         if match := self._forbidden.search(head, max(self._checked - 1, 0)):
-            faults.append((match.end(), 0, self._code, "a control character or a line not ended by CRLF"))
+            faults.append((match.end(), 0, 400, "a control character or a line not ended by CRLF"))
         if self._is_request:
             if head.startswith(b"\r\n"):
-                faults.append((2, 0, Code.BAD_REQUEST, "no request line"))
+                faults.append((2, 0, 400, "no request line"))
             target = head.find(b" ") + 1
             last = target + self._limits.target_bytes + 1
             if target and len(head) >= last and not _TARGET_END.search(head, target, last):
-                faults.append((last, 1, Code.URI_TOO_LONG, "the request target is too long"))
+                faults.append((last, 1, 414, "the request target is too long"))
         if len(head) > self._limits.head_bytes:
-            code = Code.HEAD_TOO_LARGE if self._is_request else Code.UPSTREAM_ERROR
-            faults.append((self._limits.head_bytes + 1, 2, code, "the head is too large"))
+            faults.append((self._limits.head_bytes + 1, 2, 431, "the head is too large"))
         if faults:
-            _, _, code, message = min(faults, key=lambda fault: fault[:2])
-            raise PeerError(code, message)
+            _, _, status, fault = min(faults, key=lambda fault: fault[:2])
+            raise PeerError(fault, status)
         self._checked = len(head)
 
 
@@ -117,7 +114,7 @@ def origin_of(received: bytes) -> bytes | None:
 
 
 def request_head(head: bytes, limits: HeadLimits) -> tuple[RequestHead, bool]:
-    """A whole request head, read; and whether it is of HTTP/1.0. Raises PeerError with the code to answer.
+    """A whole request head, read; and whether it is of HTTP/1.0. Raises PeerError with the status to answer.
 
     `head` has passed a HeadReader. The raw checks come first, then h11, whose word is taken for names and values.
     """
@@ -128,16 +125,16 @@ def request_head(head: bytes, limits: HeadLimits) -> tuple[RequestHead, bool]:
     length = _request_length(fields, is_old)
     expects = _values(fields, b"expect")
     if any(value.lower() != b"100-continue" for value in expects):
-        raise PeerError(Code.EXPECTATION_FAILED, "the expectation is not known")
+        raise PeerError("the expectation is not known", 417)
 
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head))
     parser.receive_data(head)
     try:
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
-        raise PeerError(Code.BAD_REQUEST, "the head is not valid HTTP/1.1") from error
+        raise PeerError("the head is not valid HTTP/1.1") from error
     if not isinstance(event, h11.Request):
-        raise PeerError(Code.BAD_REQUEST, "the head is not valid HTTP/1.1")
+        raise PeerError("the head is not valid HTTP/1.1")
     request = RequestHead(
         method=bytes(event.method),
         target=bytes(event.target),
@@ -174,12 +171,12 @@ def response_lines(head: bytes, limits: HeadLimits) -> ResponseLines:
     """
     match = _STATUS_LINE.match(head)
     if match is None:
-        raise PeerError(Code.UPSTREAM_ERROR, "a bad status line")
+        raise PeerError("a bad status line")
     if head.count(b"\r\n") - 2 > limits.fields:
-        raise PeerError(Code.UPSTREAM_ERROR, "too many header fields")
+        raise PeerError("too many header fields")
     status = int(match[2])
     if status == 101 or not 100 <= status < 600:
-        raise PeerError(Code.UPSTREAM_ERROR, "a status that was not asked for or does not exist")
+        raise PeerError("a status that was not asked for or does not exist")
 
     parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=len(head))
     parser.send(h11.Request(method="GET", target="/", headers=[("host", "h")]))
@@ -187,15 +184,15 @@ def response_lines(head: bytes, limits: HeadLimits) -> ResponseLines:
     try:
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
-        raise PeerError(Code.UPSTREAM_ERROR, "the head is not valid HTTP/1.1") from error
+        raise PeerError("the head is not valid HTTP/1.1") from error
     if not isinstance(event, h11.Response | h11.InformationalResponse):
-        raise PeerError(Code.UPSTREAM_ERROR, "the head is not valid HTTP/1.1")
+        raise PeerError("the head is not valid HTTP/1.1")
     fields = []
     for name, value in event.headers:
         if _VALUE.fullmatch(value):
             fields.append((bytes(name), bytes(value)))
         elif name in (b"connection", b"transfer-encoding", b"content-length"):
-            raise PeerError(Code.UPSTREAM_ERROR, "a control character in a framing field")
+            raise PeerError("a control character in a framing field")
     return ResponseLines(match[1] == b"0", status, fields)
 
 
@@ -205,9 +202,9 @@ def response_framing(response: ResponseLines, method: bytes) -> ResponseFraming:
     coding = values.get(b"transfer-encoding")
     declared = values.get(b"content-length")
     if coding is not None and (declared is not None or response.is_old or coding.lower() != b"chunked"):
-        raise PeerError(Code.UPSTREAM_ERROR, "a transfer-encoding that cannot be trusted")
+        raise PeerError("a transfer-encoding that cannot be trusted")
     if declared is not None and (not declared.isdigit() or len(declared) > _LENGTH_DIGITS):
-        raise PeerError(Code.UPSTREAM_ERROR, "a bad content-length")
+        raise PeerError("a bad content-length")
     length = None if declared is None else int(declared)
     keep_alive = _keeps_alive(response.fields, response.is_old) if b"connection" in values else not response.is_old
     if method == b"HEAD" or response.status == 304:
@@ -224,33 +221,33 @@ def response_framing(response: ResponseLines, method: bytes) -> ResponseFraming:
 def _check_request_line(line: bytes, limits: HeadLimits) -> bool:
     """Whether it is of HTTP/1.0. Raises PeerError (RFC 9112 section 3)."""
     words = line.split(b" ")
-    if len(words) != 3 or not _TOKEN.fullmatch(words[0]):
-        raise PeerError(Code.BAD_REQUEST, "a bad request line")
+    if len(words) != 3 or not is_token(words[0]):
+        raise PeerError("a bad request line")
     method, target, version = words
     if len(target) > limits.target_bytes:
-        raise PeerError(Code.URI_TOO_LONG, "the request target is too long")
+        raise PeerError("the request target is too long", 414)
     if not _VERSION.fullmatch(version):
-        raise PeerError(Code.BAD_REQUEST, "a bad request line")
+        raise PeerError("a bad request line")
     if version not in (b"HTTP/1.0", b"HTTP/1.1"):
-        raise PeerError(Code.VERSION_NOT_SUPPORTED, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        raise PeerError("only HTTP/1.0 and HTTP/1.1 are spoken here", 505)
     is_asterisk = target == b"*" and method == b"OPTIONS"
     if not is_asterisk and (not _TARGET.fullmatch(target) or _NOT_IN_TARGET.search(target)):
-        raise PeerError(Code.BAD_REQUEST, "the request target is not a path")
+        raise PeerError("the request target is not a path")
     return version == b"HTTP/1.0"
 
 
 def _raw_fields(lines: list[bytes], limits: HeadLimits) -> list[Field]:
     """The field lines as they were written, names in lower case. Raises PeerError (RFC 9112 section 5)."""
     if len(lines) > limits.fields:
-        raise PeerError(Code.HEAD_TOO_LARGE, "too many header fields")
+        raise PeerError("too many header fields", 431)
     fields = []
     for line in lines:
         raw_name, colon, value = line.partition(b":")
         name = raw_name.lower()
-        if not colon or not _TOKEN.fullmatch(name):
-            raise PeerError(Code.BAD_REQUEST, "a bad header line")
+        if not colon or not is_token(name):
+            raise PeerError("a bad header line")
         if name in (b"transfer_encoding", b"content_length"):
-            raise PeerError(Code.BAD_REQUEST, "a header that others may read as framing")
+            raise PeerError("a header that others may read as framing")
         fields.append((name, value.strip(b" \t")))
     return fields
 
@@ -262,7 +259,7 @@ def _check_host(fields: list[Field], is_old: bool) -> None:
         return
     match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
     if match is None or (match[1] is not None and not 0 < int(match[1]) < 65536):
-        raise PeerError(Code.BAD_REQUEST, "a missing, repeated or bad host")
+        raise PeerError("a missing, repeated or bad host")
 
 
 def _request_length(fields: list[Field], is_old: bool) -> int | None:
@@ -271,16 +268,16 @@ def _request_length(fields: list[Field], is_old: bool) -> int | None:
     lengths = _values(fields, b"content-length")
     if codings:
         if lengths or is_old:
-            raise PeerError(Code.BAD_REQUEST, "a transfer-encoding that cannot be trusted")
+            raise PeerError("a transfer-encoding that cannot be trusted")
         if len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise PeerError(Code.NOT_IMPLEMENTED, "the only transfer-encoding spoken here is chunked")
+            raise PeerError("the only transfer-encoding spoken here is chunked", 501)
         return None
     if not lengths:
         return 0
     if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
-        raise PeerError(Code.BAD_REQUEST, "a bad content-length")
+        raise PeerError("a bad content-length")
     if len(lengths[0]) > _LENGTH_DIGITS:
-        raise PeerError(Code.REQUEST_TOO_LARGE, "the body is too large")
+        raise PeerError("the body is too large", 413)
     return int(lengths[0])
 
 

@@ -7,13 +7,14 @@ give, or None, and then the twin decides. Owns no refusal.
 import re
 
 from proxy.wire.events import HeadLimits, RequestHead, ResponseHead
+from proxy.wire.grammar import TCHAR
 from proxy.wire.headers import Headers
 
 __all__ = ["plain_request_head", "plain_response_head"]
 
-_LINE = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [!-~][ -~]*+\r\n"
+_LINE = TCHAR + rb"++: [!-~][ -~]*+\r\n"
 _LINES = rb"((?:%b)*+)\r\n" % _LINE
-_REQUEST = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) (/(?!/)[!\"$-\[\]-~]*+) HTTP/1\.1\r\n" + _LINES)
+_REQUEST = re.compile(rb"(" + TCHAR + rb"++) (/(?!/)[!\"$-\[\]-~]*+) HTTP/1\.1\r\n" + _LINES)
 _OTHERS = rb"(?:(?!(?i:content-length|transfer-encoding|connection):)%b|(?i:connection: keep-alive)\r\n)*+" % _LINE
 _FRAMING = rb"(?:(?i:content-length): (0|[1-9][0-9]{0,17})|(?i:transfer-encoding): chunked)\r\n"
 _RESPONSE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [ -~]*+)?\r\n(%b%b%b)\r\n" % (_OTHERS, _FRAMING, _OTHERS))

@@ -14,11 +14,12 @@ SMALL_LIMITS = HeadLimits(head_bytes=200, fields=5, target_bytes=40)
 MAX_BODY = 1000
 
 END = "the end"
+FAULT = "a fault"
 NOTHING: tuple[None, list[bytes], bool] = (None, [], False)
 """What a read brought that completed nothing."""
 
-Seen = list[RequestHead | ResponseHead | bytes | str]
-"""Heads and ends (END) as they came, payload joined, and the code of the fault at last."""
+Seen = list[RequestHead | ResponseHead | bytes | str | int]
+"""Heads and ends (END) as they came, payload joined; at last the status of a request's fault, FAULT of a response's."""
 
 
 def whole(data: bytes) -> Iterator[bytes]:
@@ -94,7 +95,7 @@ def serve(codec: ServerCodec, pieces: Iterable[bytes], *, eof: bool = False) -> 
         if codec.failed is not None:
             raise codec.failed
     except PeerError as error:
-        seen.append(error.code.value)
+        seen.append(error.status)
     return seen
 
 
@@ -108,8 +109,8 @@ def ask(codec: ClientCodec, pieces: Iterable[bytes], *, eof: bool = False) -> Se
             seen.append(END)
         if codec.failed is not None:
             raise codec.failed
-    except PeerError as error:
-        seen.append(error.code.value)
+    except PeerError:
+        seen.append(FAULT)
     return seen
 
 

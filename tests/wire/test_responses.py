@@ -14,6 +14,7 @@ from proxy.wire.headers import Headers
 from proxy.wire.plain import plain_response_head
 from tests.wire.feeding import (
     END,
+    FAULT,
     LIMITS,
     NOTHING,
     SMALL_LIMITS,
@@ -103,7 +104,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_bad_head_is_an_upstream_error_and_ends_the_connection(name: str, junk: bytes, feed: Feed) -> None:
     client = asked()
-    assert ask(client, feed(REFUSED[name] + junk)) == ["UPSTREAM_ERROR"]
+    assert ask(client, feed(REFUSED[name] + junk)) == [FAULT]
     assert not client.reusable
     with pytest.raises(PeerError):
         client.receive(response())
@@ -210,7 +211,7 @@ CUT = {
 def test_a_response_cut_short_is_a_fault_after_what_came(name: str, feed: Feed) -> None:
     client = asked()
     seen = ask(client, feed(CUT[name]), eof=True)
-    assert seen[-1] == "UPSTREAM_ERROR"
+    assert seen[-1] == FAULT
     assert END not in seen
     assert not client.reusable
     kept = CUT[name].partition(b"\r\n\r\n")[2]
@@ -224,7 +225,7 @@ def test_what_came_before_broken_framing_is_kept(feed: Feed) -> None:
     assert ask(client, feed(data)) == [
         ResponseHead(200, Headers([(b"Transfer-Encoding", b"chunked")]), None),
         b"hello",
-        "UPSTREAM_ERROR",
+        FAULT,
     ]
     assert not client.reusable
 
