@@ -69,21 +69,16 @@ class App:
         storage = Storage(self._endpoint(embedded))
         records = Records(storage, config.retry, config.records)
         endings = Endings(storage, records, config.retry)
-        self._members = self._membership(storage)
+        # An embedded store is this process's alone: no owner of a stream can die but with it.
+        self._members: Membership = Member(storage, config.member) if self._store is None else Solo(self._store)
         desk = Desk(storage, records, endings, config.transfer, Tasks("transfer"))
         self.transfers = Transfers(self._members, desk, config.transfers)
         self._keys = Keys(storage, records, self._members, self.transfers, config.keys)
         self._orphans = Orphans(self._members, records, endings, config.orphans)
-        watcher = Unwatched() if self._store is not None else self._orphans
-        self._fleet = Fleet(self._members, records, self.transfers, endings, watcher, config.fleet)
+        self._watcher: Watcher = self._orphans if self._store is None else Unwatched()
+        self._fleet = Fleet(self._members, records, self.transfers, endings, self._watcher, config.fleet)
         self._recovery = Recovery(self._store, endings, self.transfers, config.recovery)
-        self.router = self._router(Keyring(secrets), storage, endings, watcher)
-
-    def _membership(self, storage: Storage) -> Membership:
-        if self._store is not None:  # an embedded store is this process's alone
-            return Solo(self._store.has_room)
-        config = self._config
-        return Member(storage, config.lease, config.mailbox, config.retry)
+        self.router = self._router(Keyring(secrets), storage, endings)
 
     def _endpoint(self, embedded: Handler | None) -> Endpoint:
         settings = self._config.storage
@@ -109,14 +104,14 @@ class App:
             raise ConfigError(f"--data-dir: {error}") from None
         return self._store.handler
 
-    def _router(self, keyring: Keyring, storage: Storage, endings: Endings, watcher: Watcher) -> Router:
+    def _router(self, keyring: Keyring, storage: Storage, endings: Endings) -> Router:
         config = self._config
         signing = Signing(keyring, time.time)
         allowlist = Allowlist(config.access.allowlist, config.access.allow_private)
         upstream = Upstream(self._pools.upstream, self.address_rules, config.upstream)
         making = Making(self._members, self.transfers, self._keys)
         create = Create(signing, allowlist, upstream, making, config.create)
-        read = Read(storage, endings, watcher, config.read)
+        read = Read(storage, endings, self._watcher, config.read)
         abort = Abort(self._fleet, config.abort)
         delete = Delete(storage, endings.records, self._fleet, wait=config.storage.storage_timeout_seconds)
         creating = {b"POST": Route("create", Access.CREATE, create)}
@@ -125,7 +120,7 @@ class App:
             {b"/v1/proxy": creating, b"/v1/proxy/": creating, b"/health": {b"GET": health, b"HEAD": health}},
             {
                 b"GET": Route("read", Access.READ, read),
-                b"HEAD": Route("head", Access.METADATA, Head(storage, endings, watcher)),
+                b"HEAD": Route("head", Access.METADATA, Head(storage, endings, self._watcher)),
                 b"PATCH": Route("abort", Access.ABORT, abort),
                 b"DELETE": Route("delete", Access.DELETE, delete),
             },

@@ -361,7 +361,8 @@ def test_a_storage_without_streams_at_its_path_is_named_in_the_log_with_the_sett
         args = [*ALLOW, "--durable-streams-url", f"{storage.url}{path}", "--data-dir", str(tmp_path)]
         with ProxyProcess(args, env=ENV) as proxy:
             caller = Caller(proxy.url, SECRET)
-            assert code(caller.post(upstream.serve(fixed()).url)) == (502, "STORAGE_ERROR")
+            route = upstream.serve(fixed())
+            assert (code(caller.post(route.url)), route.count) == ((503, "STORAGE_UNAVAILABLE"), 0)
             caller.http.close()
             proxy.wait_for(f"storage answered 404 to PUT {storage.url}/elsewhere/")
             assert "--durable-streams-url" in proxy.output

@@ -29,12 +29,13 @@ from proxy.relay.fleet import FleetSettings
 from proxy.relay.keys import KeySettings
 from proxy.relay.lease import LeaseSettings
 from proxy.relay.mailbox import MailboxSettings
+from proxy.relay.membership import MemberSettings
 from proxy.relay.orphans import OrphanSettings
 from proxy.relay.pump import Pace
 from proxy.relay.record import RecordSettings
 from proxy.relay.recovery import RecoverySettings
 from proxy.relay.transfer import TransferSettings
-from proxy.relay.transfers import Limits
+from proxy.relay.transfers import TransferLimits
 from proxy.relay.upstream import UpstreamSettings
 from proxy.store.settings import StoreSettings
 from proxy.streams.ledger import LedgerSettings
@@ -171,93 +172,34 @@ class Config:
     ]
     pace: Pace
     upstream: UpstreamSettings
-    # The caller of a create is waiting: less time than for an append.
-    retry_create: Annotated[
+    create_retry: Annotated[
         RetryPolicy,
         _From(
             budget="storage_timeout_seconds", first_delay="retry_first_seconds", longest_delay="retry_longest_seconds"
         ),
     ]
-    transfer: Annotated[
-        TransferSettings,
-        _From(
-            stream_ttl="stream_ttl_seconds",
-            create="retry_create",
-            append="retry",
-            close_budget="close_budget_seconds",
-            longest_pause="close_retry_seconds",
-        ),
-    ]
-    transfers: Annotated[
-        Limits,
-        _From(
-            at_once="max_transfers",
-            inactivity="inactivity_timeout_seconds",
-            longest="max_transfer_seconds",
-            sweep="sweep_seconds",
-        ),
-    ]
-    records: Annotated[
-        RecordSettings,
-        _From(
-            ttl_seconds="record_ttl_seconds",
-            remembered="record_cache",
-            max_bytes="max_record_bytes",
-            refresh_seconds="record_refresh_seconds",
-        ),
-    ]
-    lease: Annotated[
-        LeaseSettings,
-        _From(
-            length="lease_seconds",
-            renew="lease_renew_seconds",
-            timeout="lease_attempt_seconds",
-            look="lease_look_seconds",
-        ),
-    ]
+    transfer: TransferSettings
+    transfers: TransferLimits
+    records: RecordSettings
+    lease: LeaseSettings
     mailbox: Annotated[
         MailboxSettings,
         _From(
-            ttl="stream_ttl_seconds",
-            listen="lease_seconds",
-            pause="lease_renew_seconds",
-            max_bytes="max_request_bytes",
+            mailbox_ttl_seconds="stream_ttl_seconds",
+            mailbox_listen_seconds="lease_seconds",
+            max_mail_bytes="max_request_bytes",
         ),
     ]
-    ledger: Annotated[LedgerSettings, _From(ttl="record_ttl_seconds", max_bytes="max_lock_bytes")]
-    keys: Annotated[
-        KeySettings,
-        _From(
-            patience="key_wait_seconds",
-            poll="key_poll_seconds",
-            longest_poll="key_longest_poll_seconds",
-            insist="lease_look_seconds",
-        ),
-    ]
+    member: MemberSettings
+    locks: Annotated[LedgerSettings, _From(ledger_ttl_seconds="record_ttl_seconds")]
+    keys: KeySettings
     # By the end of a watch, a live reader has asked again.
-    orphans: Annotated[
-        OrphanSettings,
-        _From(
-            look="lease_look_seconds",
-            watched="storage_silence_seconds",
-            streams="max_readers",
-            at_once="recovery_at_once",
-        ),
+    orphans: Annotated[OrphanSettings, _From(watch_seconds="storage_silence_seconds", max_watched="max_readers")]
+    fleet: Annotated[
+        FleetSettings, _From(first_pause_seconds="key_poll_seconds", longest_pause_seconds="lease_look_seconds")
     ]
-    fleet: Annotated[FleetSettings, _From(first_pause="key_poll_seconds", longest_pause="lease_look_seconds")]
-    recovery: Annotated[
-        RecoverySettings,
-        _From(at_once="recovery_at_once", first_pause="retry_longest_seconds", longest_pause="close_retry_seconds"),
-    ]
-    uploads: Annotated[
-        UploadLimits,
-        _From(
-            each="max_request_bytes",
-            total="max_request_bytes_total",
-            grace="body_timeout_seconds",
-            rate="min_body_rate",
-        ),
-    ]
+    recovery: RecoverySettings
+    uploads: UploadLimits
     create: CreateSettings
     events: EventSettings
     read: ReadSettings

@@ -46,6 +46,10 @@ class Values:
             return value
         raise TypeError(f"{name} is no whole number")
 
+    def is_given(self, name: str) -> bool:
+        """Whether a text or a list is not empty."""
+        return bool(self._values[name])
+
 
 @dataclass(frozen=True, slots=True)
 class Derived:
@@ -69,11 +73,11 @@ FIXED = (
         "max_control_bytes", 4 * _KIB, "bytes", "Maximum size of an SSE control event that is read; one has about 100"
     ),
     Fixed(
-        "max_lock_bytes",
-        1 * _MIB,
-        "bytes",
-        "Maximum size of an Idempotency-Key's lock: 4,000 calls that failed under it",
+        "max_lease_bytes", 64, "bytes", "Maximum size of the stream that stands for an instance's lease; it is empty"
     ),
+    Fixed("max_key_bytes", 255, "bytes", "Maximum size of an Idempotency-Key (protocol)"),
+    Fixed("max_ledger_bytes", 1 * _MIB, "bytes", "Maximum size of an Idempotency-Key's lock: 4,000 calls that failed"),
+    Fixed("lease_misses", 3, "looks", "Looks without a lease in a row, after which its instance counts as dead"),
     # The embedded store: how much it takes
     Fixed("store_append_bytes", 16 * _MIB, "bytes", "Maximum size of one append"),
     Fixed("store_append_values", 262_144, "values", "Maximum number of JSON values in one append"),
@@ -157,15 +161,15 @@ DERIVED = (
         lambda of: of.number("lease_seconds") / 4,
     ),
     Derived(
-        "key_wait_seconds",
+        "key_patience_seconds",
         "s",
-        "Longest wait for a call under the same Idempotency-Key: one upstream request and one to storage",
+        "Longest wait for another create with the same Idempotency-Key: its upstream request, and storage's around it",
         lambda of: _call_seconds(of) + of.number("storage_timeout_seconds"),
     ),
     Derived(
         "key_longest_poll_seconds",
         "s",
-        "Longest pause between two looks at a lock that is held: twenty times --key-poll-seconds",
+        "Longest pause between two looks at an Idempotency-Key: twenty times --key-poll-seconds",
         lambda of: 20 * of.number("key_poll_seconds"),
     ),
     Derived(

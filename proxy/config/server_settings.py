@@ -150,6 +150,13 @@ CLIENTS = Group(
             unit="bytes",
         ),
         Setting(
+            "min_body_rate",
+            _KIB,
+            "Least rate of a request body that takes longer than --body-timeout-seconds; a slower one gets 408",
+            unit="bytes/s",
+            minimum=1,
+        ),
+        Setting(
             "max_readers",
             8_000,
             "Maximum number of live readers (long-poll and SSE) at once; further ones get 503",
@@ -159,7 +166,7 @@ CLIENTS = Group(
         Setting(
             "max_readers_per_stream",
             1_000,
-            "Maximum number of live readers of one stream at once; further ones get 503",
+            "Maximum number of live readers (long-poll and SSE) of one stream; further ones get 503",
             unit="readers",
             minimum=1,
         ),
@@ -203,13 +210,6 @@ CLIENTS = Group(
             "Maximum time without progress of a request body; then the request is refused with 408",
             unit="s",
             minimum=0.01,
-        ),
-        Setting(
-            "min_body_rate",
-            1024,
-            "Average rate below which a request body that takes longer than --body-timeout-seconds is refused",
-            unit="bytes/s",
-            minimum=1,
         ),
         Setting(
             "idle_timeout_seconds",

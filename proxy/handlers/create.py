@@ -19,6 +19,7 @@ from proxy.relay.membership import Membership
 from proxy.relay.record import Record
 from proxy.relay.transfers import Transfers
 from proxy.relay.upstream import Upstream, described, error_answer
+from proxy.streams.answers import StorageError
 from proxy.wire.headers import Field, Headers
 from proxy.wire.url import Url, UrlError, parse_url
 
@@ -29,7 +30,6 @@ _NO_STORE: Field = (b"cache-control", b"no-store")
 _REPLAY: Field = (b"idempotent-replay", b"true")
 # Whose credential reaches the upstream is part of a key's scope: nobody gets an answer that another has paid for.
 _UPSTREAM_CREDENTIALS = (b"upstream-authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
-_MAX_KEY_BYTES = 255  # protocol: Idempotency-Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class CreateSettings:
     pass_header: tuple[str, ...]  # names and prefixes of upstream response headers that reach the client
     max_passed_header_bytes: int  # of all of them in one response
     forward_header: tuple[str, ...]  # names and prefixes of first-hop request headers that reach the upstream
+    max_key_bytes: int  # of an Idempotency-Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +87,25 @@ class Create:
         self._transfers = making.transfers
         self._keys = making.keys
         self._url_seconds = settings.url_expiration_seconds
+        self._base = settings.public_url.rstrip("/")
         self._passed = PassedHeaders(settings.pass_header, max_bytes=settings.max_passed_header_bytes)
         self._forwarded = ForwardedHeaders(settings.forward_header)
-        self._base = settings.public_url.rstrip("/")
+        self._max_key_bytes = settings.max_key_bytes
         self._uploads = Uploads(settings.uploads)
 
     async def __call__(self, call: Call) -> Response:
         """201 with Location, the upstream's error as 502, or 200 for a replay. Raises Refusal, StorageError."""
         headers = call.request.headers
         url, method, match = self._checked(headers, call.caller)
-        key = _idempotency_key(headers)
+        key = self._idempotency_key(headers)
         self._transfers.reserve()
         try:
-            await self._members.check_storage()
+            if key is None:  # with one, a replay needs no room and no lease
+                await self._members.check()
             async with self._uploads.collected(call.request.body) as body:
-                passing = upstream_headers(headers, url, self._forwarded)
-                order = _Order(call.caller.subject, url, match, method, passing, body)
+                order = _Order(
+                    call.caller.subject, url, match, method, upstream_headers(headers, url, self._forwarded), body
+                )
                 if key is None:
                     return await self._make(order, None)
                 return await self._make_once(order, self._lock_names(key, headers, order.subject))
@@ -155,7 +159,11 @@ class Create:
         target = b"%b://%b%b" % (order.url.scheme.encode(), order.url.authority, order.url.target)
         request = await fingerprint(order.method, target, order.body.content)
         async with self._members.licensed():
-            found = await self._keys.resolve(names, request)
+            try:
+                found = await self._keys.resolve(names, request)
+            except StorageError:
+                await self._members.check()  # nothing was sent upstream, and the caller is to come again later
+                raise
             if isinstance(found, Replay):
                 return self._answer(200, found.stream_id, found.record, _REPLAY)
             try:
@@ -172,6 +180,16 @@ class Create:
     def _answer(self, status: int, stream_id: str, record: Record, *more: Field) -> Response:
         return Response(status, Headers.trusted([self._location(stream_id), *record.fields(), *more, _NO_STORE]), EMPTY)
 
+    def _idempotency_key(self, headers: Headers) -> bytes | None:
+        keys = headers.get_all(b"idempotency-key")
+        if not keys:
+            return None
+        if len(keys) > 1 or not 0 < len(keys[0]) <= self._max_key_bytes:
+            raise Refusal(
+                Code.INVALID_REQUEST, f"Idempotency-Key must be one value of 1 to {self._max_key_bytes} bytes"
+            )
+        return keys[0]
+
     def _lock_names(self, key: bytes, headers: Headers, subject: str | None) -> list[str]:
         """The names of the key's lock: under the present secret, then under older ones (protocol: Idempotency-Key)."""
         scope = [b"service"] if subject is None else [b"subject", subject.encode()]
@@ -184,12 +202,3 @@ class Create:
         signature = self._signing.keyring.sign(stream_id, expires)
         path = f"{self._base}/v1/proxy/{stream_id}?expires={expires}&signature={signature}"
         return b"location", path.encode()
-
-
-def _idempotency_key(headers: Headers) -> bytes | None:
-    keys = headers.get_all(b"idempotency-key")
-    if not keys:
-        return None
-    if len(keys) > 1 or not 0 < len(keys[0]) <= _MAX_KEY_BYTES:
-        raise Refusal(Code.INVALID_REQUEST, f"Idempotency-Key must be one value of 1 to {_MAX_KEY_BYTES} bytes")
-    return keys[0]

@@ -31,7 +31,7 @@ class ReadSettings:
     """Bounds of reads; times in seconds."""
 
     max_readers: int  # live readers at once; further ones are refused
-    max_readers_per_stream: int  # the same for the live readers of one stream
+    max_readers_per_stream: int  # live readers of one stream at once; further ones are refused
     storage_timeout_seconds: float  # that storage may take over each part of a catch-up read
     storage_silence_seconds: float  # that storage may be silent during a live read
     events: EventSettings  # of reads by SSE
@@ -64,9 +64,8 @@ class Read:
     async def _read(self, call: Call, query: ReadQuery) -> Response:
         headers = call.request.headers
         conditions = [(name, value) for name in (b"accept", b"if-none-match") for value in headers.get_all(name)]
-        timeout = (
-            self._settings.storage_timeout_seconds if query.live is None else self._settings.storage_silence_seconds
-        )
+        settings = self._settings
+        timeout = settings.storage_timeout_seconds if query.live is None else settings.storage_silence_seconds
         found = await self._storage.read(call.stream_id, query, *conditions, timeout=timeout)
         if found is ReadRefused.GONE:
             raise no_stream()

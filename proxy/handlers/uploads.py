@@ -18,18 +18,12 @@ __all__ = ["Upload", "UploadLimits", "Uploads"]
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """Bounds of request bodies.
+    """Bounds of request bodies: sizes in bytes."""
 
-    each: bytes of one.
-    total: bytes of all that are held at once.
-    grace: seconds that every body has.
-    rate: bytes a second that it must have come with, on average, when it takes longer.
-    """
-
-    each: int
-    total: int
-    grace: float
-    rate: int
+    max_request_bytes: int  # of one
+    max_request_bytes_total: int  # of all that are held at once
+    body_timeout_seconds: float  # that every body may take
+    min_body_rate: int  # bytes a second with which a body must come, on average, when it takes longer
 
 
 class Upload:
@@ -49,16 +43,16 @@ class Upload:
 
     async def collect(self, body: Body, limits: UploadLimits) -> None:
         """Take all of `body`. Raises TooLarge, BodyError, Refusal: no room, or too slow."""
-        if (body.length or 0) > limits.each:
+        if (body.length or 0) > limits.max_request_bytes:
             raise TooLarge
-        deadline = asyncio.get_running_loop().time() + limits.grace
+        deadline = asyncio.get_running_loop().time() + limits.body_timeout_seconds
         try:
             async with asyncio.timeout_at(deadline) as timeout:
                 while parts := await body.take():
-                    self._reserve(len(self._content) + sum(map(len, parts)), limits.each)
+                    self._reserve(len(self._content) + sum(map(len, parts)), limits.max_request_bytes)
                     for part in parts:
                         self._content += part
-                    timeout.reschedule(deadline + len(self._content) / limits.rate)
+                    timeout.reschedule(deadline + len(self._content) / limits.min_body_rate)
         except TimeoutError:
             raise Refusal(Code.REQUEST_TIMEOUT, "the request body comes too slowly") from None
 
@@ -96,7 +90,7 @@ class Uploads:
 
     def __init__(self, limits: UploadLimits) -> None:
         self._limits = limits
-        self._free = limits.total
+        self._free = limits.max_request_bytes_total
 
     @asynccontextmanager
     async def collected(self, body: Body) -> AsyncIterator[Upload]:

@@ -17,14 +17,10 @@ __all__ = ["Fleet", "FleetSettings"]
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """Pauses, in seconds, while another instance is waited for.
+    """How the end of a transfer on another instance is awaited; times in seconds."""
 
-    first_pause: before the first look whether its stream is closed; the next ones double.
-    longest_pause: between two looks.
-    """
-
-    first_pause: float
-    longest_pause: float
+    first_pause_seconds: float  # before the first look whether the stream is closed; each later pause is twice as long
+    longest_pause_seconds: float  # between two looks
 
 
 class Fleet:
@@ -96,10 +92,10 @@ class Fleet:
 
     async def _saw_end(self, stream_id: str, record: Record) -> bool:
         """Wait until the stream is closed; False when its owner has no lease any more."""
-        pause = self._settings.first_pause
+        pause = self._settings.first_pause_seconds
         while await self._members.is_alive(record.owner):
             await asyncio.sleep(pause)
-            pause = min(2 * pause, self._settings.longest_pause)
+            pause = min(2 * pause, self._settings.longest_pause_seconds)
             if await self._endings.is_over(stream_id):
                 return True
         return False

@@ -16,7 +16,7 @@ nobody but the holder knows the stream. So a replay is never answered for a stre
 a stream that was not settled hurts nobody.
 
 Of a holder and its successor, one changes the lock first, and the other's change is refused. A holder that finds itself
-succeeded removes its stream and answers 503. A successor removes the stream of the claim that it succeeded: that claim
+succeeded removes its stream and answers 502. A successor removes the stream of the claim that it succeeded: that claim
 can never be settled any more. Both name a random id, so that however late such a removal arrives, it removes nothing
 else.
 
@@ -84,20 +84,13 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class KeySettings:
-    """Times, all in seconds, and the form of locks.
+    """Times in seconds, and how locks are kept."""
 
-    patience: a call under way is waited for this long; then the caller gets 503.
-    poll: before the second look at a lock that is held; pauses double.
-    longest_poll: between two looks.
-    insist: between two attempts at settling or giving back what storage did not let be.
-    ledger: how locks are kept.
-    """
-
-    patience: float
-    poll: float
-    longest_poll: float
-    insist: float
-    ledger: LedgerSettings
+    key_patience_seconds: float  # that a call under way is waited for; then the caller gets 503
+    key_poll_seconds: float  # before the second look at a lock that is held; each later pause is twice as long
+    key_longest_poll_seconds: float  # between two looks
+    lease_look_seconds: float  # between two attempts at settling or giving back what storage did not let be
+    locks: LedgerSettings  # of the locks
 
 
 class Claim:
@@ -112,9 +105,9 @@ class Claim:
     async def keep(self) -> None:
         """The stream and its record exist: from now on the key names them.
 
-        Raises Refusal when another has succeeded to the claim, and StorageError when storage does not answer; then,
-        and when cancelled, it is found out in the background what became of it, and the stream is removed unless the
-        key names it.
+        Raises StorageError when another has succeeded to the claim, or storage does not answer. Then, and when
+        cancelled, it is found out in the background what became of it, and the stream is removed unless the key names
+        it.
         """
         try:
             is_kept = await self._lock.settle(self.stream_id)
@@ -126,7 +119,7 @@ class Claim:
             raise
         if not is_kept:
             self._keys.withdraw(self.stream_id)
-            raise Refusal(Code.STORAGE_UNAVAILABLE, "another call under this Idempotency-Key has begun meanwhile")
+            raise StorageError("another call under this Idempotency-Key has begun meanwhile")
 
     def give_back(self) -> None:
         """There is no stream: the key is free again, as soon as storage lets it be."""
@@ -159,7 +152,7 @@ class Keys:
         another request, or another call under it takes too long, and StorageError. When cancelled, the key is free.
         """
         clock = asyncio.get_running_loop().time
-        give_up = clock() + self._settings.patience
+        give_up = clock() + self._settings.key_patience_seconds
         for name in names[1:]:
             lock = self._lock(name)
             await lock.look()
@@ -186,14 +179,14 @@ class Keys:
                 return claim
 
     def _lock(self, name: str) -> Lock:
-        return Lock(Ledger(self._storage, name, self._settings.ledger))
+        return Lock(Ledger(self._storage, name, self._settings.locks))
 
     async def _found(self, lock: Lock, request: str, give_up: float) -> Replay | None:
         """What the lock's state comes to in the end: a replay, or None when the lock may be claimed.
 
         Raises Refusal, StorageError.
         """
-        pause = self._settings.poll
+        pause = self._settings.key_poll_seconds
         while True:
             state = lock.state
             if isinstance(state, Free):
@@ -210,7 +203,7 @@ class Keys:
             if asyncio.get_running_loop().time() > give_up:
                 raise Refusal(Code.OVERLOADED, "another call under this Idempotency-Key has not ended yet")
             await asyncio.sleep(pause)
-            pause = min(2 * pause, self._settings.longest_poll)
+            pause = min(2 * pause, self._settings.key_longest_poll_seconds)
             await lock.look()
 
     async def _replay(self, state: Settled, request: str) -> Replay | None:
@@ -246,7 +239,7 @@ class Keys:
         try:
             async with self._members.licensed():
                 await self._insist(stream_id, lock, settle if is_wanted else undo)
-        except Refusal:  # another may make the call from now on: ours has to be over
+        except (Refusal, StorageError):  # no lease: another may make the call from now on, so ours has to be over
             self._transfers.abort(stream_id, Cut.SHUTDOWN)
             await self._insist(stream_id, lock, undo)
 
@@ -273,11 +266,11 @@ class Keys:
                 if not is_reported:
                     logger.warning("stream %s: the claim on its key stays: %s (tried again)", stream_id, error)
                     is_reported = True
-            await asyncio.sleep(self._settings.insist)
+            await asyncio.sleep(self._settings.lease_look_seconds)
 
     async def aclose(self) -> None:
         """Give back what storage takes back at once; the rest is found as the claims of a dead instance."""
-        with anyio.move_on_after(self._settings.insist):
+        with anyio.move_on_after(self._settings.lease_look_seconds):
             await self._tasks.wait()
         await self._tasks.aclose()
 

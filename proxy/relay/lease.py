@@ -1,15 +1,16 @@
 """The lease that says that this instance lives, and how the leases of others are read.
 
-Owns its form in storage: `_proxy/instances/{name}` is a stream that expires `lease` seconds after it was last read,
+Owns its form in storage: `_proxy/instances/{name}` is a stream that expires `lease_seconds` after it was last read,
 and only its owner reads it. So storage's own expiry is the failure detector, and no clocks are compared:
 
 - The holder counts from before it sent the request that storage then answered. Storage counts from when the request
   came in, which is later. So a holder that goes by `held_until` never believes in a lease that storage has dropped, as
   long as both measure the same number of seconds.
 - Others look with HEAD, which does not renew. They take an instance for dead only when its lease was missing at three
-  looks in a row, `look` seconds apart: an instance that was cut off, and whose lease has lapsed, has this long to renew
+  looks in a row, some time apart: an instance that was cut off, and whose lease has lapsed, has this long to renew
   it. The first of these looks cannot be before `held_until`, so that whatever the holder stops until then has stopped
-  at least two `look`s before anybody acts on its death (`licence_lapses`).
+  before anybody acts on its death. What needs that is stopped one look after `held_until` (`Lease.on_lapse`), one look
+  before the earliest moment at which another instance can act.
 
 A process that is frozen stops nothing. What it sends when it goes on is refused by storage: its appends carry an older
 epoch (`relay.takeover`), and so do its changes to locks (`relay.lock`).
@@ -30,25 +31,20 @@ __all__ = ["Lease", "LeaseSettings", "is_gone", "is_leased", "lease_name"]
 
 logger = logging.getLogger(__name__)
 
-_MAX_LEASE_BYTES = 64
-_MISSES = 3  # looks in a row without a lease after which its instance counts as dead
+_CERTAIN = 2  # failures in a row after which storage is known to be down
 _NAME = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """Times of leases, all in seconds.
+    """Times of leases in seconds, and their size in bytes."""
 
-    length: after its last renewal a lease lasts this long.
-    renew: between two renewals, and before one that failed is tried again.
-    timeout: of one renewal, so that a request that is lost costs only part of the lease.
-    look: between two looks at a lease that is missing.
-    """
-
-    length: int
-    renew: float
-    timeout: float
-    look: float
+    lease_seconds: int  # that a lease lasts after its last renewal
+    lease_renew_seconds: float  # between two renewals, and before one that failed is tried again
+    lease_attempt_seconds: float  # that one renewal may take, so that a request that is lost costs part of the lease
+    lease_look_seconds: float  # between two looks at a lease that is missing
+    lease_misses: int  # looks in a row without a lease after which its instance counts as dead
+    max_lease_bytes: int  # of the stream that stands for a lease; it is empty
 
 
 def lease_name(instance: str) -> str:
@@ -61,11 +57,11 @@ async def is_leased(storage: Storage, instance: str) -> bool:
     return bool(_NAME.fullmatch(instance)) and await storage.head(lease_name(instance)) is not None
 
 
-async def is_gone(storage: Storage, instance: str, look: float) -> bool:
-    """Whether an instance is dead. Takes two `look`s when it is. Raises StorageError."""
-    for number in range(_MISSES):
+async def is_gone(storage: Storage, instance: str, settings: LeaseSettings) -> bool:
+    """Whether an instance is dead. Takes the time between the looks when it is. Raises StorageError."""
+    for number in range(settings.lease_misses):
         if number:
-            await asyncio.sleep(look)
+            await asyncio.sleep(settings.lease_look_seconds)
         if await is_leased(storage, instance):
             return False
     return True
@@ -85,8 +81,7 @@ class Lease:
         self._held_until = 0.0
         self._renewing = asyncio.Lock()
         self._tries = 0  # that have ended
-        self._trouble = ""  # why the last try failed, "" when it did not
-        self._was_reported: bool | None = None  # the last line in the log: answered, or not; None: no line yet
+        self._failures = 0  # tries in a row
         self._lapse: asyncio.TimerHandle | None = None
         self.on_lapse: Callable[[], None] = lambda: None
 
@@ -97,8 +92,8 @@ class Lease:
 
     @property
     def is_troubled(self) -> bool:
-        """Whether storage failed at the last try to renew."""
-        return bool(self._trouble)
+        """Whether storage failed at the last two tries to renew: one may be due to a connection that was lost."""
+        return self._failures >= _CERTAIN
 
     async def ensure(self) -> bool:
         """Whether the lease is held; when it is not, one try is made, or the one that is under way is waited for."""
@@ -114,44 +109,38 @@ class Lease:
         while True:
             async with self._renewing:
                 await self._renew()
-            await asyncio.sleep(self._settings.renew)
+            if self._failures != 1:  # after the first failure it is tried again at once
+                await asyncio.sleep(self._settings.lease_renew_seconds)
 
     async def _renew(self) -> None:
         """Try once; a lease that is not there, or no longer, is made."""
         began = asyncio.get_running_loop().time()
         name = lease_name(self._name)
         try:
-            with anyio.fail_after(self._settings.timeout):
-                if await self._storage.read_whole(name, _MAX_LEASE_BYTES) is None:
+            with anyio.fail_after(self._settings.lease_attempt_seconds):
+                if await self._storage.read_whole(name, self._settings.max_lease_bytes) is None:
                     await self._prepare()
-                    await self._storage.create(name, JSON, self._settings.length)
+                    await self._storage.create(name, JSON, self._settings.lease_seconds)
         except (StorageError, TimeoutError) as error:
-            self._trouble = str(error) or "no answer in time"
-            self._report()
+            self._failures += 1
+            if self._failures == _CERTAIN:
+                reason = str(error) or "no answer in time"
+                logger.warning("lease renewal failed: %s (creates get 503 until storage answers)", reason)
             return
         finally:
             self._tries += 1
-        self._trouble = ""
-        self._held_until = began + self._settings.length
-        self._report()
+        if self._failures >= _CERTAIN or not self._held_until:
+            logger.info("storage answers: the lease is held")
+        self._failures = 0
+        self._held_until = began + self._settings.lease_seconds
         self._watch_lapse()
 
-    def _report(self) -> None:
-        """Say once that storage answers, and once that it does not."""
-        if self._was_reported is bool(self._trouble):
-            return
-        if self._trouble:
-            logger.warning("lease renewal failed: %s (creates get 503 until storage answers)", self._trouble)
-        else:
-            logger.info("storage answers: the lease is held")
-        self._was_reported = bool(self._trouble)
-
     def _watch_lapse(self) -> None:
-        """Call `on_lapse` one `look` after the lease has run out, unless it is renewed before."""
+        """Call `on_lapse` one look after the lease has run out, unless it is renewed before."""
         if self._lapse is not None:
             self._lapse.cancel()
         loop = asyncio.get_running_loop()
-        self._lapse = loop.call_at(self._held_until + self._settings.look, self._lapsed)
+        self._lapse = loop.call_at(self._held_until + self._settings.lease_look_seconds, self._lapsed)
 
     def _lapsed(self) -> None:
         logger.warning("the lease has run out (calls under an Idempotency-Key are stopped)")
@@ -164,7 +153,7 @@ class Lease:
         """
         if self._lapse is not None:
             self._lapse.cancel()
-        with anyio.move_on_after(self._settings.renew):
+        with anyio.move_on_after(self._settings.lease_renew_seconds):
             try:
                 await self._storage.delete(lease_name(self._name))
             except StorageError as error:

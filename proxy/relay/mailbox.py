@@ -23,19 +23,12 @@ __all__ = ["Mailbox", "MailboxSettings", "mailbox_name", "send_abort"]
 
 @dataclass(frozen=True, slots=True)
 class MailboxSettings:
-    """Bounds of a mailbox.
+    """Times of a mailbox in seconds, sizes in bytes."""
 
-    ttl: seconds after its last read or write at which it expires.
-    listen: seconds that storage may take over one long-poll; then it is asked again, on another connection, because
-        this one may have gone deaf.
-    pause: seconds before it is asked again when nothing had come, however soon storage said so.
-    max_bytes: of mail that is read at once.
-    """
-
-    ttl: int
-    listen: float
-    pause: float
-    max_bytes: int
+    mailbox_ttl_seconds: int  # lifetime of a mailbox, from its last read or write
+    mailbox_listen_seconds: float  # that one long-poll may take; the next one has a connection that is not deaf
+    lease_renew_seconds: float  # before it is asked again when nothing had come, however soon storage said so
+    max_mail_bytes: int  # of mail that is read at once
 
 
 def mailbox_name(instance: str) -> str:
@@ -69,7 +62,7 @@ class Mailbox:
 
     async def make(self) -> None:
         """Make the mailbox unless it is there. Raises StorageError."""
-        await self._storage.create(self._name, JSON, self._settings.ttl)
+        await self._storage.create(self._name, JSON, self._settings.mailbox_ttl_seconds)
         self._exists.set()
 
     async def follow(self, abort: Callable[[str], None]) -> None:
@@ -82,13 +75,15 @@ class Mailbox:
             except StorageError:
                 following = offset
             if following == offset:
-                await asyncio.sleep(self._settings.pause)
+                await asyncio.sleep(self._settings.lease_renew_seconds)
             offset = following
 
     async def _read(self, offset: bytes | None, abort: Callable[[str], None]) -> bytes | None:
         """Act on what follows `offset` (None: the start), waiting for it; the next offset. Raises StorageError."""
         settings = self._settings
-        found = await self._storage.poll(self._name, offset, timeout=settings.listen, max_bytes=settings.max_bytes)
+        found = await self._storage.poll(
+            self._name, offset, timeout=settings.mailbox_listen_seconds, max_bytes=settings.max_mail_bytes
+        )
         if found is None:
             await self.make()
             return None
@@ -99,5 +94,5 @@ class Mailbox:
 
     async def aclose(self) -> None:
         """Remove it; storage that does not answer is not waited for: the mailbox expires."""
-        with anyio.move_on_after(self._settings.pause), suppress(StorageError):
+        with anyio.move_on_after(self._settings.lease_renew_seconds), suppress(StorageError):
             await self._storage.delete(self._name)

@@ -47,18 +47,12 @@ class Unwatched:
 
 @dataclass(frozen=True, slots=True)
 class OrphanSettings:
-    """Bounds of watching. Times are in seconds.
+    """Bounds of the watch over open streams of other instances; times in seconds."""
 
-    look: between two looks at the leases of others.
-    watched: for this long a stream is watched after a read.
-    streams: watched at once; beyond that, those read longest ago are dropped.
-    at_once: streams of one dead owner that are ended together.
-    """
-
-    look: float
-    watched: float
-    streams: int
-    at_once: int
+    lease_look_seconds: float  # between two looks at the leases of their owners
+    watch_seconds: float  # that a stream is watched after it was read
+    max_watched: int  # streams watched at once; beyond it the one read longest ago is dropped
+    recovery_at_once: int  # orphans that are closed at the same time
 
 
 @dataclass(slots=True)
@@ -91,7 +85,7 @@ class Orphans:
     def awaited(self, stream_id: str) -> None:
         """Look up the record in the background, and watch the stream if it is another instance's."""
         watched = self._watched.get(stream_id)
-        half = asyncio.get_running_loop().time() + self._settings.watched / 2
+        half = asyncio.get_running_loop().time() + self._settings.watch_seconds / 2
         if watched is None or watched.until < half:
             self._tasks.start(f"find {stream_id}", self._find(stream_id))
 
@@ -106,15 +100,15 @@ class Orphans:
         if not self._members.is_other(record.owner):
             return
         known = self._watched.get(stream_id)
-        until = asyncio.get_running_loop().time() + self._settings.watched
+        until = asyncio.get_running_loop().time() + self._settings.watch_seconds
         self._watched[stream_id] = _Watched(record.owner, until, known is not None and known.is_reported)
         self._watched.move_to_end(stream_id)
-        if len(self._watched) > self._settings.streams:
+        if len(self._watched) > self._settings.max_watched:
             self._watched.popitem(last=False)
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.look)
+            await asyncio.sleep(self._settings.lease_look_seconds)
             now = asyncio.get_running_loop().time()
             while self._watched and next(iter(self._watched.values())).until <= now:
                 self._watched.popitem(last=False)
@@ -126,7 +120,7 @@ class Orphans:
 
     async def _end_all(self, owner: str) -> None:
         """End what is watched of an instance if it is dead; what storage refuses is tried again after a look."""
-        limit = anyio.CapacityLimiter(self._settings.at_once)
+        limit = anyio.CapacityLimiter(self._settings.recovery_at_once)
         try:
             if not await self._members.is_gone(owner):
                 return

@@ -136,18 +136,12 @@ def record_name(stream_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RecordSettings:
-    """Bounds of records.
+    """How records are stored and remembered: times in seconds, sizes in bytes."""
 
-    ttl_seconds: after its last read or write a record lasts this long in storage.
-    remembered: records in memory.
-    max_bytes: of one record that is read.
-    refresh_seconds: what is remembered is read again after this time, so that storage knows that it is in use.
-    """
-
-    ttl_seconds: int
-    remembered: int
-    max_bytes: int
-    refresh_seconds: float
+    record_ttl_seconds: int  # lifetime of a record in storage, longer than its stream's
+    record_cache: int  # records remembered in memory
+    max_record_bytes: int  # of one record that is read
+    record_refresh_seconds: float  # after which a remembered record is read again, which also renews its lifetime
 
 
 @dataclass(slots=True)
@@ -169,7 +163,7 @@ class Records:
     async def create(self, stream_id: str, record: Record, retry: RetryPolicy) -> None:
         """Write a new record. Raises StorageError."""
         await self._storage.create(
-            record_name(stream_id), JSON, self._settings.ttl_seconds, record.encode(), retry=retry
+            record_name(stream_id), JSON, self._settings.record_ttl_seconds, record.encode(), retry=retry
         )
         self._remember(stream_id, record, is_final=False)
 
@@ -207,7 +201,7 @@ class Records:
         Its key, if it has one, is kept from expiring, too: it finds the stream for as long as that is read.
         """
         self.forget(stream_id)
-        content = await self._storage.read_whole(record_name(stream_id), self._settings.max_bytes)
+        content = await self._storage.read_whole(record_name(stream_id), self._settings.max_record_bytes)
         if content is None:
             return None
         try:
@@ -242,8 +236,8 @@ class Records:
         return known
 
     def _remember(self, stream_id: str, record: Record, *, is_final: bool) -> None:
-        until = asyncio.get_running_loop().time() + self._settings.refresh_seconds
+        until = asyncio.get_running_loop().time() + self._settings.record_refresh_seconds
         self._known[stream_id] = _Remembered(record, is_final, until)
         self._known.move_to_end(stream_id)
-        if len(self._known) > self._settings.remembered:
+        if len(self._known) > self._settings.record_cache:
             self._known.popitem(last=False)

@@ -34,16 +34,11 @@ class OpenStreams(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecoverySettings:
-    """Bounds of the recovery at start-up. Times are in seconds.
+    """Bounds of the recovery at a start; times in seconds."""
 
-    at_once: streams that are ended together.
-    first_pause: before the second round over what storage had refused; pauses double.
-    longest_pause: the longest pause between two rounds.
-    """
-
-    at_once: int
-    first_pause: float
-    longest_pause: float
+    recovery_at_once: int  # streams that are closed at the same time
+    retry_longest_seconds: float  # before the second round over streams that could not be closed; then pauses double
+    close_retry_seconds: float  # longest pause between two rounds
 
 
 class Recovery:
@@ -65,10 +60,10 @@ class Recovery:
             self._tasks.start("run", self._run(self._store))
 
     async def _run(self, store: OpenStreams) -> None:
-        pause = self._settings.first_pause
+        pause = self._settings.retry_longest_seconds
         while not await self._round(store):
             await asyncio.sleep(pause)
-            pause = min(2 * pause, self._settings.longest_pause)
+            pause = min(2 * pause, self._settings.close_retry_seconds)
 
     async def _round(self, store: OpenStreams) -> bool:
         """End what is open and not written here; False when something of it could not be found or ended."""
@@ -90,7 +85,7 @@ class Recovery:
 
         after = ""
         try:
-            while paths := await store.open_streams(after, self._settings.at_once):
+            while paths := await store.open_streams(after, self._settings.recovery_at_once):
                 after = paths[-1]
                 async with anyio.create_task_group() as group:
                     for stream_id in (path.rpartition("/")[2] for path in paths):

@@ -43,22 +43,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TransferSettings:
-    """Bounds of one transfer. Times are in seconds.
+    """Bounds of one transfer; times in seconds."""
 
-    stream_ttl: after its last read or write a stream lasts this long.
-    create: attempts at creating a stream and its record: their caller is waiting.
-    append: attempts at one append.
-    close_budget: all attempts at recording an outcome and closing, before the transfer is left open.
-    longest_pause: the longest pause between two attempts once it is left open; pauses double up to it.
-    pace: how close together appends may be.
-    """
-
-    stream_ttl: int
-    create: RetryPolicy
-    append: RetryPolicy
-    close_budget: float
-    longest_pause: float
-    pace: Pace
+    stream_ttl_seconds: int  # lifetime of a stream, from its last read or write
+    create_retry: RetryPolicy  # of creating a stream and its record: their caller is waiting
+    retry: RetryPolicy  # of one append
+    close_budget_seconds: float  # in which recording an outcome and closing is retried at the pace of an append
+    close_retry_seconds: float  # longest pause between retries of closing, once that budget is spent
+    pace: Pace  # of the appends to one stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +70,7 @@ class Desk:
                 try:
                     await delete(stream_id)
                 except StorageError as error:
-                    await retried(partial(delete, stream_id), error, self.settings.append)
+                    await retried(partial(delete, stream_id), error, self.settings.retry)
 
 
 class State(Enum):
@@ -168,10 +160,12 @@ class Transfer:
             except StorageError as error:
                 self.failure = error
 
-        record = tried(desk.records.create(self.stream_id, self.record, settings.create))
+        record = tried(desk.records.create(self.stream_id, self.record, settings.create_retry))
         recording = desk.tasks.start(f"{self.stream_id} record", record)
         try:
-            await tried(desk.storage.create(self.stream_id, OCTETS, settings.stream_ttl, retry=settings.create))
+            await tried(
+                desk.storage.create(self.stream_id, OCTETS, settings.stream_ttl_seconds, retry=settings.create_retry)
+            )
         finally:
             await recording
         if self.failure is not None:
@@ -180,7 +174,7 @@ class Transfer:
 
     async def _pump(self) -> None:
         desk, settings = self._desk, self._desk.settings
-        producer = Producer(desk.storage, self.stream_id, OCTETS, settings.append)
+        producer = Producer(desk.storage, self.stream_id, OCTETS, settings.retry)
         try:
             outcome = await pump(self.body, producer, settings.pace, self.waiting)
         except Stopped as stopped:
@@ -222,7 +216,7 @@ class Transfer:
     async def _insist(self, outcome: Outcome, work: Callable[[float], Awaitable[None]]) -> None:
         """Do `work`, which is given its budget, however long storage does not let it be done; unless dismissed."""
         settings = self._desk.settings
-        budget, pause = settings.close_budget, settings.append.longest_delay
+        budget, pause = settings.close_budget_seconds, settings.retry.longest_delay
         while True:
             try:
                 await work(budget)
@@ -237,6 +231,6 @@ class Transfer:
             with anyio.move_on_after(pause):
                 await self._dismissed.wait()
                 return
-            budget, pause = 0.0, min(2 * pause, settings.longest_pause)
+            budget, pause = 0.0, min(2 * pause, settings.close_retry_seconds)
         if self.state is State.LEFT_OPEN:
             logger.warning("stream %s is closed after all: outcome %s", self.stream_id, outcome.value)

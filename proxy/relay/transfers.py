@@ -12,29 +12,23 @@ from proxy.relay.membership import Membership
 from proxy.relay.record import Record
 from proxy.relay.transfer import Desk, State, Transfer
 
-__all__ = ["Limits", "Transfers"]
+__all__ = ["TransferLimits", "Transfers"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of all transfers together. Times are in seconds.
+class TransferLimits:
+    """Bounds of all transfers together: numbers, and times in seconds."""
 
-    at_once: transfers that may run; those whose end storage does not take are counted apart, up to the same number.
-    inactivity: an upstream's body that brings no byte for this long ends as `timeout`.
-    longest: a transfer that has run for this long ends as `timeout`.
-    sweep: between two looks at these two.
-    """
-
-    at_once: int
-    inactivity: float
-    longest: float
-    sweep: float
+    max_transfers: int  # at once; further ones are refused. Those whose end storage does not take count apart
+    inactivity_timeout_seconds: float  # without a byte from upstream; then the transfer ends as timeout
+    max_transfer_seconds: float  # duration of a transfer; a longer one ends as timeout
+    sweep_seconds: float  # between two checks of these times
 
 
 class Transfers:
     """The transfers of this process, by stream id. Each runs in a task that belongs here."""
 
-    def __init__(self, members: Membership, desk: Desk, limits: Limits) -> None:
+    def __init__(self, members: Membership, desk: Desk, limits: TransferLimits) -> None:
         self._members = members
         self._desk = desk
         self._limits = limits
@@ -58,7 +52,7 @@ class Transfers:
         """Claim a place for a transfer to come; `release` it in any case. Raises Refusal."""
         if self.is_draining:
             raise Refusal(Code.DRAINING, "the proxy is shutting down")
-        at_once = self._limits.at_once
+        at_once = self._limits.max_transfers
         # Those left open keep no place, but are no more than there are places.
         if max(len(self), len(self._running) - at_once) + self._expected >= at_once:
             raise Refusal(Code.OVERLOADED, "too many streams are running")
@@ -77,7 +71,7 @@ class Transfers:
         """Create stream and record and pump `body` into the stream; returns when both exist.
 
         `stream_id` was never used before. The caller holds a place until after this. Raises StorageError when they
-        cannot be created, and Refusal without a lease and after `aclose`; then, and when cancelled, nothing of ours
+        cannot be created, or without a lease, and Refusal after `aclose`; then, and when cancelled, nothing of ours
         remains, but what is to be removed may still be there for a while.
         """
         if self._is_closed:
@@ -144,9 +138,9 @@ class Transfers:
         clock = asyncio.get_running_loop().time
         limits = self._limits
         while True:
-            await asyncio.sleep(limits.sweep)
+            await asyncio.sleep(limits.sweep_seconds)
             now = clock()
-            quiet_since, oldest = now - limits.inactivity, now - limits.longest
+            quiet_since, oldest = now - limits.inactivity_timeout_seconds, now - limits.max_transfer_seconds
             for transfer in self._running.values():
                 since = transfer.waiting.since
                 if (since is not None and since <= quiet_since) or transfer.started <= oldest:

@@ -35,16 +35,11 @@ _WRITER = b"ledger"  # the producer id that all writers share
 
 @dataclass(frozen=True, slots=True)
 class LedgerSettings:
-    """Bounds of ledgers.
+    """Bounds of ledgers."""
 
-    ttl: seconds after its last read or write at which a ledger expires.
-    max_bytes: size at which a ledger is full: it is not read any more.
-    retry: of appends.
-    """
-
-    ttl: int
-    max_bytes: int
-    retry: RetryPolicy
+    ledger_ttl_seconds: int  # lifetime of a ledger, from its last read or write
+    max_ledger_bytes: int  # size of a ledger that is read; a larger one can be neither read nor extended
+    retry: RetryPolicy  # of appends
 
 
 class Ledger:
@@ -60,13 +55,13 @@ class Ledger:
 
         One that is being made, in a storage that makes streams in several steps, is seen as empty.
         """
-        if await self._storage.create(self._name, JSON, self._settings.ttl):
+        if await self._storage.create(self._name, JSON, self._settings.ledger_ttl_seconds):
             return []
         return await self.read()
 
     async def read(self) -> list[Message]:
         """Every message so far, none when there is no such ledger. Raises StorageError."""
-        content = await self._storage.read_whole(self._name, self._settings.max_bytes)
+        content = await self._storage.read_whole(self._name, self._settings.max_ledger_bytes)
         try:
             messages = json.loads(content or b"[]")
             if all(type(message[_NUMBER]) is int for message in messages):

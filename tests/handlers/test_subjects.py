@@ -19,7 +19,7 @@ def bearer(subject: str | None) -> str:
     """A credential: the secret itself for "", else a token with this subject, or with none."""
     if subject == "":
         return f"Bearer {SECRET}"
-    return f"Bearer {make_token(SECRET, time.time(), 86_400, sub=subject)}"
+    return f"Bearer {make_token(SECRET, time.time(), 3600, sub=subject)}"
 
 
 async def ask(house: House, method: str, path: str, subject: str | None) -> Answer:

@@ -8,36 +8,61 @@ from proxy.http.message import Handler
 from proxy.http.pipe import Budget, Pipe, PipeLimits
 from proxy.relay.lease import LeaseSettings
 from proxy.relay.mailbox import MailboxSettings
-from proxy.relay.membership import Member, Membership, Solo
+from proxy.relay.membership import Member, MemberSettings, Membership, Solo
 from proxy.relay.pump import Pace
 from proxy.relay.record import Record, Records, RecordSettings
 from proxy.relay.takeover import Endings
 from proxy.relay.transfer import Desk, TransferSettings
-from proxy.relay.transfers import Limits, Transfers
+from proxy.relay.transfers import TransferLimits, Transfers
 from proxy.streams.client import Endpoint, Storage
 from proxy.streams.retry import RetryPolicy
 from proxy.wire.headers import Headers
 from tests.kit.bodies import Tap
 from tests.kit.memory_storage import MemoryStorage, Stored
 
-__all__ = ["ID", "LEASE", "MAIL", "RECORD", "RETRY", "SETTINGS", "Relay", "ending", "is_append"]
+__all__ = ["ID", "LEASE", "MAIL", "RECORD", "RETRY", "SETTINGS", "Relay", "Roomy", "ending", "is_append"]
 
 ID = "00000000-0000-4000-8000-000000000000"
 RECORD = Record(content_type=b"text/plain", status=200)
 RETRY = RetryPolicy(budget=60.0, first_delay=0.05, longest_delay=5.0)
 SETTINGS = TransferSettings(
-    stream_ttl=86_400,
-    create=replace(RETRY, budget=10.0),
-    append=RETRY,
-    close_budget=600.0,
-    longest_pause=60.0,
+    stream_ttl_seconds=86_400,
+    create_retry=replace(RETRY, budget=10.0),
+    retry=RETRY,
+    close_budget_seconds=600.0,
+    close_retry_seconds=60.0,
     pace=Pace(append_interval_seconds=0.005, batch_bytes=65536),
 )
-LIMITS = Limits(at_once=10, inactivity=600.0, longest=3600.0, sweep=0.25)
-LEASE = LeaseSettings(length=10, renew=1.0, timeout=2.5, look=2.0)
-MAIL = MailboxSettings(ttl=3600, listen=10.0, pause=1.0, max_bytes=1 << 20)
-RECORDS = RecordSettings(ttl_seconds=172_800, remembered=100, max_bytes=65536, refresh_seconds=43_200.0)
+LIMITS = TransferLimits(
+    max_transfers=10, inactivity_timeout_seconds=600.0, max_transfer_seconds=3600.0, sweep_seconds=0.25
+)
+LEASE = LeaseSettings(
+    lease_seconds=10,
+    lease_renew_seconds=1.0,
+    lease_attempt_seconds=2.5,
+    lease_look_seconds=2.0,
+    lease_misses=3,
+    max_lease_bytes=64,
+)
+MAIL = MailboxSettings(
+    mailbox_ttl_seconds=3600, mailbox_listen_seconds=10.0, lease_renew_seconds=1.0, max_mail_bytes=1 << 20
+)
+MEMBER = MemberSettings(LEASE, MAIL, RETRY)
+RECORDS = RecordSettings(
+    record_ttl_seconds=172_800, record_cache=100, max_record_bytes=65536, record_refresh_seconds=43_200.0
+)
 _LIMITS = PipeLimits(1 << 18, Budget(1 << 28))
+
+
+class Roomy:
+    """A store that is never full, or always."""
+
+    def __init__(self, *, is_full: bool = False) -> None:
+        self._is_full = is_full
+
+    def has_room(self) -> bool:
+        """Whether it takes another stream."""
+        return not self._is_full
 
 
 @dataclass
@@ -59,7 +84,7 @@ class Relay:
         storage = Storage(Endpoint(handler, b"/v1/streams/", Headers(), 10.0, 2, "http://storage/v1/streams/"))
         records = Records(storage, RETRY, RECORDS)
         endings = Endings(storage, records, RETRY)
-        members: Membership = Member(storage, LEASE, MAIL, RETRY) if is_member else Solo(lambda: True)
+        members: Membership = Member(storage, MEMBER) if is_member else Solo(Roomy())
         desk = Desk(storage, records, endings, SETTINGS, Tasks("transfer"))
         limits = replace(LIMITS, **changes)  # type: ignore[arg-type]  # each by its field's name
         return cls(storage, records, endings, members, Transfers(members, desk, limits))

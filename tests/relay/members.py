@@ -13,9 +13,9 @@ from tests.relay.kit import ID, LEASE, Relay, ending
 
 __all__ = ["DEAD", "ORPHANS", "PAUSES", "Expiring", "Instance", "owned"]
 
-ORPHANS = OrphanSettings(look=2.0, watched=90.0, streams=3, at_once=2)
-DEAD = LEASE.length + 4 * ORPHANS.look  # seconds after which a death has been noticed
-PAUSES = FleetSettings(first_pause=0.02, longest_pause=2.0)
+ORPHANS = OrphanSettings(lease_look_seconds=2.0, watch_seconds=90.0, max_watched=3, recovery_at_once=2)
+DEAD = LEASE.lease_seconds + 4 * ORPHANS.lease_look_seconds  # seconds after which a death has been noticed
+PAUSES = FleetSettings(first_pause_seconds=0.02, longest_pause_seconds=2.0)
 
 
 class Expiring(MemoryStorage):

@@ -64,13 +64,13 @@ async def test_a_dead_owner_s_stream_is_closed_by_who_reads_it() -> None:
             for stream_id in (ID, OTHER):
                 await owned(dying, storage, b"one", stream_id=stream_id)
         there.orphans.watch(ID, await there.record())
-        await asyncio.sleep(LEASE.length / 2)
+        await asyncio.sleep(LEASE.lease_seconds / 2)
         assert not ending(storage)[1]
         await asyncio.sleep(DEAD)
         assert ending(storage) == (b"one", True, "interrupted")
         assert not ending(storage, OTHER)[1]  # nobody has read it so far
         there.orphans.watch(OTHER, await there.record(OTHER))
-        await asyncio.sleep(4 * ORPHANS.look)
+        await asyncio.sleep(4 * ORPHANS.lease_look_seconds)
         assert ending(storage, OTHER) == (b"one", True, "interrupted")
         assert not there.orphans._watched
 
@@ -83,9 +83,9 @@ async def test_a_living_owner_s_stream_is_left_alone_and_forgotten_when_nobody_r
         there.orphans.watch(ID, await there.record())
         here.orphans.watch(ID, await here.record())
         assert not here.orphans._watched  # its own
-        await asyncio.sleep(ORPHANS.watched - 1)
+        await asyncio.sleep(ORPHANS.watch_seconds - 1)
         assert there.orphans._watched
-        await asyncio.sleep(1 + ORPHANS.look)
+        await asyncio.sleep(1 + ORPHANS.lease_look_seconds)
         assert not there.orphans._watched
         assert not ending(storage)[1]
 
@@ -97,7 +97,7 @@ async def test_who_lost_its_lease_and_took_it_up_again_is_not_dead() -> None:
         await owned(here, storage, b"one")
         there.orphans.watch(ID, await there.record())
         for _ in range(20):
-            await asyncio.sleep(2 * ORPHANS.look)  # each time just before the other looks
+            await asyncio.sleep(2 * ORPHANS.lease_look_seconds)  # each time just before the other looks
             del storage.streams[f"/v1/streams/{lease_name(here.name)}"]  # storage had forgotten it
         await asyncio.sleep(DEAD)
         assert not ending(storage)[1]
@@ -132,16 +132,16 @@ async def test_an_orphan_that_storage_does_not_let_close_is_tried_again_and_told
         assert failing.met > 2
         assert sum("could not be closed" in line.getMessage() for line in caplog.records) == 1
         failing.always = None
-        await asyncio.sleep(4 * ORPHANS.look)
+        await asyncio.sleep(4 * ORPHANS.lease_look_seconds)
         assert ending(storage) == (b"one", True, "interrupted")
 
 
 @in_virtual_time
 async def test_what_is_watched_is_bounded() -> None:
     async with Instance(Expiring()) as member:
-        for number in range(ORPHANS.streams + 2):
+        for number in range(ORPHANS.max_watched + 2):
             member.orphans.watch(f"stream {number}", replace(RECORD, owner="0" * 32))
-        assert list(member.orphans._watched) == [f"stream {number}" for number in range(2, ORPHANS.streams + 2)]
+        assert list(member.orphans._watched) == [f"stream {number}" for number in range(2, ORPHANS.max_watched + 2)]
 
 
 @in_virtual_time
@@ -212,7 +212,7 @@ async def test_a_mailbox_whose_connection_has_gone_deaf_is_asked_for_again_on_an
         await asyncio.sleep(1)
         deaf = False  # new connections work
         assert not await there.fleet.abort(ID, wait=2.0)
-        await asyncio.sleep(MAIL.listen + MAIL.pause)
+        await asyncio.sleep(MAIL.mailbox_listen_seconds + MAIL.lease_renew_seconds)
         assert tap.is_cut
 
 

@@ -113,7 +113,7 @@ async def test_what_is_remembered_costs_storage_nothing_until_it_must_be_refresh
     for _ in range(3):
         await relay.records.get(ID)
     assert len(recording.seen) == 1
-    await asyncio.sleep(RECORDS.refresh_seconds + 1)
+    await asyncio.sleep(RECORDS.record_refresh_seconds + 1)
     for _ in range(3):
         assert await relay.records.get(ID) == RECORD
     assert [seen.method for seen in recording.seen] == ["PUT", "GET"]
@@ -141,11 +141,11 @@ async def test_reading_a_record_keeps_the_key_that_names_its_stream() -> None:
 async def test_memory_is_bounded_and_the_longest_unused_goes_first() -> None:
     recording = Recording(MemoryStorage())
     relay = Relay.over(recording)
-    for number in range(RECORDS.remembered):
+    for number in range(RECORDS.record_cache):
         await relay.records.create(f"s{number}", RECORD, RETRY)
     await relay.records.get("s0")
     await relay.records.create("one more", RECORD, RETRY)
-    assert len(relay.records._known) == RECORDS.remembered
+    assert len(relay.records._known) == RECORDS.record_cache
     before = len(recording.seen)
     await relay.records.get("s0")
     assert len(recording.seen) == before

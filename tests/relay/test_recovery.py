@@ -22,7 +22,7 @@ from tests.relay.kit import ID, RECORD, RETRY, Relay, ending
 
 OCTETS = b"application/octet-stream"
 TTL = 1000
-RECOVERY = RecoverySettings(at_once=50, first_pause=5.0, longest_pause=60.0)
+RECOVERY = RecoverySettings(recovery_at_once=50, retry_longest_seconds=5.0, close_retry_seconds=60.0)
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ async def test_exactly_the_limit_is_stored_and_one_byte_more_cuts_the_upstream(f
 @in_virtual_time
 async def test_deadlines_count_from_the_last_byte_and_from_the_beginning() -> None:
     memory = MemoryStorage()
-    relay = Relay.over(memory, inactivity=10.0, longest=60.0)
+    relay = Relay.over(memory, inactivity_timeout_seconds=10.0, max_transfer_seconds=60.0)
     relay.transfers.open()
     loop = asyncio.get_running_loop()
     quiet, busy = Tap(), Tap()
@@ -132,7 +132,7 @@ async def test_deadlines_count_from_the_last_byte_and_from_the_beginning() -> No
 async def test_slow_storage_is_not_taken_for_a_silent_upstream() -> None:
     memory = MemoryStorage()
     slow = Slow(memory, when=is_append)
-    relay = Relay.over(slow, inactivity=5.0)
+    relay = Relay.over(slow, inactivity_timeout_seconds=5.0)
     relay.transfers.open()
     tap = Tap()
     await relay.start(tap)
@@ -351,7 +351,7 @@ async def test_an_end_that_storage_does_not_take_for_hours_is_taken_once_it_work
     memory = MemoryStorage()
     kinds = {"both": (True, False), "record": (True,), "stream": (False,)}[which]
     failing = Failing(memory, when=lambda r: r.method == b"POST" and r.target.endswith(b".record") in kinds)
-    relay = Relay.over(failing, at_once=1)
+    relay = Relay.over(failing, max_transfers=1)
     relay.transfers.open()
     tap = Tap()
     await relay.start(tap)
@@ -402,7 +402,7 @@ async def test_streams_that_are_left_open_are_bounded_too() -> None:
     memory = MemoryStorage()
     failing = Failing(memory, when=lambda r: r.method == b"POST")
     failing.always = answer(400)
-    relay = Relay.over(failing, at_once=2)
+    relay = Relay.over(failing, max_transfers=2)
     for number in range(4):
         tap = Tap()
         await relay.start(tap, f"{number}")
@@ -643,7 +643,7 @@ async def test_an_end_that_takes_too_long_is_not_waited_for() -> None:
 @in_virtual_time
 async def test_a_place_is_held_once_from_the_reservation_to_the_end() -> None:
     slow = Slow(MemoryStorage(), when=lambda r: r.method == b"PUT")
-    relay = Relay.over(slow, at_once=2)
+    relay = Relay.over(slow, max_transfers=2)
     first, second = Tap(), Tap()
     starting = asyncio.ensure_future(relay.start(first))
     await slow.arrived.wait()

@@ -18,7 +18,7 @@ from tests.kit.virtual_time import in_virtual_time
 from tests.store.kit import opened
 
 RETRY = RetryPolicy(budget=10.0, first_delay=0.05, longest_delay=5.0)
-SETTINGS = LedgerSettings(ttl=1000, max_bytes=10_000, retry=RETRY)
+SETTINGS = LedgerSettings(ledger_ttl_seconds=1000, max_ledger_bytes=10_000, retry=RETRY)
 
 
 def ledger_at(handler: Handler, settings: LedgerSettings = SETTINGS) -> Ledger:
