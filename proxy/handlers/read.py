@@ -23,7 +23,7 @@ _LONG_POLL = b"long-poll"
 _PUBLIC = re.compile(rb"\bpublic\b")
 _VALUE = re.compile(rb"[!-~]{1,256}")
 _UNBUFFERED: Field = (b"x-accel-buffering", b"no")  # nginx and its kind pass each event at once
-_NO_STORE: Field = (b"cache-control", b"no-store")
+_NO_STORE: Field = (b"cache-control", b"no-cache, no-store")
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ async def test_every_event_stream_passes_buffering_proxies_and_stays_out_of_cach
             await house.client.call("GET", f"{signed}&live=sse&offset=-1"),
         ):
             assert found["x-accel-buffering"] == "no"
-            assert found.headers.get_all(b"cache-control") == [b"no-store"]
+            assert found.headers.get_all(b"cache-control") == [b"no-cache, no-store"]
 
 
 async def test_readers_of_one_stream_are_bounded_and_readers_of_others_are_not(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ import time
 import uuid
 from pathlib import Path
 
+import httpx
+
 from proxy.policy.auth import Keyring
+from proxy.relay.lease import lease_name
 from proxy.relay.record import Record
 from tests.kit.proxy_process import ProxyProcess
 from tests.store.process import StoreProcess
@@ -88,6 +91,8 @@ OTHERWISE = {
 }
 
 STREAMS = 2_000  # four times what the suite makes
+OWNER = "0" * 32
+"""The instance that made the streams. It has a lease: streams of an instance without one are ended by their readers."""
 CONTENT_TYPE = "application/x-recorded"
 
 
@@ -99,7 +104,7 @@ def plan(proxy: ProxyProcess, store: StoreProcess, keyring: Keyring) -> dict[str
         "proxy": proxy.url,
         "storage": f"http://127.0.0.1:{store.port}/v1/streams/",
         "longPollMs": int(LONG_POLL_SECONDS * 1000),
-        "record": Record(content_type=CONTENT_TYPE.encode(), status=200).encode().decode(),
+        "record": Record(content_type=CONTENT_TYPE.encode(), status=200, owner=OWNER).encode().decode(),
         "contentType": CONTENT_TYPE,
         "presigned": [(name, f"expires={expires}&signature={keyring.sign(name, expires)}") for name in ids],
     }
@@ -108,6 +113,8 @@ def plan(proxy: ProxyProcess, store: StoreProcess, keyring: Keyring) -> dict[str
 def test_every_case_of_the_public_suite_that_reads_holds_through_the_proxy(tmp_path: Path) -> None:
     secret = secrets.token_urlsafe(24)
     with StoreProcess(tmp_path / "store") as store:
+        lease = f"http://127.0.0.1:{store.port}/v1/streams/{lease_name(OWNER)}"
+        httpx.put(lease, headers={"Content-Type": "application/json", "Stream-TTL": "3600"}).raise_for_status()
         args = ["--durable-streams-url", f"http://127.0.0.1:{store.port}", "--allow", "http://localhost:*/**"]
         with ProxyProcess(args, env={"PROXY_SECRET": secret}) as proxy:
             (tmp_path / "plan.json").write_text(json.dumps(plan(proxy, store, Keyring([secret]))))
