@@ -175,8 +175,8 @@ class HttpServer:
         await self.exchanges.aclose()
         await self._sweeper.aclose()
         with anyio.move_on_after(self.limits.close_grace_seconds):
-            await self._close_all(ServerConnection.finish)
-        await self._close_all(ServerConnection.cut)
+            await self._close_all(lambda connection: connection.finish())
+        await self._close_all(lambda connection: connection.cut())
 
     async def _close_all(self, close: Callable[[ServerConnection], None]) -> None:
         while self.connections:

@@ -372,7 +372,8 @@ async def test_a_server_that_closes_in_a_body_without_framing_resets_it() -> Non
     async with serving(handler) as served:
         peer = await served.connect(b"GET / HTTP/1.0\r\n\r\n")
         await peer.until(b"some")
-        await served.server.aclose()
+        async with asyncio.timeout(SOON):  # not only at the end of the close grace
+            await served.server.aclose()
         with pytest.raises(ConnectionResetError):
             await peer.rest()
 
@@ -543,7 +544,8 @@ async def test_closing_cancels_what_runs_and_leaves_no_socket() -> None:
     async with serving(handler) as served:
         peers = [await served.connect(GET % b"" if number % 2 else b"GET") for number in range(6)]
         await until(lambda: len(served.server.exchanges) == 3)
-        await served.server.aclose()
+        async with asyncio.timeout(SOON):  # not only at the end of the close grace
+            await served.server.aclose()
         for peer in peers:
             assert await peer.rest() == b""
         with pytest.raises(ConnectionRefusedError):
