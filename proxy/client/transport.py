@@ -2,6 +2,14 @@
 
 A response, a stream and an exception must come from the library whose client asked, so `proxy.client.httpx` and
 `proxy.client.httpx2` each bind this to one. An upstream's error stays the response that it was.
+
+How an SDK gets to retry as it would without the proxy. An SDK decides by what it sees. When the proxy could not reach
+the upstream, or got no answer from it, the transport raises what a direct connection would have raised, and the SDK
+retries or gives up as usual. The proxy has freed the key of the request by then, so each retry is one upstream call, as
+it would be directly. When the proxy refuses before it asks the upstream (overloaded, draining), and when something
+between answers, the transport returns that response and leaves the decision to the SDK: the request keeps its key, so a
+retry never adds an upstream call. Everything else that the proxy refuses would be refused again, so its response says
+`X-Should-Retry: false`.
 """
 
 import json
@@ -14,14 +22,20 @@ from typing import Any, ClassVar
 from proxy.client.access import Authorization, Place
 from proxy.client.context import REQUEST_ID_HEADER, current_request_id
 from proxy.client.creating import UpstreamRequest
-from proxy.client.errors import DurableError, NetworkError, ProxyError
+from proxy.client.errors import DurableError, IncompleteStream, NetworkError, ProxyError
 from proxy.client.options import DEFAULT_PREFIX, OnClose, OnCloseName, Retry, Timeouts
 from proxy.client.responses import ResponseHead
 from proxy.client.session import Settings
 from proxy.client.storage import MemoryStorage, Storage
 from proxy.client.upstream import bare_url
+from proxy.streams.names import Outcome
 
 __all__ = ["TransportOptions", "raised_as"]
+
+# What stands for each error at the upstream: the exception that the library raises for it on a direct connection.
+# UPSTREAM_ERROR is every failure of a connection, before or after the request was sent, so it is their base class.
+_AT_THE_UPSTREAM = {"UPSTREAM_ERROR": "NetworkError", "UPSTREAM_TIMEOUT": "ReadTimeout"}
+_ENDS = {Outcome.UPSTREAM_ERROR: "ReadError", Outcome.TIMEOUT: "ReadTimeout"}
 
 _RETRY_COUNT = "x-stainless-retry-count"  # how the openai and anthropic SDKs say that they repeat a request
 
@@ -99,8 +113,15 @@ class TransportOptions:
         )
 
     def _refusal(self, error: ProxyError) -> Any:
-        """The library's response to a refusal by the proxy. No SDK retries it, and a header says whose error it is."""
-        headers = [("Durable-Proxy-Error", error.code), ("X-Should-Retry", "false")]
+        """The library's response to a refusal; a header says that it is not the upstream's.
+
+        An error at the upstream is raised instead, for `raised_as`.
+        """
+        if error.code in _AT_THE_UPSTREAM:
+            raise error
+        headers = [("Durable-Proxy-Error", error.code)]
+        if not error.may_repeat:
+            headers.append(("X-Should-Retry", "false"))
         if error.retry_after is not None:
             headers.append(("Retry-After", f"{error.retry_after:g}"))
         headers.append(("Content-Type", "application/json"))
@@ -113,7 +134,12 @@ def raised_as(library: ModuleType) -> Iterator[None]:
     """Raise our errors as the library's. Ours is the cause (`__cause__`), with its outcome or code."""
     try:
         yield
-    except NetworkError as error:
-        raise getattr(library, error.fault.value)(str(error)) from error
     except DurableError as error:
-        raise library.RemoteProtocolError(str(error)) from error
+        name = "RemoteProtocolError"
+        if isinstance(error, NetworkError):
+            name = error.fault.value
+        elif isinstance(error, ProxyError):
+            name = _AT_THE_UPSTREAM.get(error.code, name)
+        elif isinstance(error, IncompleteStream):
+            name = _ENDS.get(error.outcome, name)
+        raise getattr(library, name)(str(error)) from error

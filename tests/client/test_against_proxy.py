@@ -172,7 +172,7 @@ def test_an_upstream_that_breaks_off_never_looks_whole_to_an_sdk(
     route = upstream.serve(chunked(*sdk.events("Hel", "lo")[:3], RESET), path="")
     stream = sdk.streamed(sdk.client(route.url, proxy=proxy.url, secret=SECRET))
     library = importlib.import_module(sdk.kind.library)
-    with pytest.raises((sdk.errors.APIConnectionError, library.RemoteProtocolError)):
+    with pytest.raises((sdk.errors.APIConnectionError, library.ReadError)):
         sdk.items(stream)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.client import FileStorage, IncompleteStream, Outcome, durable_request
+from proxy.client import FileStorage, IncompleteStream, Outcome, ProxyError, durable_request
 from tests.client.scripted_proxy import ScriptedProxy, error_answer
 from tests.client.sdks import KINDS, Kind, Sdk, dumped
 from tests.client.wire_formats import anthropic_error
@@ -222,9 +222,9 @@ def test_streaming_responses_give_the_same_lines(sdk: Sdk, upstream: Upstream, p
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(401, "INVALID_SECRET"), (403, "UPSTREAM_NOT_ALLOWED"), (502, "UPSTREAM_ERROR"), (504, "UPSTREAM_TIMEOUT")],
+    [(401, "INVALID_SECRET"), (403, "UPSTREAM_NOT_ALLOWED"), (502, "RESPONSE_TOO_LARGE"), (502, "STORAGE_ERROR")],
 )
-def test_an_error_of_the_proxys_says_so_and_is_not_retried(
+def test_a_refusal_that_would_be_repeated_says_whose_it_is_and_is_not_retried(
     sdk: Sdk, upstream: Upstream, proxy: ScriptedProxy, status: int, code: str
 ) -> None:
     route = upstream.serve(sdk.stream_script("Hello"), path="")
@@ -235,6 +235,61 @@ def test_an_error_of_the_proxys_says_so_and_is_not_retried(
     assert raised.value.response.headers["durable-proxy-error"] == code
     assert "told why" in str(raised.value)
     assert (len(proxy.creates), route.count) == (1, 0)
+
+
+@pytest.fixture
+def _quick(sdk: Sdk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK waits hardly at all before it retries."""
+    monkeypatch.setattr(f"{sdk.kind.name}._base_client.INITIAL_RETRY_DELAY", 0.001)
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize(("status", "code"), [(502, "UPSTREAM_ERROR"), (504, "UPSTREAM_TIMEOUT")])
+def test_an_error_at_the_upstream_is_raised_and_retried_as_without_us(
+    sdk: Sdk, upstream: Upstream, proxy: ScriptedProxy, retries: int, status: int, code: str
+) -> None:
+    route = upstream.serve(sdk.whole_script("Hello"), path="")
+    client = durable(sdk, proxy, route, max_retries=retries)
+    proxy.answers += [error_answer(status, code, message="told why")] * (1 + retries)
+    with pytest.raises(sdk.errors.APIConnectionError) as raised:
+        sdk.whole(client)
+    assert isinstance(raised.value, sdk.errors.APITimeoutError) is (code == "UPSTREAM_TIMEOUT")
+    assert "told why" in str(raised.value.__cause__)
+    assert isinstance(raised.value.__cause__.__cause__, ProxyError)
+    assert len(proxy.creates) == 1 + retries
+    proxy.answers += [error_answer(status, code)] * retries
+    assert sdk.whole(client).model_dump()
+    assert route.count == 1
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("code", ["OVERLOADED", "DRAINING", "STORAGE_ERROR"])
+def test_a_proxy_that_took_nothing_is_retried_by_the_sdk_too(
+    sdk: Sdk, upstream: Upstream, proxy: ScriptedProxy, code: str
+) -> None:
+    route = upstream.serve(sdk.whole_script("Hello"), path="")
+    client = durable(sdk, proxy, route, max_retries=2)
+    proxy.answers += [error_answer(503, code, headers={"Retry-After": "0"})] * 5
+    assert sdk.whole(client).model_dump()
+    assert (len(proxy.creates), route.count) == (6, 1)
+    proxy.answers += [error_answer(503, code, headers={"Retry-After": "500"})]
+    with pytest.raises(sdk.errors.InternalServerError) as raised:
+        sdk.whole(durable(sdk, proxy, route, max_retries=0))
+    assert raised.value.response.headers["durable-proxy-error"] == code
+    assert raised.value.response.headers["retry-after"] == "500"
+    assert (len(proxy.creates), route.count) == (7, 1)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_somebody_between_who_answers_is_retried_by_the_sdk_and_costs_no_second_call(
+    sdk: Sdk, upstream: Upstream, proxy: ScriptedProxy
+) -> None:
+    route = upstream.serve(sdk.whole_script("Hello"), path="")
+    proxy.answers += [b"HTTP/1.1 502 x\r\nContent-Length: 0\r\n\r\n"] * 4
+    assert sdk.whole(durable(sdk, proxy, route, max_retries=1)).model_dump()
+    assert (len(proxy.creates), route.count) == (5, 1)
+    assert len({asked.headers["idempotency-key"] for asked in proxy.creates}) == 1
 
 
 def test_a_stream_that_breaks_off_never_looks_whole(sdk: Sdk, upstream: Upstream, proxy: ScriptedProxy) -> None:
@@ -253,7 +308,7 @@ def test_a_stream_that_breaks_off_never_looks_whole(sdk: Sdk, upstream: Upstream
     assert told[0].outcome is Outcome.UPSTREAM_ERROR
     assert told[0].bytes_read == len(b"".join(events[:2]))
     library = importlib.import_module(sdk.kind.library)
-    assert any(isinstance(each, library.RemoteProtocolError) for each in causes)
+    assert any(isinstance(each, library.ReadError) for each in causes)
 
 
 # Leaving
@@ -361,10 +416,10 @@ def test_a_lost_answer_costs_no_second_call(sdk: Sdk, upstream: Upstream, proxy:
     assert (len(proxy.creates), route.count) == (3, 1)
 
 
+@pytest.mark.usefixtures("_quick")
 def test_an_sdks_retry_of_what_the_network_lost_costs_no_second_call(
-    sdk: Sdk, upstream: Upstream, proxy: ScriptedProxy, monkeypatch: pytest.MonkeyPatch
+    sdk: Sdk, upstream: Upstream, proxy: ScriptedProxy
 ) -> None:
-    monkeypatch.setattr(f"{sdk.kind.name}._base_client.INITIAL_RETRY_DELAY", 0.001)
     route = upstream.serve(sdk.whole_script("Hello"), path="")
     proxy.lose_creates = 4  # one more than we try by ourselves
     assert sdk.whole(durable(sdk, proxy, route, max_retries=2)).model_dump()
@@ -372,10 +427,10 @@ def test_an_sdks_retry_of_what_the_network_lost_costs_no_second_call(
     assert (len(proxy.creates), route.count) == (5, 1)
 
 
+@pytest.mark.usefixtures("_quick")
 def test_an_sdks_retry_after_a_failed_read_costs_no_second_call(
-    sdk: Sdk, upstream: Upstream, proxy: ScriptedProxy, monkeypatch: pytest.MonkeyPatch
+    sdk: Sdk, upstream: Upstream, proxy: ScriptedProxy
 ) -> None:
-    monkeypatch.setattr(f"{sdk.kind.name}._base_client.INITIAL_RETRY_DELAY", 0.001)
     route = upstream.serve(sdk.whole_script("Hello"), path="")
     proxy.cuts = [0] * 6  # as often as we try by ourselves
     assert sdk.whole(durable(sdk, proxy, route, max_retries=1)).model_dump()
