@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from proxy.client.access import Place
+from proxy.client.decoding import decoded
 from proxy.client.errors import Fault, NetworkError, ProxyError
 from proxy.client.messages import Fields, Send, proxy_error
 from proxy.client.options import RETRY_AFTER_SECONDS, TRANSIENT_STATUSES, Backoff, Retry, Timeouts
@@ -145,7 +146,7 @@ class Creating:
             seen = upstream_status if upstream_status is not None and upstream_status < 300 else 200
             return Created(stream_url, seen, _passed(headers), headers.get("idempotent-replay") == "true")
         if status == 502 and upstream_status is not None and upstream_status >= 400:
-            return Answered(upstream_status, _passed(headers), body)
+            return _answered(upstream_status, headers, body)
         error = proxy_error(status, headers, body)
         self.leaves_open |= not error.from_proxy or error.code in _LEAVES_OPEN
         if not error.may_repeat or (status >= 300 and status not in TRANSIENT_STATUSES):
@@ -181,6 +182,20 @@ class Creating:
 def _upstream_status(headers: Fields) -> int | None:
     value = headers.get("upstream-status", "")
     return int(value) if _STATUS.fullmatch(value) else None
+
+
+def _answered(status: int, headers: Fields, body: bytes) -> Answered:
+    """The upstream's error, decoded: its body may have been cut, which a strict decoder would not accept."""
+    passed = _passed(headers)
+    coding = headers.get("upstream-content-encoding")
+    if coding is None:
+        return Answered(status, passed, body)
+    # With a `Content-Encoding` of its own, the HTTP library has decoded the answer already.
+    plain = body if "content-encoding" in headers else decoded(body, coding)
+    if plain is None:
+        return Answered(status, passed, body)
+    fields = Fields((name, value) for name, value in passed.pairs if name.lower() != "content-encoding")
+    return Answered(status, fields, plain)
 
 
 def _passed(headers: Fields) -> Fields:

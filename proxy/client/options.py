@@ -6,13 +6,14 @@ from enum import Enum
 from typing import Literal
 
 __all__ = [
-    "ABANDONED_SECONDS", "DEFAULT_PREFIX", "ERROR_BODY_BYTES", "ERROR_BODY_SECONDS", "EVENT_BYTES", "LEAST_SECONDS",
-    "LOST_ATTEMPTS", "MAX_CONNECTIONS", "MAX_IDLE_CONNECTIONS", "MEMORY_ENTRIES", "RETRY_AFTER_SECONDS",
-    "SILENCE_SECONDS", "SSE_ATTEMPTS", "SSE_SILENCE_SECONDS", "TAIL_BYTES", "TRANSIENT_STATUSES", "Backoff", "Live",
-    "OnClose", "OnCloseName", "Retry", "Timeouts",
+    "ABANDONED_SECONDS", "DECODED_STEP_BYTES", "DEFAULT_PREFIX", "ERROR_BODY_BYTES", "ERROR_BODY_SECONDS",
+    "EVENT_BYTES", "LEAST_SECONDS", "LOST_ATTEMPTS", "MAX_CONNECTIONS", "MAX_IDLE_CONNECTIONS", "MEMORY_ENTRIES",
+    "RETRY_AFTER_SECONDS", "SILENCE_SECONDS", "SSE_ATTEMPTS", "SSE_SILENCE_SECONDS", "TAIL_BYTES",
+    "TRANSIENT_STATUSES", "Backoff", "Live", "OnClose", "OnCloseName", "Retry", "Timeouts",
 ]  # fmt: skip
 
 ABANDONED_SECONDS = 30 * 86400.0  # a file untouched for this long is removed; streams live for a day by default
+DECODED_STEP_BYTES = 1 << 16  # of an encoded body, decoded at a time to look at it
 DEFAULT_PREFIX = "durable-streams:"  # of keys in a storage that other things may share
 ERROR_BODY_BYTES = 1 << 20  # read of an error answer; the proxy sends at most 64 KiB, another server may send more
 ERROR_BODY_SECONDS = 10.0  # for the whole error answer; the proxy gives an upstream's error body 5 s

@@ -18,8 +18,9 @@ from typing import Literal
 from proxy.client.access import Access, Place
 from proxy.client.creating import Created, Creating, UpstreamRequest
 from proxy.client.credentials import Credentials, Ledger, new_key
+from proxy.client.decoding import Tail
 from proxy.client.errors import DurableError, IncompleteStream, ProxyError
-from proxy.client.options import LOST_ATTEMPTS, TAIL_BYTES, OnClose, Retry, Timeouts
+from proxy.client.options import LOST_ATTEMPTS, OnClose, Retry, Timeouts
 from proxy.client.reading import START, Position, Reading
 from proxy.client.storage import Storage
 
@@ -176,7 +177,7 @@ class Delivery:
         self._timeouts = terms.timeouts
         streamed = created.headers.get("content-type", "").lower().startswith("text/event-stream")
         self._repeats = terms.repeats and not streamed  # an SDK that was handed a stream does not ask again
-        self._tail = b""
+        self._tail = Tail(created.headers.get("content-encoding"))
         self.over = False  # nothing is left to close
         self.created = created
         self.access = Access(session.settings.place, created.stream_url)
@@ -205,7 +206,7 @@ class Delivery:
 
     def took(self, piece: bytes) -> None:
         """Note that the caller is about to get these bytes."""
-        self._tail = (self._tail + piece[-TAIL_BYTES:])[-TAIL_BYTES:]
+        self._tail.add(piece)
 
     def consumed(self, position: Position) -> None:
         """Note that the caller asked for more, so everything before `position` has been consumed."""
@@ -241,7 +242,7 @@ class Delivery:
         """
         if self.over:
             return False
-        if self._tail.rstrip().endswith((b"data: [DONE]", b"data:[DONE]")):
+        if self._tail.says_done:
             self.finished()
             return False
         self.over = True
