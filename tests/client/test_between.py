@@ -81,6 +81,45 @@ def test_even_the_proxys_own_errors_forget_nothing_unless_they_say_that_the_stre
     assert len(proxy.creates) == 1
 
 
+# Redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("what", ["create", "read", "abort"])
+def test_no_redirect_is_followed_so_no_credential_goes_elsewhere(
+    proxy: ScriptedProxy, fetch: Driver, status: int, what: str
+) -> None:
+    with ScriptedProxy() as elsewhere:
+        redirect = page(status, f"Location: {elsewhere.url}/x?expires=1&signature=s")
+        proxy.stream(b"hello", outcome=None)
+        headers = {"Authorization": "Bearer sk-upstream"}
+        if what == "create":
+            proxy.answers.append(redirect)
+            with pytest.raises(ProxyError, match=f"HTTP_{status}"):
+                fetch(headers=headers)
+        else:
+            response = fetch(headers=headers)
+            proxy.answers.append(redirect)
+            if what == "read":
+                assert response.take(5) == b"hello"
+            else:
+                response.abort()
+                assert len(proxy.aborts) == 1
+            response.close()
+        assert not proxy.answers
+        assert (elsewhere.creates, elsewhere.reads, elsewhere.aborts, elsewhere.streams) == ([], [], [], {})
+
+
+def test_a_stream_on_another_origin_is_read_without_the_secret(proxy: ScriptedProxy, fetch: Driver) -> None:
+    with ScriptedProxy() as elsewhere:
+        stream = elsewhere.stream(b"hello")
+        elsewhere.streams[stream.id] = stream
+        head = f"HTTP/1.1 201 x\r\nUpstream-Status: 200\r\nLocation: {elsewhere.stream_url(stream)}"
+        proxy.answers.append(f"{head}\r\nContent-Length: 0\r\n\r\n".encode())
+        assert fetch().read() == b"hello"
+        assert all("authorization" not in asked.headers for asked in elsewhere.reads)
+
+
 # Aborts
 
 
