@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from proxy.client._sync.create import create_durable_fetch
 from proxy.client._sync.fetch import DurableFetch
 from proxy.client._sync.response import DurableResponse
-from proxy.client.errors import DurableError, Fault, IncompleteStream, NetworkError, ProxyError
+from proxy.client.errors import DurableError, Fault, IncompleteStream, NetworkError, ProxyError, printable
 from proxy.client.storage import FileStorage
 
 __all__ = ["add_arguments", "main"]
@@ -275,5 +275,6 @@ def _hint(fetch: DurableFetch | None, args: argparse.Namespace) -> str:
 
 def _fail(code: int, message: str) -> int:
     if _is_open(sys.stderr):  # with None, `print` would write to stdout
-        print(f"fetch: {message}", file=sys.stderr)
+        lines = "\n".join(map(printable, message.split("\n")))  # it may name a file or an id
+        print(f"fetch: {lines}", file=sys.stderr)
     return code

@@ -1,16 +1,22 @@
 """The errors of this package: the proxy refused, the network failed, or a stream ended before it was whole.
 
 An upstream's own error is none of these: it stays a response, with its status, headers and body.
-No message holds a URL, because a stream's URL is a credential.
+No message holds a URL, because a stream's URL is a credential. Text from elsewhere is escaped, so that printing or
+logging an error can neither move a terminal's cursor nor begin a second log line.
 """
 
 from enum import Enum
 
 from proxy.streams.names import Outcome
 
-__all__ = ["INVALID_RESPONSE", "DurableError", "Fault", "IncompleteStream", "NetworkError", "ProxyError"]
+__all__ = ["INVALID_RESPONSE", "DurableError", "Fault", "IncompleteStream", "NetworkError", "ProxyError", "printable"]
 
 INVALID_RESPONSE = "INVALID_RESPONSE"  # our own code for an answer that breaks the protocol
+
+
+def printable(text: str) -> str:
+    """`text` with every control, format and line-separating character as a backslash escape."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
 class DurableError(Exception):
@@ -22,13 +28,14 @@ class ProxyError(DurableError):
 
     - `code`: the proxy's code (`UPSTREAM_NOT_ALLOWED`, …). `HTTP_` and the status when the answer carried no code, so
       something between the client and the proxy sent it. `INVALID_RESPONSE` when an answer broke the protocol.
-    - `message`: for people. `status`: of the HTTP answer. `retry_after`: seconds, None when the answer named none.
+    - `message`: for people, escaped by `printable`.
+    - `status`: of the HTTP answer. `retry_after`: seconds, None when the answer named none.
     """
 
     def __init__(self, code: str, message: str, *, status: int, retry_after: float | None = None) -> None:
-        super().__init__(f"{code}: {message}")
         self.code = code
-        self.message = message
+        self.message = printable(message)
+        super().__init__(f"{code}: {self.message}")
         self.status = status
         self.retry_after = retry_after
 
@@ -75,7 +82,7 @@ class NetworkError(DurableError):
     """The connection to the proxy failed, and no retry was left. `fault` says how it failed last."""
 
     def __init__(self, fault: Fault, detail: str) -> None:
-        super().__init__(detail)
+        super().__init__(printable(detail))
         self.fault = fault
 
 

@@ -221,6 +221,35 @@ def test_what_went_wrong_is_told_apart_by_the_exit_code(proxy: ScriptedProxy, ru
     assert (code, out, "could not be reached" in err) == (7, b"", True)
 
 
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\rdone\n\x9b31m\u202e\u2028"
+
+
+def is_harmless(text: str) -> bool:
+    return all(each.isprintable() for each in text.replace("\n", "")) and text.count("\n") == 1
+
+
+def test_an_error_message_reaches_the_terminal_escaped(proxy: ScriptedProxy, run: Run) -> None:
+    proxy.answers.append(error_answer(403, "UPSTREAM_NOT_ALLOWED", message=f"no {HOSTILE} host"))
+    code, out, err = run(URL)
+    assert (code, out) == (3, b"")
+    assert is_harmless(err)
+    assert r"no \x1b]0;owned\x07\x1b[2J\rdone\n\x9b31m\u202e\u2028 host" in err
+
+
+def test_a_broken_answer_reaches_the_terminal_escaped(proxy: ScriptedProxy, run: Run) -> None:
+    proxy.answers += [b"HTTP/1.1 \x1b[31m\x07 x\r\n\r\n"] * 3
+    code, _, err = run(URL)
+    assert code == 7
+    assert is_harmless(err)
+
+
+def test_a_file_that_cannot_be_read_is_named_escaped(run: Run) -> None:
+    code, _, err = run(URL, "--secret-file", "no\x1b[2Jfile")
+    assert code == 2
+    assert is_harmless(err)
+    assert r"no\x1b[2Jfile" in err
+
+
 def test_after_an_interrupt_the_request_id_brings_the_answer_back(shell: ScriptedShell) -> None:
     stream = shell.proxy.stream(b"one ", outcome=None)
     process = shell.start(URL, "--request-id", "turn 1")

@@ -311,6 +311,22 @@ def test_an_encoding_that_is_broken_is_an_error_and_no_success(proxy: ScriptedPr
         fetch(URL).read()
 
 
+def test_text_from_elsewhere_is_escaped_in_an_error_so_that_no_log_line_is_forged(
+    proxy: ScriptedProxy, fetch: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    hostile = error_answer(403, "SOME_CODE", message="a\r\nERROR forged\x1b[0m")
+    stream = proxy.stream(b"hello", outcome=None)
+    response = fetch(URL)
+    assert response.take(5) == b"hello"
+    proxy.answers.append(hostile)
+    caplog.set_level("INFO")
+    response.close()
+    fetch.close()
+    assert r"SOME_CODE: a\r\nERROR forged\x1b[0m" in caplog.text
+    assert "\x1b" not in caplog.text
+    assert stream.id not in proxy.aborts
+
+
 # When no answer comes
 
 
