@@ -1,6 +1,7 @@
 """The head of a durable response: status, headers, stream, and how far it was consumed. No I/O."""
 
 import time
+import warnings
 
 from proxy.client.creating import Answered
 from proxy.client.messages import Fields
@@ -41,6 +42,14 @@ class ResponseHead:
         self.was_resumed = source.created.replayed
         self._delivery = source
         self._reading = source.reading(time.monotonic())
+
+    def __del__(self) -> None:
+        """Warn about a response that was neither closed nor read to its end.
+
+        A finaliser runs in any thread at any time, so it may not send an abort: the upstream call goes on.
+        """
+        if getattr(self, "_delivery", None) is not None and self.unfinished:
+            warnings.warn(f"unclosed {self!r}: the upstream call goes on", ResourceWarning, stacklevel=2, source=self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status_code} stream={self.stream_id} outcome={self.outcome}>"

@@ -3,8 +3,11 @@
 import asyncio
 import gc
 import threading
+import warnings
+from collections.abc import Callable
 
 import anyio
+import httpx2
 import pytest
 
 from proxy.client import (
@@ -19,6 +22,7 @@ from proxy.client import (
     create_async_durable_fetch,
     create_durable_fetch,
 )
+from proxy.client.httpx2 import DurableTransport
 from tests.client.conftest import QUICK, Connect
 from tests.client.drivers import Driver
 from tests.client.scripted_proxy import ScriptedProxy, error_answer
@@ -235,13 +239,90 @@ def test_leaving_a_loop_loses_nothing(proxy: ScriptedProxy, fetch: Driver) -> No
     assert response.read() == b"c"
 
 
-def test_a_response_that_is_dropped_does_not_block_and_aborts_nothing(proxy: ScriptedProxy) -> None:
+def dropped(make: Callable[[], object]) -> list[str]:
+    """The warnings about responses that `make` drops."""
+    gc.collect()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make()
+        gc.collect()
+    return [str(each.message) for each in caught if "Response" in str(each.message)]
+
+
+def test_a_response_that_is_dropped_does_not_block_aborts_nothing_and_is_warned_about(proxy: ScriptedProxy) -> None:
     proxy.stream(b"hello", outcome=None)
     with create_durable_fetch(proxy.url, proxy_authorization=proxy.secret) as fetch:
-        assert next(iter(fetch("http://upstream.test/").iter_bytes())) == b"hello"
-        proxy.answers.append(b"")  # whoever asked now would wait
-        gc.collect()
+
+        def drop() -> None:
+            assert next(iter(fetch("http://upstream.test/").iter_bytes())) == b"hello"
+            proxy.answers.append(b"")  # a request sent now would wait
+
+        (warning,) = dropped(drop)
     assert proxy.aborts == []
+    assert "upstream call goes on" in warning
+    assert "SIGNATURE" not in warning
+
+
+def test_a_response_that_was_never_read_is_warned_about_whichever_kind_it_is(
+    proxy: ScriptedProxy, connect: Connect
+) -> None:
+    proxy.stream(b"hello", outcome=None)
+    fetch = connect()
+    assert len(dropped(fetch)) == 1
+
+
+def test_a_response_that_an_sdks_client_drops_is_warned_about(proxy: ScriptedProxy) -> None:
+    proxy.stream(b"hello", outcome=None)
+    transport = DurableTransport(proxy.url, proxy_authorization=proxy.secret)
+    with httpx2.Client(transport=transport) as client:
+        request = client.build_request("POST", "http://upstream.test/")
+        assert len(dropped(lambda: client.send(request, stream=True))) == 1
+
+
+@pytest.mark.parametrize("end", ["read", "close", "incomplete", "gone", "refused", "closed with its fetch"])
+def test_a_response_that_is_over_is_dropped_without_a_warning(proxy: ScriptedProxy, connect: Connect, end: str) -> None:
+    stream = proxy.stream(b"hello", outcome="truncated" if end == "incomplete" else "complete")
+    fetch = connect()
+
+    def use() -> None:
+        response = fetch(request_id="turn")
+        if end == "read":
+            assert response.read() == b"hello"
+        elif end == "close":
+            response.close()
+        elif end == "incomplete":
+            with pytest.raises(IncompleteStream):
+                response.read()
+        elif end == "closed with its fetch":
+            fetch.close()
+        else:
+            response.close()
+            if end == "gone":
+                del proxy.streams[stream.id]
+                assert fetch.resume("turn") is None
+            else:
+                proxy.answers.append(error_answer(403, "SOME_CODE"))
+                with pytest.raises(ProxyError):
+                    fetch.resume("turn")
+
+    assert dropped(use) == []
+
+
+def test_a_call_that_is_cancelled_while_it_resumes_drops_nothing_that_could_be_closed(proxy: ScriptedProxy) -> None:
+    proxy.stream(b"hello", outcome=None)
+
+    async def work() -> None:
+        async with async_fetch(proxy) as fetch:
+            await (await fetch("http://upstream.test/", request_id="turn")).aclose()
+            proxy.answers.append(b"")  # says nothing
+            proxy.reading.clear()
+            task = asyncio.create_task(fetch("http://upstream.test/", request_id="turn"))
+            assert await asyncio.to_thread(proxy.reading.wait, 5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    assert dropped(lambda: asyncio.run(work())) == []
 
 
 ENDING = """

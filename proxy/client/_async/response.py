@@ -82,8 +82,10 @@ class AsyncDurableResponse(AsyncManaged, ResponseHead):
             return False
         try:
             self._reply = await self._next_reply(self._reading)
-        except DurableError as error:
-            self._delivery.failed(error)
+        except BaseException as error:
+            if isinstance(error, DurableError):
+                self._delivery.failed(error)
+            self._delivery.over = True  # no caller will hold this response, so nobody can close it
             if isinstance(error, ProxyError) and error.gone:
                 return False
             raise
