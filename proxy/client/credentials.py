@@ -1,7 +1,7 @@
 """What is remembered under a request id: the request's fingerprint, its stream, how far the answer was read.
 
-An entry is written before the create is sent, with the `Idempotency-Key`: whoever finds it after a crash can repeat
-the create without a second upstream call. It is completed when the stream is known, advanced as bytes are consumed,
+An entry is written before the create is sent, with the `Idempotency-Key`. After a crash it allows the same create to
+be repeated without a second upstream call. It is completed when the stream is known, advanced as bytes are consumed,
 and removed when the stream has been read to its end or no longer exists. When the storage fails, the answer is still
 delivered but cannot be resumed.
 """

@@ -1,7 +1,7 @@
 """What a route declares: its operation's name, what it asks of its caller, and the operation.
 
-The check is made once, by the router, before the operation runs; an operation that names a stream is told nothing
-about it before (protocol: order of checks).
+The router makes the check once, before the operation runs. Until then nothing is said about a stream (protocol: order
+of checks).
 """
 
 from collections.abc import Callable, Mapping

@@ -44,7 +44,7 @@ class Budget:
         return self.admits(pipe)
 
     def admits(self, pipe: "Pipe") -> bool:
-        """Whether `pipe` may be fed again; it is told when it may, if not now."""
+        """Whether `pipe` may be fed again. If not, its `budget_has_room` is called later."""
         if self.used <= self._limit:
             return True
         self._paused.add(pipe)

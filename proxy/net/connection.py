@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
             self.connection_lost(None)
 
     def lost(self) -> None:
-        """Called once when the socket is gone, whoever closed it."""
+        """Called once when the socket is gone, closed by either side."""
 
     def pause_writing(self) -> None:
         """The send buffer is over its high-water mark."""

@@ -7,6 +7,7 @@ own CDN, or answer for another path than the one that the allowlist matched.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum, auto
 from functools import lru_cache
@@ -90,7 +91,7 @@ _FIELD_OVERHEAD = len(": \r\n")
 _NAMES_REMEMBERED = 1024
 
 
-class _Names:
+class _Names(ABC):
     """A setting that lists field names and `prefix*` patterns, in any case."""
 
     __slots__ = ("_names", "_prefixes")
@@ -117,8 +118,9 @@ class _Names:
         return (name in self._names or name.startswith(self._prefixes)) and not self._is_never(name)
 
     @staticmethod
+    @abstractmethod
     def _is_never(name: bytes) -> bool:
-        raise NotImplementedError
+        """Whether the field `name` (lower case) never crosses, whatever a setting says."""
 
 
 class ForwardedHeaders(_Names):

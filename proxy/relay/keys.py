@@ -6,10 +6,10 @@ whose note is the fingerprint of the request.
 
   claim the lock  ->  ask the upstream  ->  make stream and record  ->  settle the lock  ->  answer 201
 
-- FREE, or SETTLED for a stream that is gone: whoever comes claims it, under a fresh id, and makes the call.
-- HELD: the call is under way. Whoever comes waits for it; with another request it is a conflict. Once the holder is
-  dead, whoever comes claims the lock in its place.
-- SETTLED for a stream that exists: whoever comes gets that stream, or a conflict.
+- FREE, or SETTLED for a stream that is gone: the next caller claims it, under a fresh id, and makes the call.
+- HELD: the call is under way. The next caller waits for it; with another request it is a conflict. Once the holder is
+  dead, the next caller claims the lock in its place.
+- SETTLED for a stream that exists: the next caller gets that stream, or a conflict.
 
 Settling is the moment from which a stream can be found by its key, and from which it is never withdrawn. Before it
 nobody but the holder knows the stream. So a replay is never answered for a stream that goes away again, and removing
@@ -254,7 +254,7 @@ class Keys:
     async def _insist(self, stream_id: str, lock: Lock, work: Callable[[], Awaitable[bool]]) -> None:
         """Bring the lock up to date and do `work`, until it returns True, however long storage does not let it be.
 
-        When this process dies over it, whoever comes next finds a claim whose holder is dead.
+        If this process dies meanwhile, the next caller finds a claim whose holder is dead.
         """
         is_reported = False
         while True:

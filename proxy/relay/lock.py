@@ -13,7 +13,7 @@ is the ledger: a deletion cannot be made to depend on what is there, so one that
 came after. A lock that is not used any more expires.
 
 What a crash leaves: before the claim was stored, nothing. Afterwards a claim whose holder is dead, as soon as its lease
-has run out (`relay.lease`); whoever comes next succeeds it, and is told which token it has succeeded, so that it can
+has run out (`relay.lease`); the next claim succeeds it and learns which token it has succeeded, so that its maker can
 clear up what was made under it. After it was settled or given back, nothing.
 
 The holder must stop its work before others can think it dead. `membership.licensed` sees to that.

@@ -1,6 +1,6 @@
 """Streams of other instances that are read here: when their owner dies, they are ended from here.
 
-Nobody is told of a death, and nobody looks for one: who reads an open stream of another instance, or asks for its
+A death is announced to no one, and no one searches for deaths. A read of an open stream of another instance, or of its
 metadata, makes this instance watch the owner's lease for a while. When it is gone, every stream of that owner that is
 watched here is taken over (`relay.takeover`). A stream that nobody reads stays open until somebody does, or expires.
 """

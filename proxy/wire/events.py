@@ -1,4 +1,4 @@
-"""What a codec tells and is told, the same for every HTTP version. Owns the vocabulary, no parsing."""
+"""The values that go into and out of a codec, the same for every HTTP version. Owns the vocabulary, no parsing."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

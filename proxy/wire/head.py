@@ -116,7 +116,7 @@ def origin_of(received: bytes) -> bytes | None:
 def request_head(head: bytes, limits: HeadLimits) -> tuple[RequestHead, bool]:
     """A whole request head, read; and whether it is of HTTP/1.0. Raises PeerError with the status to answer.
 
-    `head` has passed a HeadReader. The raw checks come first, then h11, whose word is taken for names and values.
+    `head` has passed a HeadReader. The raw checks come first, then h11, which decides about names and values.
     """
     lines = head[:-4].split(b"\r\n")
     is_old = _check_request_line(lines[0], limits)

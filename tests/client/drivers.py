@@ -1,6 +1,7 @@
 """One synchronous surface over both drivers, so that every test of a fetch is a test of two."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -88,7 +89,7 @@ class Response:
             self._run(self.inner.aclose())
 
 
-class Driver:
+class Driver(ABC):
     """A fetch of either kind; the arguments of `create_durable_fetch`."""
 
     _runner: asyncio.Runner | None = None
@@ -110,8 +111,9 @@ class Driver:
     def forget(self, request_id: str) -> None:
         self.fetch.forget(request_id)
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """Close the fetch."""
 
     def __enter__(self) -> Self:
         return self

@@ -85,7 +85,7 @@ _STATUS = {
 
 
 class Service:
-    """A durable-streams server over `engine`. With `is_public` unset, shared caches are told to keep nothing."""
+    """A durable-streams server over `engine`. Unless `is_public`, responses forbid shared caches to keep them."""
 
     def __init__(self, engine: Engine, settings: StoreSettings, *, is_public: bool) -> None:
         self._engine = engine

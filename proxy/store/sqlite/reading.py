@@ -68,7 +68,7 @@ class ReadConnection:
         self._connection.close()
 
     def rest(self) -> None:
-        """Forget rows not fetched: they would hold on to a snapshot, and the log could not start anew."""
+        """Forget rows not fetched: they would keep a snapshot open, and the log could not restart."""
         self._cursor.close()
         self._cursor = self._connection.cursor()
 

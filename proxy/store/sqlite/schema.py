@@ -15,7 +15,7 @@ __all__ = ["MIGRATIONS", "open_for_reading", "open_for_writing"]
 _SAFE = (3, 51, 3)  # before it, a write-ahead log that was reset at the wrong moment lost committed writes
 _APPLICATION_ID = 0x64737472  # "dstr": `file` and sqlite3 tell the database by it
 _PAGE_BYTES = 4096
-_LOG_BYTES = 64 << 20  # a log that grew longer is cut to this when it starts anew
+_LOG_BYTES = 64 << 20  # a log that grew longer is cut to this when it restarts
 _LOCK_MILLISECONDS = 5000  # readers wait this long when the log is being recovered
 
 MIGRATIONS = (
