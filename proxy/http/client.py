@@ -118,10 +118,10 @@ class Exchange:
             pipe, self.pipe = self.pipe, None
             pipe.end()
 
-    def fail(self, fault: Fault, cut: Cut) -> None:
+    def fail(self, fault: Fault, cut: Cut, detail: str = "") -> None:
         """There will be no response (`fault`), or no more of its body (`cut`). Harmless after the end."""
         if self.is_awaited:
-            self.response.set_exception(ExchangeError(fault, sent=True))
+            self.response.set_exception(ExchangeError(fault, sent=True, detail=detail))
         if self.pipe is not None:
             pipe, self.pipe = self.pipe, None
             pipe.fail(cut)

@@ -123,8 +123,8 @@ class Http1Client(ClientConnection):
             return
         try:
             head, parts, ended = self._codec.receive(data)
-        except PeerError:
-            self._broken(Fault.PROTOCOL, Cut.FRAMING)
+        except PeerError as error:
+            self._broken(Fault.PROTOCOL, Cut.FRAMING, error.fault)
             return
         if head is not None:
             self._answered(exchange, head, parts, is_whole=ended)
@@ -177,11 +177,11 @@ class Http1Client(ClientConnection):
         self._let_go()
         self._owner.gone(self)
 
-    def _broken(self, fault: Fault, cut: Cut) -> None:
+    def _broken(self, fault: Fault, cut: Cut, detail: str = "") -> None:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             self._stop_sending()
-            exchange.fail(fault, cut)
+            exchange.fail(fault, cut, detail)
         if not self.is_lost:
             self.cut()
 

@@ -61,12 +61,16 @@ class Fault(Enum):
 
 
 class ExchangeError(Exception):
-    """There is no response: `fault` says why, `sent` whether a byte of the request may have reached the peer."""
+    """There is no response: `fault` says why, `sent` whether a byte of the request may have reached the peer.
 
-    def __init__(self, fault: Fault, *, sent: bool) -> None:
-        super().__init__(fault.value)
+    `detail` says what exactly was wrong, in words of ours: none of the peer's bytes, no address, no credential.
+    """
+
+    def __init__(self, fault: Fault, *, sent: bool, detail: str = "") -> None:
+        super().__init__(f"{fault.value}: {detail}" if detail else fault.value)
         self.fault = fault
         self.sent = sent
+        self.detail = detail
 
     @property
     def is_loss(self) -> bool:

@@ -3,6 +3,7 @@
 Owns the choice between a stream, a refusal and the upstream's own error (protocol: Create).
 """
 
+import logging
 from dataclasses import dataclass
 
 import anyio
@@ -21,6 +22,8 @@ from proxy.wire.headers import Headers
 from proxy.wire.url import Url
 
 __all__ = ["Upstream", "UpstreamSettings", "described", "error_answer"]
+
+logger = logging.getLogger(__name__)
 
 _MESSAGES = {
     Fault.BUSY: "no connection to the upstream became free in time",
@@ -66,7 +69,9 @@ class Upstream:
         try:
             response = await self._pool.at(address)(request)
         except ExchangeError as error:
-            raise _refusal(error.fault) from None
+            if error.fault is Fault.PROTOCOL:
+                logger.warning("answer of upstream %s was not valid HTTP: %s", url.host, error.detail)
+            raise _refusal(error) from None
         if 300 <= response.status < 400:
             response.body.close()
             raise Refusal(Code.REDIRECT_NOT_ALLOWED, "the upstream answered with a redirect, which is never followed")
@@ -98,12 +103,13 @@ def _announced(response: Response) -> int:
     return int(length) if length.isdigit() else 0
 
 
-def _refusal(exchange: Fault) -> Refusal:
-    if exchange is Fault.TIMEOUT:
+def _refusal(error: ExchangeError) -> Refusal:
+    if error.fault is Fault.TIMEOUT:
         return Refusal(Code.UPSTREAM_TIMEOUT, "the upstream did not answer in time")
-    if exchange is Fault.FORBIDDEN:
+    if error.fault is Fault.FORBIDDEN:
         return Refusal(Code.UPSTREAM_NOT_ALLOWED, _FORBIDDEN)
-    return Refusal(Code.UPSTREAM_ERROR, _MESSAGES[exchange])
+    message = _MESSAGES[error.fault]
+    return Refusal(Code.UPSTREAM_ERROR, f"{message}: {error.detail}" if error.detail else message)
 
 
 def described(response: Response, passed: PassedHeaders) -> Record:

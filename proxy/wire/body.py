@@ -1,13 +1,14 @@
 """Body framing of HTTP/1.1, received (RFC 9112 sections 6 and 7). Owns where a body's bytes are and where it ends.
 
 Received buffers pass through as slices; only tiny ones are copied, once, where that is cheaper than many buffers.
-Refuses what RFC 9112 merely discourages: bare line feeds, white space around sizes, long chunk extensions.
+Refuses what RFC 9112 merely discourages: bare line feeds, long chunk extensions, and in requests blanks after a size.
+In responses those blanks are read over, as other clients do: the framing stays unambiguous.
 A decoder never raises on what it is fed: what it decoded is returned, and `failed` says what was wrong after it.
 """
 
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proxy.wire.events import Buffer, HeadLimits, PeerError
 from proxy.wire.grammar import TCHAR
@@ -21,8 +22,23 @@ _CRLF = b"\r\n"
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 _MAX_DIGITS = 16
 _EXTENSION = rb";[\x20-\x7e\x80-\xff]{0,255}"
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:%b)?" % _EXTENSION)
-_SIZE_LINE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:%b)?\r?)?" % _EXTENSION)
+_BLANKS = rb"[\t ]{0,256}"
+
+
+class _SizeLine(NamedTuple):
+    """What a chunk's size line may look like: the whole line without its CRLF, and the beginning of one."""
+
+    whole: re.Pattern[bytes]
+    begun: re.Pattern[bytes]
+
+
+def _size_line(after_size: bytes) -> _SizeLine:
+    size = rb"([0-9A-Fa-f]{1,16})(?:%b)?" % after_size
+    return _SizeLine(re.compile(size), re.compile(rb"(?:%b\r?)?" % size))
+
+
+_STRICT = _size_line(_EXTENSION)
+_LENIENT = _size_line(_EXTENSION + b"|" + _BLANKS)
 _SIZE_LINE_BYTES = _MAX_DIGITS + 256 + len(_CRLF)
 _SIZES = {form % size: size for size in range(1, 1024) for form in (b"%x", b"%X")}
 """The size lines that tokens have: one look-up in place of a check and a conversion."""
@@ -92,12 +108,30 @@ class UntilCloseDecoder:
 
 
 class ChunkedDecoder:
-    """The chunked transfer coding (RFC 9112 section 7.1). Trailers are checked, bounded by `limits` and dropped."""
+    """The chunked transfer coding (RFC 9112 section 7.1). Trailers are checked, bounded by `limits` and dropped.
 
-    __slots__ = ("_left", "_limits", "_missing", "_read", "_tail", "_trailers", "done", "failed", "rest")
+    `max_bytes` of payload pass; the chunk that would exceed them fails with status 413 as soon as its size is known,
+    and nothing of it is returned. `is_lenient`: blanks may stand between a chunk's size and the end of its line.
+    """
 
-    def __init__(self, limits: HeadLimits) -> None:
+    __slots__ = (
+        "_left",
+        "_limits",
+        "_line",
+        "_missing",
+        "_read",
+        "_room",
+        "_tail",
+        "_trailers",
+        "done",
+        "failed",
+        "rest",
+    )
+
+    def __init__(self, limits: HeadLimits, max_bytes: int | None = None, *, is_lenient: bool = False) -> None:
         self._limits = limits
+        self._room = max_bytes  # payload that may still be announced, None: any
+        self._line = _LENIENT if is_lenient else _STRICT
         self._read: Callable[[ChunkedDecoder, bytes, int, list[Buffer]], int] = ChunkedDecoder._read_chunks
         self._tail = b""  # the begun line that the last read ended in
         self._left = 0  # payload bytes of the present chunk still to come
@@ -122,56 +156,71 @@ class ChunkedDecoder:
         self._fail("the body ended without its last chunk")
 
     def _read_chunks(self, data: bytes, position: int, parts: list[Buffer]) -> int:
-        """Size lines, and the chunks that are whole in this read: the loop that every token passes through."""
-        if self._tail:
-            return self._read_split_size(data, position)
+        """Size lines, and the chunks that are whole in this read: the loop that every token passes through.
+
+        It does not compare with the bound: a read that could exceed it goes the long way, chunk by chunk.
+        """
         size = len(data)
+        room = self._room
+        if self._tail or (room is not None and size - position > room):
+            return self._read_size_line(data, position)
+        taken = 0
         find = data.find
         append = parts.append
         while True:
             end_of_line = find(_CRLF, position, position + _SIZE_LINE_BYTES)
             if end_of_line < 0:
+                if room is not None:
+                    self._room = room - taken
                 return self._keep_size_line(data[position : position + _SIZE_LINE_BYTES], size)
             line = data[position:end_of_line]
-            count = _SIZES.get(line) or _chunk_size(line)
+            count = _SIZES.get(line) or _chunk_size(line, self._line)
             if count is None:
                 return self._fail("a bad chunk-size line", size)
             begin = end_of_line + 2
             end = begin + count
             if not count or end + 2 > size:
-                self._begin_chunk(count)
-                return begin
+                if room is not None:
+                    self._room = room - taken
+                return self._begin_chunk(count, begin)
             append(data[begin:end] if count < _SMALL else memoryview(data)[begin:end])
+            taken += count
             position = end + 2
             if data[end:position] != _CRLF:
                 return self._fail("a chunk is longer than its size", size)
             if position == size:
+                if room is not None:
+                    self._room = room - taken
                 return size
 
-    def _read_split_size(self, data: bytes, position: int) -> int:
-        """A size line that began in an earlier read."""
+    def _read_size_line(self, data: bytes, position: int) -> int:
+        """One size line, perhaps begun in an earlier read."""
         begun = len(self._tail)
         joined = self._tail + data[position : position + _SIZE_LINE_BYTES]
         end_of_line = joined.find(_CRLF)
         if end_of_line < 0:
             return self._keep_size_line(joined, len(data))
-        count = _chunk_size(joined[:end_of_line])
+        count = _chunk_size(joined[:end_of_line], self._line)
         if count is None:
             return self._fail("a bad chunk-size line", len(data))
         self._tail = b""
-        self._begin_chunk(count)
-        return position + end_of_line + 2 - begun
+        return self._begin_chunk(count, position + end_of_line + 2 - begun)
 
     def _keep_size_line(self, begun: bytes, end: int) -> int:
         """Wait for the rest of a size line, unless it can only be a bad one."""
-        if _SIZE_LINE_BEGUN.fullmatch(begun) is None:
+        if self._line.begun.fullmatch(begun) is None:
             return self._fail("a bad chunk-size line", end)
         self._tail = begun
         return end
 
-    def _begin_chunk(self, count: int) -> None:
+    def _begin_chunk(self, count: int, position: int) -> int:
+        if self._room is not None:
+            self._room -= count
+            if self._room < 0:
+                self.failed = PeerError("the body is too large", 413)
         self._left = count
         self._read = ChunkedDecoder._read_payload if count else ChunkedDecoder._read_trailers
+        return position
 
     def _read_payload(self, data: bytes, position: int, parts: list[Buffer]) -> int:
         end = min(position + self._left, len(data))
@@ -218,11 +267,11 @@ class ChunkedDecoder:
         return position
 
 
-def _chunk_size(line: bytes) -> int | None:
+def _chunk_size(line: bytes, form: _SizeLine) -> int | None:
     """What a size line says, None when it is not one."""
     if not line.strip(_HEX_DIGITS) and 0 < len(line) <= _MAX_DIGITS:
         return int(line, 16)
-    match = _SIZE_LINE.fullmatch(line)
+    match = form.whole.fullmatch(line)
     return None if match is None else int(match[1], 16)
 
 

@@ -23,19 +23,16 @@ from proxy.wire.events import (
     Received,
     RequestHead,
     ResponseHead,
-    first_bytes,
 )
 from proxy.wire.head import HeadReader, origin_of, request_head, response_framing, response_lines
 from proxy.wire.headers import Headers
-from proxy.wire.plain import plain_request_head, plain_response_head
+from proxy.wire.plain import is_plain_informational, plain_request_head, plain_response_head
 
 __all__ = ["CONTINUE", "LAST_CHUNK", "ClientCodec", "ServerCodec", "encode_chunk"]
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
-_INFORMATIONAL = 16
-"""Informational responses that are passed over before a final one."""
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _WITHOUT_LENGTH = (b"GET", b"HEAD", b"DELETE", b"OPTIONS")
 
@@ -120,7 +117,6 @@ class ServerCodec(_Codec[RequestHead]):
     def __init__(self, limits: HeadLimits, max_body: int) -> None:
         super().__init__(limits, is_server=True)
         self._max_body = max_body
-        self._body_left = 0
         self._waiting = bytearray()
         self._refused = b""
         self._is_old = False
@@ -239,10 +235,12 @@ class ServerCodec(_Codec[RequestHead]):
         if head.length == 0 and end == len(data):
             self._state = _State.WAIT
             return head, [], True
-        self._decoder = ChunkedDecoder(self._limits) if head.length is None else LengthDecoder(head.length)
-        self._body_left = self._max_body
+        self._decoder = self._body_decoder(head.length)
         self._state = _State.BODY
         return self._receive_body(head, data, end)
+
+    def _body_decoder(self, length: int | None) -> BodyDecoder:
+        return ChunkedDecoder(self._limits, self._max_body) if length is None else LengthDecoder(length)
 
     def _read_head(self, data: bytes) -> tuple[RequestHead, int] | None:
         """The head that `data` completes and where in it that ends. Raises PeerError."""
@@ -260,18 +258,6 @@ class ServerCodec(_Codec[RequestHead]):
             raise PeerError("the body is too large", 413)
         return found
 
-    def _receive_body(self, head: RequestHead | None, data: bytes, start: int) -> Received[RequestHead]:
-        received = super()._receive_body(head, data, start)
-        parts = received[1]
-        left = self._body_left
-        self._body_left -= sum(map(len, parts))
-        if self._body_left >= 0:
-            return received
-        self.failed = PeerError("the body is too large", 413)
-        if head is None and not left:
-            raise self.failed
-        return head, list(first_bytes(parts, left)), False
-
     def _receive_after_end(self, data: bytes) -> None:
         if self._keep_alive:
             self._waiting += data
@@ -280,13 +266,14 @@ class ServerCodec(_Codec[RequestHead]):
 class ClientCodec(_Codec[ResponseHead]):
     """The client's side of a connection: one exchange at a time, begun by `send_head`.
 
-    Informational responses are passed over. Bytes that belong to no exchange are dropped, and end the reuse.
+    Informational responses are passed over: any number, as long as they and the final head together are no larger
+    than a head may be. Bytes that belong to no exchange are dropped, and end the reuse.
     """
 
     def __init__(self, limits: HeadLimits) -> None:
         super().__init__(limits, is_server=False)
         self._method = b""
-        self._informational = 0
+        self._heads = 0  # bytes of heads so far, informational ones included
         self._keep_alive = True
         self.reusable = True
         """An exchange may begin: none is under way, the last one ended cleanly, and no byte came after it.
@@ -304,7 +291,7 @@ class ClientCodec(_Codec[ResponseHead]):
         self.reusable = False
         self._state = _State.HEAD
         self._method = method
-        self._informational = 0
+        self._heads = 0
         if length is None:
             framing = b"transfer-encoding: chunked\r\n"
         elif length == 0 and method in _WITHOUT_LENGTH:
@@ -331,7 +318,7 @@ class ClientCodec(_Codec[ResponseHead]):
         return True
 
     def _receive_head(self, data: bytes) -> Received[ResponseHead]:
-        if not self._reader.received and self._method != b"HEAD":
+        if not self._reader.received and not self._heads and self._method != b"HEAD":
             found = plain_response_head(data, 0, self._limits)
             if found is not None:
                 head, position = found
@@ -342,19 +329,21 @@ class ClientCodec(_Codec[ResponseHead]):
             if whole is None:
                 return None, [], False
             raw, position = whole
+            self._heads += len(raw)
+            if self._heads > self._limits.head_bytes:
+                raise PeerError("the head and the informational ones before it are too large")
+            if is_plain_informational(raw, self._limits):
+                continue
             response = response_lines(raw, self._limits)
             if response.status >= 200:
                 break
-            self._informational += 1
-            if self._informational > _INFORMATIONAL:
-                raise PeerError("too many informational responses")
         length, chunked, self._keep_alive = response_framing(response, self._method)
         head = ResponseHead(response.status, Headers.trusted(response.fields), length)
         return self._begin_body(head, data, position, chunked=chunked)
 
     def _begin_body(self, head: ResponseHead, data: bytes, start: int, *, chunked: bool) -> Received[ResponseHead]:
         if chunked:
-            self._decoder = ChunkedDecoder(self._limits)
+            self._decoder = ChunkedDecoder(self._limits, is_lenient=True)
         elif head.length is None:
             self._decoder = UntilCloseDecoder()
         elif head.length == 0 and start == len(data):

@@ -184,7 +184,7 @@ def response_lines(head: bytes, limits: HeadLimits) -> ResponseLines:
     try:
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
-        raise PeerError("the head is not valid HTTP/1.1") from error
+        raise PeerError(_why_invalid(head)) from error
     if not isinstance(event, h11.Response | h11.InformationalResponse):
         raise PeerError("the head is not valid HTTP/1.1")
     fields = []
@@ -196,12 +196,33 @@ def response_lines(head: bytes, limits: HeadLimits) -> ResponseLines:
     return ResponseLines(match[1] == b"0", status, fields)
 
 
+def _why_invalid(head: bytes) -> str:
+    """What is wrong with a response head that h11 refused, whose own words would quote the head."""
+    fields = []
+    for line in head[:-4].split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if not line.startswith((b" ", b"\t")) and (not colon or not is_token(name)):
+            return "a bad header line"
+        fields.append((name.lower(), value.strip(b" \t")))
+    lengths = {length.strip(b" \t") for value in _values(fields, b"content-length") for length in value.split(b",")}
+    if not all(length.isdigit() for length in lengths):
+        return "a bad content-length"
+    if len(lengths) > 1:
+        return "differing content-lengths"
+    if _values(fields, b"transfer-encoding"):
+        return "a transfer-encoding that cannot be trusted"
+    return "the head is not valid HTTP/1.1"
+
+
 def response_framing(response: ResponseLines, method: bytes) -> ResponseFraming:
-    """The framing of a final response to `method` (RFC 9112 section 6.3). Raises PeerError where it is ambiguous."""
+    """The framing of a final response to `method` (RFC 9112 section 6.3). Raises PeerError where it is ambiguous.
+
+    Chunks of HTTP/1.0 are read, as other clients do, but never followed by another exchange (section 6.1).
+    """
     values = dict(response.fields)
     coding = values.get(b"transfer-encoding")
     declared = values.get(b"content-length")
-    if coding is not None and (declared is not None or response.is_old or coding.lower() != b"chunked"):
+    if coding is not None and (declared is not None or coding.lower() != b"chunked"):
         raise PeerError("a transfer-encoding that cannot be trusted")
     if declared is not None and (not declared.isdigit() or len(declared) > _LENGTH_DIGITS):
         raise PeerError("a bad content-length")
@@ -215,7 +236,8 @@ def response_framing(response: ResponseLines, method: bytes) -> ResponseFraming:
         return ResponseFraming(0, chunked=False, keep_alive=keep_alive and is_bare)
     if length is None and coding is None:
         return ResponseFraming(None, chunked=False, keep_alive=False)
-    return ResponseFraming(length, chunked=coding is not None, keep_alive=keep_alive)
+    is_trusted = coding is None or not response.is_old
+    return ResponseFraming(length, chunked=coding is not None, keep_alive=keep_alive and is_trusted)
 
 
 def _check_request_line(line: bytes, limits: HeadLimits) -> bool:

@@ -143,6 +143,25 @@ async def test_no_response_is_an_error_that_says_why(pieces: tuple[bytes, ...], 
         assert len(served.peers) == 1  # and is never sent twice
 
 
+@pytest.mark.parametrize(
+    ("response", "detail"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "differing content-lengths"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: s3cret\r\n\r\n", "a bad content-length"),
+        (b"HTTP/1.1 200 OK\r\nX-Token s3cret\r\n\r\n", "a bad header line"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", "a transfer-encoding that cannot be trusted"),
+        (b"HTTP/1.1 200 OK\nContent-Length: 0\n\n", "a control character or a line not ended by CRLF"),
+    ],
+)
+async def test_a_malformed_response_is_an_error_with_the_reason_and_none_of_its_bytes(
+    response: bytes, detail: str
+) -> None:
+    async with origin(once(response)) as (_, address), pooling() as pool:
+        error = await _error(pool, address)
+        assert (error.fault, error.detail) == (Fault.PROTOCOL, detail)
+        assert str(error) == f"the response was not valid HTTP: {detail}"
+
+
 async def test_a_head_that_does_not_come_in_time_ends_the_connection() -> None:
     async def script(peer: Peer) -> None:
         await request_of(peer)

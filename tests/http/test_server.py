@@ -228,6 +228,16 @@ async def test_a_chunked_body_over_the_limit_is_refused_while_the_handler_reads_
         assert await peer.rest() == b""
 
 
+async def test_a_chunk_that_is_announced_too_large_is_refused_at_once() -> None:
+    async with serving(echo) as served:  # nothing else would end it within the test
+        peer = await served.connect(
+            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n"
+        )
+        answer = await peer.response()
+        assert (answer.status, answer.body) == (413, b"REQUEST_TOO_LARGE")
+        assert await peer.rest() == b""
+
+
 async def test_a_body_that_breaks_its_framing_is_refused_whatever_the_handler_would_say() -> None:
     saw = []
 

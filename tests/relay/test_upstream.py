@@ -6,7 +6,7 @@ import pytest
 
 from proxy.base.errors import Code, Refusal
 from proxy.http.body import BytesBody
-from proxy.http.message import Handler, Request, Response
+from proxy.http.message import ExchangeError, Fault, Handler, Request, Response
 from proxy.http.pool import Pool
 from proxy.net.dial import Address
 from proxy.policy.addresses import AddressRules, Reach
@@ -29,9 +29,19 @@ class _Answering:
         return handle
 
 
-async def _ask(*fields: tuple[bytes, bytes]) -> Response:
+class _Broken:
+    """A pool whose every origin answers what is not HTTP."""
+
+    def at(self, address: Address) -> Handler:
+        async def handle(request: Request) -> Response:
+            raise ExchangeError(Fault.PROTOCOL, sent=True, detail="a bad chunk-size line")
+
+        return handle
+
+
+async def _ask(*fields: tuple[bytes, bytes], pool: object = None) -> Response:
     settings = UpstreamSettings(1.0, 1.0, max_response_bytes=10, max_error_bytes=10)
-    upstream = Upstream(cast(Pool, _Answering(*fields)), AddressRules(lambda _: False), settings)
+    upstream = Upstream(cast(Pool, pool or _Answering(*fields)), AddressRules(lambda _: False), settings)
     match = Match(pattern="http://localhost/**", reach=Reach.PRIVATE)
     return await upstream.ask(parse_url(b"http://localhost/x"), match, b"GET", Headers(), BytesBody())
 
@@ -44,3 +54,12 @@ async def test_an_announced_length_over_the_limit_is_refused() -> None:
     with pytest.raises(Refusal) as refusal:
         await _ask((b"content-length", b"50"))
     assert refusal.value.code is Code.RESPONSE_TOO_LARGE
+
+
+async def test_the_reason_why_an_answer_is_not_http_is_in_the_message_and_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(Refusal) as refusal:
+        await _ask(pool=_Broken())
+    assert refusal.value.message == "the upstream's answer was not valid HTTP: a bad chunk-size line"
+    assert caplog.messages == ["answer of upstream localhost was not valid HTTP: a bad chunk-size line"]

@@ -130,6 +130,64 @@ def test_a_chunked_body_cut_anywhere_is_neither_done_nor_whole(name: str) -> Non
         assert not decoder.done
 
 
+LENIENT = {
+    "a space after the size": b"5 \r\nhello\r\n0\r\n\r\n",
+    "a tab after the size": b"5\t\r\nhello\r\n0\r\n\r\n",
+    "many blanks after each size": b"5" + b" " * 256 + b"\r\nhello\r\n0 \t \r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+@pytest.mark.parametrize("name", LENIENT)
+def test_blanks_after_a_size_are_read_over_in_a_response(name: str, feed: Feed) -> None:
+    decoder = ChunkedDecoder(LIMITS, is_lenient=True)
+    assert decode(decoder, feed(LENIENT[name] + b"rest")) == (b"hello", b"rest")
+    assert decoder.done
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+@pytest.mark.parametrize("name", sorted(BAD.keys() - LENIENT.keys()))
+def test_nothing_else_is_read_over_in_a_response(name: str, feed: Feed) -> None:
+    decoder = ChunkedDecoder(LIMITS, is_lenient=True)
+    assert decode(decoder, feed(BAD[name])) == (b"", b"")
+    assert decoder.failed is not None
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+@pytest.mark.parametrize(
+    ("stream", "payload"),
+    [
+        (chunks(b"x" * 10, b"y" * 11), b"x" * 10),
+        (chunks(b"x" * 20, b"y"), b"x" * 20),
+        (chunks(b"x" * 10) + b"b\r\n", b"x" * 10),
+        (b"15\r\n", b""),
+        (b"ffffffffffffffff\r\n", b""),
+        (chunks(*[b"x"] * 21), b"x" * 20),
+    ],
+)
+def test_a_chunk_that_exceeds_the_bound_fails_as_soon_as_its_size_is_known(
+    stream: bytes, payload: bytes, feed: Feed
+) -> None:
+    decoder = ChunkedDecoder(LIMITS, 20)
+    assert decode(decoder, feed(stream)) == (payload, b"")
+    assert decoder.failed is not None
+    assert decoder.failed.status == 413
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=30), max_size=8), cuts, st.booleans())
+def test_a_body_of_exactly_the_bound_passes_in_any_split(
+    payloads: list[bytes], places: list[int], is_over: bool
+) -> None:
+    size = sum(map(len, payloads))
+    decoder = ChunkedDecoder(LIMITS, size - is_over)
+    payload, _ = decode(decoder, cut_at(chunks(*payloads) + b"0\r\n\r\n", places))
+    if is_over and payloads:
+        assert (payload, decoder.done) == (b"".join(payloads[:-1]), False)
+    elif not is_over:
+        assert (payload, decoder.done) == (b"".join(payloads), True)
+
+
 def test_an_unfinished_size_line_is_refused_once_it_is_too_long_to_be_one() -> None:
     decoder = chunked()
     fed = 0

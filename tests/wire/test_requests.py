@@ -345,10 +345,13 @@ def test_a_body_follows_as_the_head_says(
 @pytest.mark.parametrize(
     ("body", "payload", "status"),
     [
-        (b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n", b"x" * 1000, 413),
+        (b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n", b"", 413),
+        (b"f" * 16 + b"\r\n", b"", 413),
+        (b"5\r\nhello\r\n" + b"f" * 16 + b"\r\n", b"hello", 413),
         (b"1f4\r\n%b\r\n" % (b"x" * 500) * 3, b"x" * 1000, 413),
         (b"5\r\nhello\r\n" + b"x\r\n", b"hello", 400),
         (b"5\r\nhello!\r\n", b"hello", 400),
+        (b"5 \r\nhello\r\n", b"", 400),
         (b"5\nhello", b"", 400),
     ],
 )

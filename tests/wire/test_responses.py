@@ -11,7 +11,7 @@ from proxy.wire.events import Buffer, HeadLimits, PeerError, ResponseHead
 from proxy.wire.h1 import LAST_CHUNK, ClientCodec, encode_chunk
 from proxy.wire.head import response_framing, response_lines
 from proxy.wire.headers import Headers
-from proxy.wire.plain import plain_response_head
+from proxy.wire.plain import is_plain_informational, plain_response_head
 from tests.wire.feeding import (
     END,
     FAULT,
@@ -30,6 +30,7 @@ from tests.wire.feeding import (
 FEEDS = [whole, byte_by_byte]
 Feed = Callable[[bytes], Iterator[bytes]]
 HOST = Headers([(b"host", b"example.com")])
+INFORMATIONAL = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\nA: b\r\n\r\n"
 
 
 def asked(method: bytes = b"GET", limits: HeadLimits = LIMITS) -> ClientCodec:
@@ -62,7 +63,9 @@ REFUSED = {
     "a coding before chunked": response(b"Transfer-Encoding: gzip, chunked"),
     "identity": response(b"Transfer-Encoding: identity"),
     "chunked twice": response(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
-    "chunked in HTTP/1.0": response(b"Transfer-Encoding: chunked", start=b"HTTP/1.0 200 OK"),
+    "chunked and a length in HTTP/1.0": response(
+        b"Transfer-Encoding: chunked", b"Content-Length: 5", start=b"HTTP/1.0 200 OK"
+    ),
     "a bare LF in a header": response(b"A: b\nC: d"),
     "bare LFs throughout": b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
     "a bare CR in a header": response(b"A: b\rc"),
@@ -83,7 +86,10 @@ REFUSED = {
     "a status of letters": response(start=b"HTTP/1.1 OK"),
     "no status": response(start=b"HTTP/1.1"),
     "a switch of protocols": response(b"Upgrade: x", b"Connection: upgrade", start=b"HTTP/1.1 101 Switching"),
-    "17 informational responses": response(start=b"HTTP/1.1 103 Early Hints") * 17 + response(b"Content-Length: 0"),
+    "informational responses larger than a head": response(start=b"HTTP/1.1 103 Early Hints") * 1200,
+    "informational responses and a head that are too large together": response(start=b"HTTP/1.1 103 Hints") * 1000
+    + response(b"A: " + b"a" * 12_000, b"Content-Length: 0"),
+    "an informational response of 101 fields": response(*[b"A: b"] * 101, start=b"HTTP/1.1 103 Hints"),
     "a bad informational response": response(b"A : b", start=b"HTTP/1.1 103 x") + response(b"Content-Length: 0"),
     "HTTP/2": response(start=b"HTTP/2 200 OK"),
     "HTTP/2.0": response(start=b"HTTP/2.0 200 OK"),
@@ -131,6 +137,21 @@ BODIES: dict[str, tuple[bytes, bytes, int | None, bytes, bool]] = {
     "HTTP/1.0 with a length": (
         b"GET", response(b"Content-Length: 5", start=b"HTTP/1.0 200 OK", body=b"hello"), 5, b"hello", False,
     ),
+    "HTTP/1.0 in chunks": (
+        b"GET",
+        response(b"Transfer-Encoding: chunked", start=b"HTTP/1.0 200 OK", body=b"5\r\nhello\r\n0\r\n\r\n"),
+        None, b"hello", False,
+    ),
+    "HTTP/1.0 in chunks, kept alive": (
+        b"GET",
+        response(
+            b"Connection: keep-alive", b"Transfer-Encoding: chunked", start=b"HTTP/1.0 200 OK", body=b"0\r\n\r\n"
+        ),
+        None, b"", False,
+    ),
+    "blanks after sizes of chunks": (
+        b"GET", response(b"Transfer-Encoding: chunked", body=b"5 \r\nhello\r\n0\t \r\n\r\n"), None, b"hello", True,
+    ),
     "HTTP/1.0 kept alive": (
         b"GET", response(b"Content-Length: 0", b"Connection: keep-alive", start=b"HTTP/1.0 200 OK"), 0, b"", True,
     ),
@@ -151,8 +172,12 @@ BODIES: dict[str, tuple[bytes, bytes, int | None, bytes, bool]] = {
     "a continuation before": (
         b"POST", response(start=b"HTTP/1.1 100 Continue") + response(b"Content-Length: 0"), 0, b"", True,
     ),
-    "16 informational responses before": (
-        b"GET", response(b"Link: </a>", start=b"HTTP/1.1 103 Hint") * 16 + response(b"Content-Length: 0"), 0, b"", True,
+    "many informational responses before": (
+        b"GET",
+        response(b"Link: </a>", start=b"HTTP/1.1 103 Early Hints") * 300
+        + response(b"A: b", start=b"HTTP/1.0 102") * 300
+        + response(b"Content-Length: 5", body=b"hello"),
+        5, b"hello", True,
     ),
     "a hundred fields": (b"GET", response(*[b"A: b"] * 99, b"Content-Length: 0"), 0, b"", True),
 }  # fmt: skip
@@ -270,7 +295,7 @@ def test_informational_responses_are_counted_for_each_exchange() -> None:
     client = ClientCodec(LIMITS)
     for _ in range(3):
         client.send_head(b"GET", b"/", HOST, 0)
-        hints = response(start=b"HTTP/1.1 103 Hints") * 10
+        hints = response(start=b"HTTP/1.1 103 Hints") * 1000
         assert client.receive(hints + response(b"Content-Length: 0"))[2]
 
 
@@ -423,6 +448,23 @@ def test_ordinary_responses_take_the_short_way(status: bytes, framing: bytes, co
     for place in (0, 7):
         found = plain_response_head(b"x" * place + data, place, LIMITS)
         assert found == (_long_way(data, LIMITS), place + len(data))
+
+
+def test_a_plain_204_takes_the_short_way() -> None:
+    data = response(b"Stream-Next-Offset: 5", start=b"HTTP/1.1 204 No Content")
+    assert plain_response_head(data, 0, LIMITS) == (_long_way(data, LIMITS), len(data))
+
+
+@settings(max_examples=600, deadline=None)
+@given(mutations([INFORMATIONAL, *REFUSED.values()]))
+def test_an_informational_response_is_passed_over_only_when_the_long_way_accepts_it(data: bytes) -> None:
+    if is_plain_informational(data, LIMITS):
+        assert 100 <= response_lines(data, LIMITS).status < 200
+
+
+def test_an_ordinary_informational_response_takes_the_short_way() -> None:
+    assert is_plain_informational(INFORMATIONAL, LIMITS)
+    assert not is_plain_informational(response(b"Upgrade: x", start=b"HTTP/1.1 101 Switching Protocols"), LIMITS)
 
 
 @pytest.mark.parametrize(
