@@ -2,8 +2,14 @@
 
 A request is sent while its response is already read: an origin may refuse an upload after its head. So a connection
 can serve another exchange only when the response has ended *and* the request was sent to its end.
+
+An origin that refuses early and closes resets the connection, because it has not read the rest of the request. The
+first write after the reset fails, and the loop then closes the socket together with the response that waits in it. So
+before each piece of a request the socket is looked at, and what can be read is read first; and what is unread when
+the socket is lost is read last.
 """
 
+import asyncio
 from collections.abc import Iterator
 from itertools import chain
 
@@ -14,6 +20,8 @@ from proxy.wire.events import Buffer, PeerError, ResponseHead
 from proxy.wire.h1 import LAST_CHUNK, ClientCodec, encode_chunk
 
 __all__ = ["Http1Client"]
+
+_READING_TURNS = 2  # of the loop, after which it has read what was there before them
 
 
 class Http1Client(ClientConnection):
@@ -77,12 +85,21 @@ class Http1Client(ClientConnection):
         self._pieces = chain((head,), _pieces(parts, self._limits.piece))
         self._send_pieces()
 
-    def _send_pieces(self) -> None:
-        while self._outgoing is not None and not self.is_write_paused:
+    def _send_pieces(self, turns: int = _READING_TURNS) -> None:
+        """Send until the origin takes no more; `turns` of the loop may pass first, so that it reads what is there."""
+        while self._outgoing is not None and not self.is_write_paused and not self.is_closing:
+            if turns and self._has_unread():
+                self._loop.call_soon(self._send_pieces, turns - 1)
+                return
+            turns = _READING_TURNS
             if (piece := next(self._pieces, None)) is not None:
                 self.write([piece])
             else:
                 self._let_go()
+
+    def _has_unread(self) -> bool:
+        """Whether the loop is about to read something, or to report a loss."""
+        return not self.is_reading_paused and not self.is_quiet()
 
     def _let_go(self) -> None:
         """Nothing of the request's body is held here any more."""
@@ -102,6 +119,10 @@ class Http1Client(ClientConnection):
         is_chunked = body.length is None
         try:
             while parts or (parts := await body.take()):
+                turns = _READING_TURNS
+                while turns and self._has_unread():
+                    await asyncio.sleep(0)
+                    turns -= 1
                 self.write(encode_chunk(parts) if is_chunked else parts)
                 await self.drained()
                 parts = ()
@@ -173,6 +194,8 @@ class Http1Client(ClientConnection):
 
     def lost(self) -> None:
         """The socket is gone."""
+        if self._exchange is not None and (rest := self.unread()):
+            self.data_received(rest)
         self._broken(Fault.RESET, Cut.RESET)
         self._let_go()
         self._owner.gone(self)

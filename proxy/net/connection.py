@@ -5,6 +5,7 @@ transport stays in here: what the rooms above want of it is a method.
 """
 
 import asyncio
+import os
 import select
 import socket
 import ssl
@@ -30,6 +31,8 @@ READ_BYTES = 256_000
 
 _PEER_LEFT = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR are always reported
 
+_LAST_READ_BYTES = 1 << 18  # what a loop's read brings, too
+
 # Since 3.12 the writelines of asyncio's own socket transport has had faults that its write has not. Up to 3.12.8 and
 # 3.13.1 it never calls pause_writing (CVE-2024-12254). On a transport that was aborted, or that met an error in this
 # turn of the loop, it registers the socket again, and the number of the closed socket stays in the selector.
@@ -51,6 +54,7 @@ class Connection(asyncio.Protocol):
         self.is_closing = False
         self.is_write_paused = False
         self.is_reading_paused = False
+        self._loss: Exception | None = None  # why the socket was lost, None: closed in order, or by us
         self._writers: deque[asyncio.Future[None]] = deque()  # waiting in `drained`; only the first may be woken
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -79,6 +83,7 @@ class Connection(asyncio.Protocol):
         if self.is_lost:
             return
         self.is_lost = self.is_closing = True
+        self._loss = exc
         for writer in self._writers:
             _wake(writer)
         self.lost()
@@ -90,6 +95,19 @@ class Connection(asyncio.Protocol):
 
     def lost(self) -> None:
         """Called once when the socket is gone, closed by either side."""
+
+    def unread(self) -> bytes:
+        """What the peer had sent before the socket was lost to an error, as far as one read brings it.
+
+        To be called by `lost`: the socket is closed after it. An error of writing comes before what can still be read:
+        a peer that answers early and closes is then heard all the same. Over TLS nothing can be read any more.
+        """
+        if self._loss is None or self.transport.get_extra_info("ssl_object") is not None:
+            return b""
+        try:
+            return os.read(self.transport.get_extra_info("socket").fileno(), _LAST_READ_BYTES)
+        except OSError:
+            return b""
 
     def pause_writing(self) -> None:
         """The send buffer is over its high-water mark."""

@@ -15,7 +15,7 @@ from proxy.http.pipe import Budget, PipeLimits
 from proxy.http.pool import Pool
 from proxy.net.dial import Address
 from proxy.wire.headers import Headers
-from tests.http.kit import HEAD, dialler, get, pooling
+from tests.http.kit import HEAD, dialler, get, listening, pooling
 from tests.kit.bodies import fed_pipe
 from tests.kit.certificates import Certificates
 from tests.kit.loop_peers import OK, Peer, Script, answering, origin, request_of
@@ -278,6 +278,51 @@ async def test_a_response_to_a_request_that_nobody_reads_is_returned(is_streamed
             response = await pool.at(address)(Request(b"POST", b"/", Headers([HOST]), body))
         assert response.status == 503
         await until(lambda: len(pool) == 0)
+
+
+EARLY = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno"
+
+
+async def test_an_early_response_is_read_though_the_reset_behind_it_was_noticed_first() -> None:
+    loop = asyncio.get_running_loop()
+    body = fed_pipe(is_open=True)
+    with listening() as bound:
+        async with pooling() as pool:
+            asking = asyncio.ensure_future(
+                pool.at(Address(*bound.getsockname()))(Request(b"POST", b"/", Headers([HOST]), body))
+            )
+            accepted, _ = await loop.sock_accept(bound)
+            await loop.sock_recv(accepted, 4)  # the rest is unread: closing resets
+            accepted.send(EARLY)
+            accepted.close()
+            (connection,) = pool._connections
+            connection.write([bytes(1 << 20)])  # fails, before the loop has read
+            async with asyncio.timeout(SOON):
+                response = await asking
+            assert (response.status, await _read(response)) == (413, b"no")
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_what_can_be_read_is_read_before_more_of_a_request_is_written(tmp_path: Path, is_tls: bool) -> None:
+    certificates = Certificates.make(tmp_path)
+    options = {"ssl": certificates.server} if is_tls else {}
+    body = fed_pipe(is_open=True)
+    began = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.until(b"\r\n\r\n")
+        began.set()
+        await asyncio.sleep(SOON)
+
+    async with origin(script, **options) as (served, address), pooling(dialler(tls=certificates.client)) as pool:
+        asking = asyncio.ensure_future(pool.at(address)(Request(b"POST", b"/", Headers([HOST]), body)))
+        async with asyncio.timeout(SOON):
+            await began.wait()
+            served.peers[0].send(EARLY)
+            served.peers[0].reset()  # in the next turn of the loop,
+            body.feed([bytes(1 << 20)])  # and then this is due to be written
+            response = await asking
+        assert (response.status, await _read(response)) == (413, b"no")
 
 
 class Watched(BytesBody):
