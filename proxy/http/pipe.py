@@ -52,8 +52,12 @@ class Budget:
 
     def give(self, pipe: "Pipe", size: int) -> None:
         """Return what `pipe` took; those that waited for room go on."""
-        self.used -= size
         self._paused.discard(pipe)
+        self.hold(-size)
+
+    def hold(self, size: int) -> None:
+        """Account for `size` bytes that are held outside any pipe, or return them: a negative number."""
+        self.used += size
         if self._paused and self.used <= self._limit:
             waiting, self._paused = self._paused, set()
             for other in waiting:

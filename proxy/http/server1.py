@@ -6,9 +6,9 @@ A connection is always in one `_Phase`, and one deadline belongs to each:
      |                                             |
      +--idle for too long--> CLOSED                +--all sent, it was the last--> GRACE --> CLOSED
 
-One request is in progress at a time. What the client sends behind it waits in the codec, and in the socket once that
-is more than a head can be: `pause`. While reading is paused the loop does not report that the client has left, so the
-sweep looks (`look_for_end`).
+One request is in progress at a time. What the client sends behind it waits: one read of it here, counted in the budget
+of request bodies, and the rest in the socket, because nothing more is read (`pause`). While reading is paused the loop
+does not report that the client has left, so the sweep looks (`look_for_end`).
 
 What breaks the protocol is a refusal: it is answered, if no response has begun, and nothing more is read. A response
 after which the connection ends is followed by the close grace (RFC 9112 section 9.6): a socket that is closed while
@@ -64,6 +64,7 @@ class Http1Connection(ServerConnection):
         self._refusal: Refusal | None = None  # why nothing more is read; the answer, unless one is on its way
         self._has_eof = False
         self._has_left = False  # seen behind bytes that were not read
+        self._held = 0  # bytes that the codec holds, as they were counted
         self._ignorable = server.limits.close_grace_bytes
         self._grace_end = NEVER
         self._unsent = 0  # bytes that the client had not taken when its deadline was set
@@ -103,13 +104,14 @@ class Http1Connection(ServerConnection):
 
     def look_for_end(self) -> None:
         """See ServerConnection. Only a pause for what is pipelined hides a client that has left an exchange."""
-        if self._codec.buffered > self._limits.head.head_bytes and not self._has_left and self.has_peer_left():
+        if self._codec.buffered and not self._has_left and self.has_peer_left():
             self._has_left = True
             self._loop.call_later(self._limits.half_close_grace_seconds, self.cut)
 
     def lost(self) -> None:
         """The socket is closed: whatever was in progress has no caller any more."""
         self._phase = _Phase.CLOSED
+        self._drop_pipelined()
         if self._task is not None:
             self._task.cancel()
         self._body.close()  # a task that was cancelled before it began does not do it
@@ -137,8 +139,20 @@ class Http1Connection(ServerConnection):
                 self._expect_body()
         if (failed := self._codec.failed) is not None:
             self._refuse(refusal_of(failed))
-        if self._codec.buffered > self._limits.head.head_bytes:
+        if (held := self._codec.buffered) or self._held:
+            self._hold(held)
+
+    def _hold(self, count: int) -> None:
+        """Bytes that are pipelined: they count as request bodies do, and no more of them are read."""
+        if count:
             self.pause()
+        self._server.bodies.budget.hold(count - self._held)
+        self._held = count
+
+    def _drop_pipelined(self) -> None:
+        """No other request will be answered."""
+        self._codec.close()
+        self._hold(0)
 
     def _begin(self, head: RequestHead, parts: list[Buffer], *, is_whole: bool) -> None:
         self._phase = _Phase.REQUEST
@@ -274,6 +288,7 @@ class Http1Connection(ServerConnection):
         """Half-close and ignore what still comes, so that the client reads the answer and not a reset."""
         if self.is_closing:
             return
+        self._drop_pipelined()
         if self._has_eof or not self.half_close():
             self._close()
             return

@@ -51,8 +51,8 @@ class BodyDecoder(Protocol):
 
     done: bool
     """The body has ended as its framing promised."""
-    rest: bytes
-    """Once done: the bytes that were received after the body's end."""
+    end: int
+    """Once done: where in the data that was received last the body ended."""
     failed: PeerError | None
     """The framing was broken or cut, after all the payload returned so far."""
 
@@ -66,12 +66,12 @@ class BodyDecoder(Protocol):
 class LengthDecoder:
     """A body of `length` bytes (Content-Length)."""
 
-    __slots__ = ("_left", "done", "failed", "rest")
+    __slots__ = ("_left", "done", "end", "failed")
 
     def __init__(self, length: int) -> None:
         self._left = length
         self.done = length == 0
-        self.rest = b""
+        self.end = 0
         self.failed: PeerError | None = None
 
     def receive(self, data: bytes, start: int = 0) -> list[Buffer]:
@@ -80,7 +80,7 @@ class LengthDecoder:
         self._left -= end - start
         if not self._left:
             self.done = True
-            self.rest = data[end:]
+            self.end = end
         return [_slice(data, start, end)] if end > start else []
 
     def receive_eof(self) -> None:
@@ -91,11 +91,11 @@ class LengthDecoder:
 class UntilCloseDecoder:
     """A body that ends where the connection does (RFC 9112 section 6.3, item 8)."""
 
-    __slots__ = ("done", "failed", "rest")
+    __slots__ = ("done", "end", "failed")
 
     def __init__(self) -> None:
         self.done = False
-        self.rest = b""
+        self.end = 0
         self.failed: PeerError | None = None
 
     def receive(self, data: bytes, start: int = 0) -> list[Buffer]:
@@ -124,8 +124,8 @@ class ChunkedDecoder:
         "_tail",
         "_trailers",
         "done",
+        "end",
         "failed",
-        "rest",
     )
 
     def __init__(self, limits: HeadLimits, max_bytes: int | None = None, *, is_lenient: bool = False) -> None:
@@ -138,7 +138,7 @@ class ChunkedDecoder:
         self._missing = _CRLF  # what of the CRLF after the payload is still to come
         self._trailers = (0, 0)  # fields, bytes
         self.done = False
-        self.rest = b""
+        self.end = 0
         self.failed: PeerError | None = None
 
     def receive(self, data: bytes, start: int = 0) -> list[Buffer]:
@@ -148,7 +148,7 @@ class ChunkedDecoder:
         while position < len(data) and not self.done and self.failed is None:
             position = self._read(self, data, position, parts)
         if self.done:
-            self.rest = data[position:]
+            self.end = position
         return parts if len(parts) < 2 else _gather(parts)
 
     def receive_eof(self) -> None:

@@ -71,25 +71,28 @@ class _Codec(ABC, Generic[HeadT]):
         if self._state is _State.BODY:
             return self._receive_body(None, data, 0)
         if self._state is _State.HEAD:
-            try:
-                return self._receive_head(data)
-            except PeerError as error:
-                self.failed = error
-                raise
+            return self._receive_head_or_fail(data, 0)
         if self._state is _State.WAIT:
-            self._receive_after_end(data)
+            self._receive_after_end(data, 0)
         return None, [], False
 
+    def _receive_head_or_fail(self, data: bytes, start: int) -> Received[HeadT]:
+        try:
+            return self._receive_head(data, start)
+        except PeerError as error:
+            self.failed = error
+            raise
+
     @abstractmethod
-    def _receive_head(self, data: bytes) -> Received[HeadT]:
-        """What is in `data` while a head is awaited or has begun. Raises PeerError."""
+    def _receive_head(self, data: bytes, start: int) -> Received[HeadT]:
+        """What is in `data[start:]` while a head is awaited or has begun. Raises PeerError."""
 
     def _receive_body(self, head: HeadT | None, data: bytes, start: int) -> Received[HeadT]:
         """What of the body is in `data[start:]`, after `head`."""
         decoder = self._decoder
         parts = decoder.receive(data, start)
         if decoder.done:
-            self._end(decoder.rest)
+            self._end(data, decoder.end)
             return head, parts, True
         if decoder.failed is not None:
             self.failed = decoder.failed
@@ -97,27 +100,29 @@ class _Codec(ABC, Generic[HeadT]):
                 raise self.failed
         return head, parts, False
 
-    def _end(self, rest: bytes) -> None:
-        """The message has ended, and `rest` was received after it."""
+    def _end(self, data: bytes, end: int) -> None:
+        """The message has ended, at `data[end]`."""
         self._state = _State.WAIT
-        if rest:
-            self._receive_after_end(rest)
+        if end < len(data):
+            self._receive_after_end(data, end)
 
     @abstractmethod
-    def _receive_after_end(self, data: bytes) -> None:
-        """Bytes that follow a message's end."""
+    def _receive_after_end(self, data: bytes, start: int) -> None:
+        """`data[start:]`, which is not empty, follows a message's end."""
 
 
 class ServerCodec(_Codec[RequestHead]):
     """The server's side of a connection: requests in order, each parsed when the one before has been answered.
 
-    Bytes after a request's end wait for `next_request`.
+    Bytes after a request's end wait for `next_request`, in the very buffer in which they came: what is pipelined is
+    copied at most once, however many requests it holds.
     """
 
     def __init__(self, limits: HeadLimits, max_body: int) -> None:
         super().__init__(limits, is_server=True)
         self._max_body = max_body
-        self._waiting = bytearray()
+        self._waiting = b""
+        self._waiting_at = 0  # where in it the next request begins
         self._refused = b""
         self._is_old = False
         self._keep_alive = True
@@ -125,7 +130,10 @@ class ServerCodec(_Codec[RequestHead]):
 
     @property
     def buffered(self) -> int:
-        """Bytes that wait for `next_request`. Nothing here bounds them: who feeds stops reading."""
+        """Bytes of memory that hold what waits for `next_request`: at most twice as many as wait.
+
+        Nothing here bounds them: the caller stops reading while there are any.
+        """
         return len(self._waiting)
 
     @property
@@ -162,20 +170,23 @@ class ServerCodec(_Codec[RequestHead]):
         if self._state in (_State.HEAD, _State.BODY):
             raise RuntimeError("the request has not ended")
         if not self._keep_alive:
-            self._waiting.clear()
-            self._state = _State.CLOSED
+            self.close()
             return None, [], False
         self._state = _State.HEAD
         if not self._waiting:
             return None, [], False
-        waiting = bytes(self._waiting)
-        self._waiting.clear()
-        received = self.receive(waiting)
+        waiting, self._waiting = self._waiting, b""
+        received = self._receive_head_or_fail(waiting, self._waiting_at)
         if self._eof and self.failed is None and self._is_within_request():
             self.failed = _cut_short()
             if received[0] is None:
                 raise self.failed
         return received
+
+    def close(self) -> None:
+        """Nothing more is read: drop what waits."""
+        self._waiting = b""
+        self._state = _State.CLOSED
 
     def send_head(
         self,
@@ -221,12 +232,12 @@ class ServerCodec(_Codec[RequestHead]):
     def _is_within_request(self) -> bool:
         return self._state is _State.BODY or (self._state is _State.HEAD and self._reader.received != b"")
 
-    def _receive_head(self, data: bytes) -> Received[RequestHead]:
+    def _receive_head(self, data: bytes, start: int) -> Received[RequestHead]:
         begun = self._reader.received
         try:
-            found = self._read_head(data)
+            found = self._read_head(data, start)
         except PeerError:
-            self._refused = begun + data
+            self._refused = begun + data[start : start + self._limits.head_bytes]
             raise
         if found is None:
             return None, [], False
@@ -242,13 +253,13 @@ class ServerCodec(_Codec[RequestHead]):
     def _body_decoder(self, length: int | None) -> BodyDecoder:
         return ChunkedDecoder(self._limits, self._max_body) if length is None else LengthDecoder(length)
 
-    def _read_head(self, data: bytes) -> tuple[RequestHead, int] | None:
-        """The head that `data` completes and where in it that ends. Raises PeerError."""
-        found = None if self._reader.received else plain_request_head(data, 0, self._limits)
+    def _read_head(self, data: bytes, start: int) -> tuple[RequestHead, int] | None:
+        """The head that `data[start:]` completes and where in it that ends. Raises PeerError."""
+        found = None if self._reader.received else plain_request_head(data, start, self._limits)
         if found is not None:
             self._is_old = False
         else:
-            whole = self._reader.receive(data)
+            whole = self._reader.receive(data, start)
             if whole is None:
                 return None
             raw, end = whole
@@ -258,9 +269,15 @@ class ServerCodec(_Codec[RequestHead]):
             raise PeerError("the body is too large", 413)
         return found
 
-    def _receive_after_end(self, data: bytes) -> None:
-        if self._keep_alive:
-            self._waiting += data
+    def _receive_after_end(self, data: bytes, start: int) -> None:
+        if not self._keep_alive:
+            return
+        if self._waiting:
+            self._waiting, self._waiting_at = self._waiting[self._waiting_at :] + data[start:], 0
+        elif 2 * (len(data) - start) < len(data):
+            self._waiting, self._waiting_at = data[start:], 0
+        else:
+            self._waiting, self._waiting_at = data, start
 
 
 class ClientCodec(_Codec[ResponseHead]):
@@ -317,13 +334,13 @@ class ClientCodec(_Codec[ResponseHead]):
             raise self.failed
         return True
 
-    def _receive_head(self, data: bytes) -> Received[ResponseHead]:
+    def _receive_head(self, data: bytes, start: int) -> Received[ResponseHead]:
         if not self._reader.received and not self._heads and self._method != b"HEAD":
-            found = plain_response_head(data, 0, self._limits)
+            found = plain_response_head(data, start, self._limits)
             if found is not None:
                 head, position = found
                 return self._begin_body(head, data, position, chunked=head.length is None)
-        position = 0
+        position = start
         while True:
             whole = self._reader.receive(data, position)
             if whole is None:
@@ -347,18 +364,18 @@ class ClientCodec(_Codec[ResponseHead]):
         elif head.length is None:
             self._decoder = UntilCloseDecoder()
         elif head.length == 0 and start == len(data):
-            self._end(b"")
+            self._end(data, start)
             return head, [], True
         else:
             self._decoder = LengthDecoder(head.length)
         self._state = _State.BODY
         return self._receive_body(head, data, start)
 
-    def _end(self, rest: bytes) -> None:
+    def _end(self, data: bytes, end: int) -> None:
         self._state = _State.WAIT
-        self.reusable = self._keep_alive and not rest
+        self.reusable = self._keep_alive and end == len(data)
 
-    def _receive_after_end(self, data: bytes) -> None:
+    def _receive_after_end(self, data: bytes, start: int) -> None:
         self.reusable = False
 
 

@@ -343,6 +343,57 @@ async def test_what_is_pipelined_is_held_back_from_answer_to_answer() -> None:
         gate.set()
 
 
+async def test_nothing_more_is_read_once_something_is_pipelined_and_its_memory_is_counted_and_given_back() -> None:
+    began, gate = asyncio.Event(), asyncio.Event()
+
+    async def handler(_: Request) -> Response:
+        began.set()
+        await gate.wait()
+        return Response(200, Headers(), BytesBody([b"ok"]))
+
+    async with serving(handler) as served:
+        budget = served.server.bodies.budget
+        peer = await served.connect(GET % b"")
+        await asyncio.wait_for(began.wait(), SOON)
+        (connection,) = served.server.connections
+        assert not connection.is_reading_paused
+        peer.send(GET % b"" * 1000)
+        await until(lambda: connection.is_reading_paused)
+        assert budget.used > 0
+        gate.set()
+        for _ in range(1001):
+            assert (await peer.response()).body == b"ok"
+        await until(lambda: not connection.is_reading_paused)
+        assert budget.used == 0
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+async def test_what_is_pipelined_is_dropped_with_the_connection_or_a_refusal(is_refused: bool) -> None:
+    began, gate = asyncio.Event(), asyncio.Event()
+
+    async def handler(_: Request) -> Response:
+        began.set()
+        await gate.wait()
+        return Response(200, Headers(), BytesBody([b"ok"]))
+
+    async with serving(handler) as served:
+        budget = served.server.bodies.budget
+        peer = await served.connect(GET % b"")
+        await asyncio.wait_for(began.wait(), SOON)
+        peer.send((b"nonsense\r\n\r\n" if is_refused else b"") + GET % b"" * 1000)
+        await until(lambda: budget.used > 0)
+        if is_refused:
+            gate.set()
+            assert [(await peer.response()).status for _ in range(2)] == [200, 400]
+            await until(lambda: budget.used == 0)
+        else:
+            peer.reset()
+            (connection,) = served.server.connections
+            connection.cut()  # reading is paused: the sweep would notice the reset
+            await served.all_gone()
+            assert budget.used == 0
+
+
 @pytest.mark.parametrize("is_reset", [False, True])
 async def test_who_pipelines_much_and_leaves_is_noticed(is_reset: bool) -> None:
     began, cancelled = asyncio.Event(), asyncio.Event()

@@ -76,7 +76,7 @@ def decode(decoder: BodyDecoder, pieces: Iterable[bytes]) -> tuple[bytes, bytes]
             assert len(part)
             payload += part
         if decoder.done:
-            rest += decoder.rest
+            rest += piece[decoder.end :]
     return bytes(payload), bytes(rest)
 
 

@@ -393,10 +393,11 @@ def test_pipelined_requests_wait_until_the_one_before_is_answered() -> None:
     first = server.receive(with_target(b"/1") + with_target(b"/2") + with_target(b"/3"))
     assert first[0] is not None
     assert first[0].target == b"/1"
-    assert server.buffered == 2 * len(with_target(b"/2"))
+    waiting = 2 * len(with_target(b"/2"))
+    assert waiting <= server.buffered <= 2 * waiting
     assert not server.idle
     assert server.receive(b"\r\n") == NOTHING
-    assert server.buffered == 2 * len(with_target(b"/2")) + 2
+    assert server.buffered >= waiting + 2
     second = server.next_request()
     assert second[0] is not None
     assert second[0].target == b"/2"
@@ -406,6 +407,28 @@ def test_pipelined_requests_wait_until_the_one_before_is_answered() -> None:
     assert server.next_request() == NOTHING
     assert server.buffered == 0
     assert server.idle
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 1 << 20])
+def test_however_many_requests_are_pipelined_each_comes_out_and_no_memory_is_left(size: int) -> None:
+    server = ServerCodec(LIMITS, MAX_BODY)
+    stream = b"".join(request(b"Content-Length: %d" % (number % 3)) + b"x" * (number % 3) for number in range(2000))
+    seen = 0
+    for piece in (stream[at : at + size] for at in range(0, len(stream), size)):
+        _, _, ended = server.receive(piece)
+        while ended:
+            seen += 1
+            assert server.buffered <= 2 * len(piece)
+            _, _, ended = server.next_request()
+    assert (seen, server.buffered, server.idle) == (2000, 0, True)
+
+
+def test_what_waits_is_dropped_when_nothing_more_is_read() -> None:
+    server = codec()
+    server.receive(request() + request())
+    server.close()
+    assert server.buffered == 0
+    assert server.receive(request()) == NOTHING
 
 
 def test_after_a_request_that_closes_nothing_more_is_read() -> None:
