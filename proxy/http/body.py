@@ -12,9 +12,12 @@ from typing import Protocol
 from proxy.wire.events import Buffer
 
 __all__ = [
-    "EMPTY", "Body", "BodyError", "BodyWrapper", "BytesBody", "Cut", "PulledBody", "ReleasingBody", "TimeoutBody",
-    "TooLarge", "read_all",
+    "EMPTY", "READING_TURNS", "Body", "BodyError", "BodyWrapper", "BytesBody", "Cut", "PulledBody", "ReleasingBody",
+    "TimeoutBody", "TooLarge", "read_all",
 ]  # fmt: skip
+
+READING_TURNS = 2
+"""Turns of the loop after which it has read what was there before them."""
 
 
 class Cut(Enum):
@@ -211,11 +214,18 @@ class TimeoutBody(BodyWrapper):
         self._timeout = timeout
 
     async def take(self) -> tuple[Buffer, ...]:
-        """The next buffers. Raises BodyError(Cut.IDLE) when none came in time."""
+        """The next buffers. Raises BodyError(Cut.IDLE) when none came in time.
+
+        A process that was stopped for a while finds the time-out and the bytes together: the bytes are read first.
+        """
         try:
             async with asyncio.timeout(self._timeout):
                 return await super().take()
         except TimeoutError:
+            for _ in range(READING_TURNS):
+                await asyncio.sleep(0)
+            if (parts := self.take_nowait()) or self.ended:
+                return parts
             self.close()
             raise BodyError(Cut.IDLE) from None
 

@@ -13,15 +13,13 @@ import asyncio
 from collections.abc import Iterator
 from itertools import chain
 
-from proxy.http.body import Body, BodyError, Cut
+from proxy.http.body import READING_TURNS, Body, BodyError, Cut
 from proxy.http.client import NEVER, ClientConnection, ClientLimits, ConnectionOwner, Exchange
 from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.wire.events import Buffer, PeerError, ResponseHead
 from proxy.wire.h1 import LAST_CHUNK, ClientCodec, encode_chunk
 
 __all__ = ["Http1Client"]
-
-_READING_TURNS = 2  # of the loop, after which it has read what was there before them
 
 
 class Http1Client(ClientConnection):
@@ -85,21 +83,17 @@ class Http1Client(ClientConnection):
         self._pieces = chain((head,), _pieces(parts, self._limits.piece))
         self._send_pieces()
 
-    def _send_pieces(self, turns: int = _READING_TURNS) -> None:
+    def _send_pieces(self, turns: int = READING_TURNS) -> None:
         """Send until the origin takes no more; `turns` of the loop may pass first, so that it reads what is there."""
         while self._outgoing is not None and not self.is_write_paused and not self.is_closing:
-            if turns and self._has_unread():
+            if turns and self.has_unread():
                 self._loop.call_soon(self._send_pieces, turns - 1)
                 return
-            turns = _READING_TURNS
+            turns = READING_TURNS
             if (piece := next(self._pieces, None)) is not None:
                 self.write([piece])
             else:
                 self._let_go()
-
-    def _has_unread(self) -> bool:
-        """Whether the loop is about to read something, or to report a loss."""
-        return not self.is_reading_paused and not self.is_quiet()
 
     def _let_go(self) -> None:
         """Nothing of the request's body is held here any more."""
@@ -119,8 +113,8 @@ class Http1Client(ClientConnection):
         is_chunked = body.length is None
         try:
             while parts or (parts := await body.take()):
-                turns = _READING_TURNS
-                while turns and self._has_unread():
+                turns = READING_TURNS
+                while turns and self.has_unread():
                     await asyncio.sleep(0)
                     turns -= 1
                 self.write(encode_chunk(parts) if is_chunked else parts)

@@ -311,13 +311,24 @@ class Pool:
     # Time
 
     async def _sweep(self) -> None:
+        pause = self._limits.sweep_seconds
         while True:
-            await asyncio.sleep(self._limits.sweep_seconds)
+            due = self._loop.time() + pause
+            await asyncio.sleep(pause)
             now = self._loop.time()
-            for connection in [each for each in self._connections if each.deadline <= now]:
-                connection.overdue()
+            self.judge(now, is_late=now - due > pause / 4)
             while self._idle and next(iter(self._idle)).idle_since + self._limits.idle_seconds <= now:
                 self._close_longest_idle()
+
+    def judge(self, now: float, *, is_late: bool) -> None:
+        """Tell the connections whose deadline has passed at the loop's time `now`.
+
+        `is_late`: this comes later than it was due, because the process was stopped or its loop was held up. Then a
+        response that lies in the socket is in time, and is judged the next time.
+        """
+        for connection in [each for each in self._connections if each.deadline <= now]:
+            if not (is_late and connection.has_unread()):
+                connection.overdue()
 
     async def aclose(self) -> None:
         """Close every connection, lent ones too, and return when all sockets are closed."""

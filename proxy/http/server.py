@@ -8,6 +8,7 @@ import asyncio
 import socket
 import time
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -38,7 +39,7 @@ class ServerSettings:
     max_request_bytes: int  # of a request body; a larger one is refused
     max_waiting_bytes: int  # of one request body that wait for the handler before its client is paused
     max_waiting_bytes_total: int  # of all request bodies together, before all clients are paused
-    max_connections: int  # open at once; beyond it no connection is accepted
+    max_connections: int  # open at once; beyond it the longest idle one is closed for a new client, or the client waits
     max_reader_bytes: int  # of a response that wait for a slow client before the handler is paused
     head_timeout_seconds: float  # until a head is complete; also until the first byte of a new connection
     idle_timeout_seconds: float  # between two requests; then the connection is closed
@@ -70,6 +71,14 @@ class ServerConnection(Connection, ABC):
         self.deadline = NEVER
         self._server.forget(self)
 
+    def set_idle(self) -> None:
+        """No exchange is in progress from now on: the connection can be spared for a new one, the sooner the longer."""
+        self._server.became_idle(self)
+
+    def set_busy(self) -> None:
+        """An exchange begins, or the connection is being closed."""
+        self._server.idle.pop(self, None)
+
     def expire_in(self, seconds: float) -> None:
         """Set the deadline that many seconds from now."""
         self.deadline = self._loop.time() + seconds
@@ -87,6 +96,10 @@ class ServerConnection(Connection, ABC):
         """Close unless a request is in progress or arriving. Called once when draining begins."""
 
     @abstractmethod
+    def spare(self) -> None:
+        """Close: another client needs the place. Called only while the connection idles."""
+
+    @abstractmethod
     def finish(self) -> None:
         """Close as soon as what was written has been sent. No exchange is in progress any more."""
 
@@ -102,9 +115,11 @@ class HttpServer:
         self.limits = limits
         self.bodies = PipeLimits(limits.max_waiting_bytes, Budget(limits.max_waiting_bytes_total))
         self.connections: set[ServerConnection] = set()
+        self.idle: OrderedDict[ServerConnection, None] = OrderedDict()  # without an exchange, for longest first
         self.exchanges = Tasks("exchange")
         self.is_draining = False
         self._listeners: list[Listener] = []
+        self._is_crowded = False  # a client waits, and nothing could be spared for it
         self._sweeper = Tasks("server")
         self._empty = asyncio.Event()
         self._date = b""
@@ -117,31 +132,66 @@ class HttpServer:
         tls: ServerTls | None = None,
     ) -> None:
         """Accept connections on `sockets` from now on, over TLS or without; `speak` makes each of them."""
-        self._listeners.append(Listener(sockets, lambda: speak(self), self._has_room, self.limits.accept, tls))
+        self._listeners.append(Listener(sockets, lambda: speak(self), self, self.limits.accept, tls))
         if not len(self._sweeper):
             self._sweeper.start("sweep", self._sweep())
 
-    def _has_room(self) -> bool:
+    def has_room(self) -> bool:
+        """See Room."""
         return len(self.connections) + sum(map(len, self._listeners)) < self.limits.max_connections
+
+    def make_room(self) -> None:
+        """See Room: close the connection that has been idle for longest, else give up the oldest TLS handshake.
+
+        One whose response has not been taken, or whose next request lies in the socket, is not idle: closing it would
+        destroy either. When there is nothing to spare, the next connection that becomes idle is looked at.
+        """
+        for connection in self.idle:
+            if not connection.has_unsent and connection.is_quiet():
+                connection.spare()
+                return
+        self._is_crowded = not any(listener.drop_oldest_handshake() for listener in self._listeners)
+
+    def became_idle(self, connection: ServerConnection) -> None:
+        """`connection` has no exchange in progress from now on."""
+        self.idle[connection] = None
+        self.idle.move_to_end(connection)
+        if self._is_crowded:
+            self._is_crowded = False
+            self._wake_listeners()
+
+    def _wake_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.made_room()
 
     def forget(self, connection: ServerConnection) -> None:
         """A connection is gone."""
         self.connections.discard(connection)
-        for listener in self._listeners:
-            listener.made_room()
+        self.idle.pop(connection, None)
+        self._wake_listeners()
         if not self.connections:
             self._empty.set()
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
+        pause = self.limits.sweep_seconds
         while True:
-            await asyncio.sleep(self.limits.sweep_seconds)
+            due = loop.time() + pause
+            await asyncio.sleep(pause)
             now = loop.time()
-            for connection in [each for each in self.connections if each.deadline <= now or each.is_reading_paused]:
-                if connection.deadline <= now:
-                    connection.overdue()
-                else:
-                    connection.look_for_end()
+            self.judge(now, is_late=now - due > pause / 4)
+
+    def judge(self, now: float, *, is_late: bool) -> None:
+        """Tell the connections whose deadline has passed at the loop's time `now`.
+
+        `is_late`: this comes later than it was due, because the process was stopped or its loop was held up. Then a
+        client whose bytes lie in the socket was not silent, and is judged the next time.
+        """
+        for connection in [each for each in self.connections if each.deadline <= now or each.is_reading_paused]:
+            if connection.deadline > now:
+                connection.look_for_end()
+            elif not (is_late and connection.has_unread()):
+                connection.overdue()
 
     def date(self) -> bytes:
         """The value of the Date field of a response that is made now (RFC 9110 section 6.6.1)."""

@@ -74,6 +74,7 @@ class Http1Connection(ServerConnection):
     def opened(self) -> None:
         """A client connected: it must say something soon."""
         super().opened()
+        self.set_idle()
         self.set_high_water(self._limits.max_reader_bytes)
         self.expire_in(self._limits.head_timeout_seconds)
 
@@ -83,9 +84,12 @@ class Http1Connection(ServerConnection):
             self._ignore(len(data))
         if self._refusal is not None or self._phase in (_Phase.GRACE, _Phase.CLOSED):
             return
-        if self._phase is _Phase.HEAD and self._codec.idle:
+        is_first = self._phase is _Phase.HEAD and self._codec.idle
+        if is_first:
             self.expire_in(self._limits.head_timeout_seconds)  # counts from the head's first byte
         self._advance(self._codec.receive, data)
+        if is_first and self._phase is _Phase.HEAD:
+            self.set_idle()  # as new: its request has begun
 
     def eof_received(self) -> bool:
         """The client sends no more. A quick answer still reaches it; a long one has lost its reader."""
@@ -157,6 +161,7 @@ class Http1Connection(ServerConnection):
     def _begin(self, head: RequestHead, parts: list[Buffer], *, is_whole: bool) -> None:
         self._phase = _Phase.REQUEST
         self.deadline = NEVER
+        self.set_busy()
         self._head = head
         if is_whole:
             self._body = BytesBody(parts) if parts else EMPTY
@@ -199,6 +204,7 @@ class Http1Connection(ServerConnection):
         if self._phase is _Phase.HEAD:
             self._phase = _Phase.RESPONSE
             self.deadline = NEVER
+            self.set_busy()
             self._head = None
             self._start(None).refuse(refusal, self._codec.origin)
         elif self._phase is _Phase.REQUEST and self._answer is not None:
@@ -277,6 +283,7 @@ class Http1Connection(ServerConnection):
         self._advance(self._codec.next_request)
         if self._phase is not _Phase.HEAD:
             return
+        self.set_idle()
         if not self._codec.idle:
             self.expire_in(self._limits.head_timeout_seconds)
         elif self._has_eof or self._server.is_draining:
@@ -312,6 +319,7 @@ class Http1Connection(ServerConnection):
     def _close(self) -> None:
         """Close once everything is sent, and while the client takes it."""
         self._phase = _Phase.CLOSED
+        self.set_busy()
         self.close()
         self._watch_sending()
 
@@ -319,6 +327,10 @@ class Http1Connection(ServerConnection):
         """See ServerConnection."""
         if self._phase is _Phase.HEAD and self._codec.idle:
             self._close()
+
+    def spare(self) -> None:
+        """See ServerConnection."""
+        self._close()
 
     def finish(self) -> None:
         """See ServerConnection."""

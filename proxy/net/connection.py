@@ -180,6 +180,10 @@ class Connection(asyncio.Protocol):
         # Over TLS the loop reports the loss of a socket one turn after it has closed the transport.
         return not self.transport.is_closing() and not self._polls(select.POLLIN)
 
+    def has_unread(self) -> bool:
+        """Whether the loop is about to report something: bytes, an end, a loss. False while reading is paused."""
+        return not self.is_reading_paused and not self.is_quiet()
+
     def _polls(self, events: int) -> bool:
         poller = select.poll()
         poller.register(self.transport.get_extra_info("socket").fileno(), events)

@@ -8,12 +8,13 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from proxy.base.tasks import Tasks
 from proxy.net.bind import close_listening
 from proxy.net.connection import Connection
 
-__all__ = ["AcceptSettings", "Listener", "ServerTls"]
+__all__ = ["AcceptSettings", "Listener", "Room", "ServerTls"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,30 +43,42 @@ class ServerTls:
     shutdown_timeout: float
 
 
+class Room(Protocol):
+    """The bound on connections, which a server keeps for all its listeners."""
+
+    def has_room(self) -> bool:
+        """Whether one more connection may be made; sockets that are not connections yet (`len(listener)`) count."""
+
+    def make_room(self) -> None:
+        """There is none, and a client waits: close what can be spared. Then, or later, `made_room` is called."""
+
+
 class Listener:
-    """Accepts connections on some sockets while `has_room` returns True; `made_room` wakes it after it did not.
+    """Accepts connections on some sockets, each when there is room for it; `made_room` wakes it after there was none.
 
     An accepted socket becomes a connection in a task of its own, so that a client that is silent in its TLS handshake
-    delays nobody else. `len` is the number of those tasks: `has_room` has to count them beside the connections.
+    delays nobody else. `len` is the number of those tasks. Without room each socket's loop holds one client that it
+    has accepted: only then it is known that somebody waits.
     """
 
     def __init__(
         self,
         sockets: list[socket.socket],
         factory: Callable[[], Connection],
-        has_room: Callable[[], bool],
+        room: Room,
         settings: AcceptSettings,
         tls: ServerTls | None = None,
     ) -> None:
         self.sockets = sockets
         self._factory = factory
-        self._has_room = has_room
+        self._room = room
         self._settings = settings
         self._tls = tls
-        self._room = asyncio.Event()
+        self._freed = asyncio.Event()
         self._shortage = _Shortage(settings.accept_report_seconds)
         self._accepting = Tasks("listener")
         self._opening = Tasks("listener")
+        self._handshakes: dict[asyncio.Task[None], None] = {}  # those of TLS, the oldest first
         for listening in sockets:
             self._accepting.start("accept", self._accept(listening))
 
@@ -74,12 +87,19 @@ class Listener:
 
     def made_room(self) -> None:
         """A connection ended: go on accepting."""
-        self._room.set()
+        self._freed.set()
+
+    def drop_oldest_handshake(self) -> bool:
+        """Give up the TLS handshake that began first. False when none is under way."""
+        for task in self._handshakes:
+            del self._handshakes[task]
+            task.cancel()
+            return True
+        return False
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._wait_for_room()
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:
@@ -88,11 +108,13 @@ class Listener:
                 await asyncio.sleep(self._settings.accept_retry_seconds)
                 continue
             try:
-                await self._wait_for_room()  # another of the sockets may have used it up
+                await self._wait_for_room()
             except BaseException:
                 accepted.close()
                 raise
             task = self._opening.start("open", self._open(accepted))
+            if self._tls is not None:
+                self._handshakes[task] = None
             task.add_done_callback(partial(self._opened, accepted))
 
     async def _open(self, accepted: socket.socket) -> None:
@@ -121,12 +143,14 @@ class Listener:
     def _opened(self, accepted: socket.socket, task: "asyncio.Task[None]") -> None:
         if task.cancelled() or task.exception() is not None:  # perhaps before it began
             accepted.close()
-        self._room.set()  # a socket that did not become a connection has left its place
+        self._handshakes.pop(task, None)
+        self._freed.set()  # a socket that did not become a connection has left its place
 
     async def _wait_for_room(self) -> None:
-        while not self._has_room():
-            self._room.clear()
-            await self._room.wait()
+        while not self._room.has_room():
+            self._freed.clear()
+            self._room.make_room()
+            await self._freed.wait()
 
     async def aclose(self) -> None:
         """Stop accepting and close the sockets, unfinished handshakes too; connections are not touched."""

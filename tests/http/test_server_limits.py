@@ -435,18 +435,76 @@ async def test_what_a_long_read_does_not_look_at_is_not_held() -> None:
         assert await peer.chunk() == b""
 
 
-async def test_accepting_stops_at_the_bound_and_goes_on_below_it() -> None:
-    async with serving(echo, max_connections=2) as served:
+@pytest.mark.parametrize("is_left", [True, False], ids=["one leaves", "one becomes idle"])
+async def test_a_client_beyond_the_bound_waits_while_every_connection_is_at_work(is_left: bool) -> None:
+    gate = asyncio.Event()
+
+    async def handler(request: Request) -> Response:
+        await gate.wait()
+        return await echo(request)
+
+    async with serving(handler, max_connections=2) as served:
         peers = [await served.connect(GET % b"%d" % number) for number in range(3)]
-        for peer in peers[:2]:
-            assert (await peer.response()).status == 200
-        assert len(served.server.connections) == 2
+        await until(lambda: len(served.server.exchanges) == 2)
         waiting = asyncio.ensure_future(peers[2].response())
-        done, _ = await asyncio.wait([waiting], timeout=SHORT)
+        done, _ = await asyncio.wait([waiting], timeout=SHORT)  # for what must not happen
         assert not done
-        peers[0].close()
-        assert (await waiting).body == b"/2 "
         assert len(served.server.connections) == 2
+        if is_left:
+            peers[0].reset()
+        gate.set()
+        assert (await waiting).body == b"/2 "
+        assert (await peers[1].response()).body == b"/1 "
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", GET % b"done"], ids=["silent", "half a head", "between requests"])
+async def test_a_connection_without_a_request_gives_its_place_to_a_new_client(sent: bytes) -> None:
+    """The one that has been so for longest; no time-out is needed."""
+    async with serving(echo, max_connections=3) as served:
+        idle = []
+        for _ in range(3):
+            idle.append(await served.connect(sent))
+            await until(lambda: len(served.server.connections) == len(idle))
+            if sent.endswith(b"\r\n\r\n"):
+                await idle[-1].response()
+        for number in range(3):
+            peer = await served.connect(GET % b"new")
+            assert (await peer.response()).body == b"/new "
+            assert await idle[number].rest() == b""
+            assert len(served.server.connections) <= 3
+
+
+async def test_a_head_that_begins_makes_its_connection_the_last_to_be_closed_for_another() -> None:
+    async with serving(echo, max_connections=2) as served:
+        first = await served.connect()
+        await until(lambda: len(served.server.connections) == 1)
+        second = await served.connect()
+        await until(lambda: len(served.server.connections) == 2)
+        (connection, _) = served.server.idle
+        first.send(b"GET /first HTTP/1.1\r\n")
+        await until(lambda: next(reversed(served.server.idle)) is connection)
+        peer = await served.connect(GET % b"new")
+        assert (await peer.response()).body == b"/new "
+        assert await second.rest() == b""
+        first.send(b"Host: h\r\n\r\n")
+        assert (await first.response()).body == b"/first "
+
+
+async def test_a_client_that_has_not_taken_its_response_keeps_its_place() -> None:
+    async def handler(request: Request) -> Response:
+        return Response(200, Headers(), BytesBody([bytes(4 << 20)] if request.target == b"/large" else [b"ok"]))
+
+    async with serving(handler, max_connections=2, max_reader_bytes=8 << 20) as served:
+        client = await _unread(served, GET % b"large")
+        await until(lambda: len(served.server.connections) == 1 and len(served.server.idle) == 1)
+        (busy,) = served.server.connections
+        idle = await served.connect()
+        await until(lambda: len(served.server.connections) == 2)
+        peer = await served.connect(GET % b"")
+        assert (await peer.response()).body == b"ok"
+        assert await idle.rest() == b""
+        assert not busy.is_closing
+        client.close()
 
 
 async def test_a_request_that_is_cancelled_before_it_began_holds_no_memory() -> None:

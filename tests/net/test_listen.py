@@ -27,10 +27,17 @@ class Counted:
         self.bound = bound
         self.open: set[Connection] = set()
         self.most = 0
+        self.asked = 0  # how often to make room
+        self.spares_handshakes = False
         self.listener: Listener | None = None
 
     def has_room(self) -> bool:
         return len(self.open) + (len(self.listener) if self.listener is not None else 0) < self.bound
+
+    def make_room(self) -> None:
+        self.asked += 1
+        if self.spares_handshakes and self.listener is not None:
+            self.listener.drop_oldest_handshake()
 
     def factory(self) -> Connection:
         counted = self
@@ -53,7 +60,7 @@ class Counted:
 async def test_the_bound_holds_over_all_sockets_and_everybody_is_served_in_the_end() -> None:
     counted = Counted(2)
     sockets = bind_tcp(["127.0.0.1"], 0, BACKLOG) + bind_tcp(["127.0.0.1"], 0, BACKLOG)
-    counted.listener = Listener(sockets, counted.factory, counted.has_room, ACCEPT)
+    counted.listener = Listener(sockets, counted.factory, counted, ACCEPT)
 
     async def visit(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -73,7 +80,7 @@ async def test_a_client_that_was_accepted_but_not_served_is_let_go_when_listenin
     counted = Counted(1)
     one, two = sockets = bind_tcp(["127.0.0.1"], 0, BACKLOG) + bind_tcp(["127.0.0.1"], 0, BACKLOG)
     ports = [bound.getsockname()[1] for bound in (one, two)]
-    counted.listener = Listener(sockets, counted.factory, counted.has_room, ACCEPT)
+    counted.listener = Listener(sockets, counted.factory, counted, ACCEPT)
     await asyncio.sleep(0)  # both sockets wait for a client
     async with asyncio.timeout(SOON):
         first, held = await asyncio.open_connection("127.0.0.1", ports[0])
@@ -94,7 +101,7 @@ async def test_a_client_that_was_accepted_but_not_served_is_let_go_when_listenin
 async def test_listening_that_ends_while_a_client_connects_forgets_nobody(turns: int) -> None:
     counted = Counted(10)
     sockets = bind_tcp(["127.0.0.1"], 0, BACKLOG)
-    counted.listener = Listener(sockets, counted.factory, counted.has_room, ACCEPT)
+    counted.listener = Listener(sockets, counted.factory, counted, ACCEPT)
     with socket.create_connection(sockets[0].getsockname()):
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -132,7 +139,7 @@ async def test_a_shortage_of_descriptors_is_reported_once_a_minute_with_a_count(
     monkeypatch.setattr(loop, "sock_accept", accept)
     monkeypatch.setattr(loop, "connect_accepted_socket", connect)
     counted = Counted(1)
-    listener = Listener(bind_tcp(["127.0.0.1"], 0, BACKLOG), counted.factory, lambda: True, AcceptSettings(0.0, 60.0))
+    listener = Listener(bind_tcp(["127.0.0.1"], 0, BACKLOG), counted.factory, counted, AcceptSettings(0.0, 60.0))
     for _ in range(50):
         await asyncio.sleep(0)
     assert calls == 13
@@ -155,7 +162,7 @@ async def tls_listening(
     sockets = bind_tcp(["127.0.0.1"], 0, BACKLOG)
     place = sockets[0].getsockname()
     tls = ServerTls(lambda: certificates.server, handshake_timeout, shutdown_timeout=SOON)
-    counted.listener = Listener(sockets, counted.factory, counted.has_room, ACCEPT, tls)
+    counted.listener = Listener(sockets, counted.factory, counted, ACCEPT, tls)
     try:
         async with asyncio.timeout(SOON):
             yield counted, place, certificates.client
@@ -207,6 +214,23 @@ async def test_unfinished_handshakes_count_as_connections(tmp_path: Path) -> Non
         silent[1][1].close()
 
 
+async def test_the_oldest_handshake_is_given_up_when_room_is_needed(tmp_path: Path) -> None:
+    async with tls_listening(tmp_path, bound=2) as (counted, place, context):
+        counted.spares_handshakes = True
+        silent = []
+        for number in range(2):
+            silent.append(await asyncio.open_connection(*place))
+            await until(lambda number=number: len(counted.listener or ()) == number + 1)  # type: ignore[misc]  # bound
+        assert counted.asked == 0  # nobody waits
+        await _greeted(place, context)
+        assert counted.listener is not None
+        assert len(counted.listener) == 1
+        with suppress(ConnectionResetError):
+            assert await silent[0][0].read() == b""
+        for _, writer in silent:
+            writer.close()
+
+
 async def test_a_client_that_speaks_no_tls_is_let_go_and_the_next_one_is_served(tmp_path: Path) -> None:
     async with tls_listening(tmp_path) as (counted, place, context):
         reader, writer = await asyncio.open_connection(*place)
@@ -235,7 +259,7 @@ async def test_each_handshake_asks_for_the_context_of_its_moment(tmp_path: Path)
     counted = Counted(10)
     sockets = bind_tcp(["127.0.0.1"], 0, BACKLOG)
     tls = ServerTls(lambda: contexts.pop(0), SOON, SOON)
-    counted.listener = Listener(sockets, counted.factory, counted.has_room, ACCEPT, tls)
+    counted.listener = Listener(sockets, counted.factory, counted, ACCEPT, tls)
     for client in (old.client, new.client):
         await _greeted(sockets[0].getsockname(), client)
     await counted.listener.aclose()
@@ -245,7 +269,7 @@ async def test_each_handshake_asks_for_the_context_of_its_moment(tmp_path: Path)
 async def test_a_unix_socket_goes_when_listening_ends(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     counted = Counted(1)
-    counted.listener = Listener([bind_unix(path, BACKLOG)], counted.factory, counted.has_room, ACCEPT)
+    counted.listener = Listener([bind_unix(path, BACKLOG)], counted.factory, counted, ACCEPT)
     with socket.socket(socket.AF_UNIX) as client:
         client.setblocking(False)
         loop = asyncio.get_running_loop()
