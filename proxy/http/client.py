@@ -81,7 +81,7 @@ class ClientConnection(Connection, ABC):
 class Exchange:
     """One request and its response, from when the request is sent until the response's body is whole.
 
-    `pipe` is the response's body while it arrives. The exchange is open while somebody waits for the response's head,
+    `pipe` is the response's body while it arrives. The exchange is open while its caller waits for the response's head,
     and while the body arrives.
     """
 
@@ -95,7 +95,7 @@ class Exchange:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether somebody waits for the response's head; a cancelled caller does not, even before it knows."""
+        """Whether the caller waits for the response's head; a cancelled one does not, even before it has run again."""
         return not self.response.done()
 
     def answered(

@@ -131,7 +131,7 @@ class Http1Client(ClientConnection):
     # The response: what the socket reports
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a response, or what nobody asked for."""
+        """Bytes of a response, or bytes that no request asked for."""
         exchange = self._exchange
         if exchange is None or (exchange.pipe is None and not exchange.is_awaited):
             self.cut()

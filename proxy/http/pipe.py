@@ -1,4 +1,23 @@
-"""A body that a connection feeds and a handler takes. Owns back-pressure, the size limit and the memory budget."""
+"""A body that a connection feeds and a handler takes. Owns back-pressure, the size limit and the memory budget.
+
+Bytes of a body are in memory from when they are read until their taker is done with them. Two marks bound them:
+
+- `high_water`, of one pipe. A pipe whose waiting bytes reach it pauses its source. One more read may be under way
+  then, so a pipe holds at most the mark and one read.
+- the `Budget`, of all pipes of one kind. While more than its limit is in use, every pipe that is fed pauses its
+  source. So the total exceeds the limit by at most one read for each source.
+
+A paused source goes on only when its taker comes again, finds nothing, *and* the budget has room:
+
+- The taker comes again: until then it may still hold what it took last (an append that storage has not acknowledged),
+  so these bytes stay counted (`_lent`), and reading more would double what one body may use.
+- The budget has room: otherwise the pipe waits in the budget's list, and the first return of bytes that brings the
+  budget below its limit wakes all that wait. Each of them reads once before it is asked again; a pipe without a waiting
+  taker stays paused and is asked by its next `take`.
+
+Nothing can wait for ever: bytes in use belong to takers that will take, append and come again, or close. A taker that
+is stuck is ended by the deadline of what it waits for, and closes its body; `close` returns everything.
+"""
 
 import asyncio
 from dataclasses import dataclass

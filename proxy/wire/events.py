@@ -1,4 +1,4 @@
-"""The values that go into and out of a codec, the same for every HTTP version. Owns the vocabulary, no parsing."""
+"""The vocabulary of codecs: limits, heads, faults, and what one read of HTTP/1.1 brought. Owns no parsing."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

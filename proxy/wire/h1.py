@@ -1,7 +1,7 @@
 """HTTP/1.1 on one connection, both sides (RFC 9112): bytes to events and heads to bytes. No I/O, no clock.
 
 Owns the order of things: head, body, end, next head. What heads mean is in `proxy.wire.head`, bodies are in
-`proxy.wire.body`. Times, draining and what to answer are the shell's.
+`proxy.wire.body`. Times, draining and what to answer are the connection's.
 
 A codec whose `receive` finds a fault after something good returns that, and its `failed` says what came after it;
 every later `receive`, `receive_eof` or `next_request` raises it. A fault with nothing good before it is raised at
