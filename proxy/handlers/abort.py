@@ -1,4 +1,4 @@
-"""PATCH ?action=abort: end the upstream's answer; what came before stays readable (protocol: Abort)."""
+"""PATCH ?action=abort: end the upstream's answer; what was received stays readable (protocol: Abort)."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ __all__ = ["Abort", "AbortSettings"]
 class AbortSettings:
     """How an abort is answered."""
 
-    abort_wait_seconds: float  # that the answer waits for the stream to be closed
+    abort_wait_seconds: float  # longest wait for the stream to be closed; then the answer is 202
 
 
 class Abort:
@@ -27,9 +27,9 @@ class Abort:
         self._wait = settings.abort_wait_seconds
 
     async def __call__(self, call: Call) -> Response:
-        """204 once the transfer has stopped, 202 when its instance was told and has not been seen to stop so far.
+        """204 when the transfer has stopped; 202 when its owner has got the message but has not stopped it yet.
 
-        Again and again, from every instance. Raises Refusal, StorageError.
+        May be repeated, on any instance. Raises Refusal, StorageError.
         """
         if call.single(b"action") != b"abort":
             raise Refusal(Code.INVALID_REQUEST, "the parameter action must be abort")

@@ -1,4 +1,4 @@
-"""Live readers are bounded: places for their bodies, all together and for each stream."""
+"""Bounds the number of live readers: in all, and of each stream."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +10,19 @@ __all__ = ["Counted"]
 
 
 class Counted:
-    """At most `total` places, of which one stream has at most `each`: one URL cannot take everybody's."""
+    """At most `total` places, and at most `each` for one stream, so that one URL cannot take all places."""
 
     def __init__(self, *, total: int, each: int) -> None:
         self._free = total
         self._each = each
-        self._taken: dict[str, int] = {}  # by stream, those that have any
+        self._taken: dict[str, int] = {}  # by stream; only streams that have a place
 
     @contextmanager
     def entered(self, stream_id: str) -> "Iterator[_Place]":
-        """A place for the length of the block, or of the body that keeps it. Raises Refusal when none is free."""
+        """Take a place. It is left when the block raises, or when the body that `kept_by` returned is closed.
+
+        Raises Refusal when no place is free.
+        """
         if self._free <= 0:
             raise Refusal(Code.OVERLOADED, "too many live readers")
         if self._taken.get(stream_id, 0) >= self._each:
@@ -58,5 +61,5 @@ class _Place:
             self._counted = None
 
     def kept_by(self, body: Body) -> Body:
-        """`body`, which leaves the place when it is closed, as the server does with every body when it is done."""
+        """`body`, which leaves the place when it is closed. The server closes every body when it is done with it."""
         return ReleasingBody(body, self.leave)

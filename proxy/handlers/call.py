@@ -1,4 +1,4 @@
-"""A request as an operation sees it: the stream it names, its query, and what let its caller in."""
+"""A request as an operation sees it: the stream it names, its query, and its caller."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from proxy.wire.url import parse_query, query_values
 
 __all__ = ["Call", "Operation", "Query", "parsed_query"]
 
-_MAX_PAIRS = 32  # of a query; ours has six names, and a pair costs a microsecond before any credential is seen
+_MAX_PAIRS = 32  # in a query: ours has six names, and each pair costs time before a credential was checked
 
 Query = list[tuple[bytes, bytes]]
 
@@ -31,7 +31,7 @@ class Call:
     caller: Caller
 
     def values(self, name: bytes) -> list[bytes]:
-        """Every value of a query parameter."""
+        """All values of a query parameter."""
         return query_values(self.query, name)
 
     def single(self, name: bytes) -> bytes | None:
@@ -46,7 +46,7 @@ Operation = Callable[[Call], Awaitable[Response]]
 
 
 def parsed_query(request: Request) -> Query:
-    """The request's parameters. Raises Refusal when there are too many to be ours."""
+    """The request's query parameters. Raises Refusal when there are too many."""
     query = request.target.partition(b"?")[2]
     if query.count(b"&") >= _MAX_PAIRS:
         raise Refusal(Code.INVALID_REQUEST, f"a query may have {_MAX_PAIRS} parameters")

@@ -28,26 +28,26 @@ __all__ = ["Create", "CreateSettings", "Making", "Signing"]
 _METHODS = (b"GET", b"POST", b"PUT", b"PATCH", b"DELETE")
 _NO_STORE: Field = (b"cache-control", b"no-store")
 _REPLAY: Field = (b"idempotent-replay", b"true")
-# Whose credential reaches the upstream is part of a key's scope: nobody gets an answer that another has paid for.
+# The credential for the upstream is part of a key's scope, so that no caller gets an answer that another has paid for.
 _UPSTREAM_CREDENTIALS = (b"upstream-authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 
 
 @dataclass(frozen=True, slots=True)
 class CreateSettings:
-    """What a create needs to know; sizes in bytes."""
+    """Settings of the create operation."""
 
     url_expiration_seconds: int  # lifetime of a pre-signed URL
-    public_url: str  # what Location starts with; empty for a relative one
-    uploads: UploadLimits  # of request bodies
+    public_url: str  # first part of Location; empty for a relative Location
+    uploads: UploadLimits  # bounds of request bodies
     pass_header: tuple[str, ...]  # names and prefixes of upstream response headers that reach the client
-    max_passed_header_bytes: int  # of all of them in one response
+    max_passed_header_bytes: int  # most bytes of all passed headers of one response
     forward_header: tuple[str, ...]  # names and prefixes of first-hop request headers that reach the upstream
-    max_key_bytes: int  # of an Idempotency-Key
+    max_key_bytes: int  # longest Idempotency-Key
 
 
 @dataclass(frozen=True, slots=True)
 class Signing:
-    """What Locations are signed with: the keys, and the time from which they last."""
+    """What Locations are signed with: the keys, and the clock from which their lifetime counts."""
 
     keyring: Keyring
     clock: Clock
@@ -55,7 +55,7 @@ class Signing:
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """What creates work with: who may begin something, what runs, and what keys name."""
+    """The parts of `relay` that a create uses: may this instance begin something, what runs, what keys name."""
 
     members: Membership
     transfers: Transfers
@@ -64,7 +64,7 @@ class Making:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """A request for an upstream that has passed every check; `subject`: to whom its stream will belong."""
+    """A request for an upstream that has passed every check. `subject` will own the stream."""
 
     subject: str | None
     url: Url
@@ -100,7 +100,7 @@ class Create:
         key = self._idempotency_key(headers)
         self._transfers.reserve()
         try:
-            if key is None:  # with one, a replay needs no room and no lease
+            if key is None:  # with a key, a replay needs no lease
                 await self._members.check()
             async with self._uploads.collected(call.request.body) as body:
                 order = _Order(
@@ -137,11 +137,11 @@ class Create:
         return url, method, match
 
     async def _make(self, order: _Order, claim: Claim | None) -> Response:
-        """Make the call: 201 with the stream, or the upstream's error. Raises Refusal, StorageError."""
+        """Ask the upstream: 201 with the stream, or the upstream's error as 502. Raises Refusal, StorageError."""
         await self._members.check()
         body = order.body.outgoing()
         answer = await self._upstream.ask(order.url, order.match, order.method, order.headers, body)
-        order.body.answered()  # storage and the caller may be slow
+        order.body.answered()  # frees the body's memory before storage is waited for
         passed = self._passed
         if not 200 <= answer.status < 300:
             return error_answer(answer, await self._upstream.error_body(answer), passed)
@@ -155,14 +155,18 @@ class Create:
         return self._answer(201, stream_id, record)
 
     async def _make_once(self, order: _Order, names: Sequence[str]) -> Response:
-        """The same under an Idempotency-Key whose lock has these names, unless its stream exists: then 200 with it."""
+        """`_make` under an Idempotency-Key whose lock has these names; 200 with its stream when that exists.
+
+        The key is claimed before the upstream is asked. A claim that leads to no stream is given back, so that the next
+        request with the key asks the upstream again.
+        """
         target = b"%b://%b%b" % (order.url.scheme.encode(), order.url.authority, order.url.target)
         request = await fingerprint(order.method, target, order.body.content)
         async with self._members.licensed():
             try:
                 found = await self._keys.resolve(names, request)
             except StorageError:
-                await self._members.check()  # nothing was sent upstream, and the caller is to come again later
+                await self._members.check()  # without a lease: 503, because nothing was sent and a retry is safe
                 raise
             if isinstance(found, Replay):
                 return self._answer(200, found.stream_id, found.record, _REPLAY)
@@ -191,7 +195,7 @@ class Create:
         return keys[0]
 
     def _lock_names(self, key: bytes, headers: Headers, subject: str | None) -> list[str]:
-        """The names of the key's lock: under the present secret, then under older ones (protocol: Idempotency-Key)."""
+        """Names of the key's lock: under the current secret, then under older ones (protocol: Idempotency-Key)."""
         scope = [b"service"] if subject is None else [b"subject", subject.encode()]
         for name in _UPSTREAM_CREDENTIALS:
             scope += [name, *headers.get_all(name)]

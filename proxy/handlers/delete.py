@@ -17,17 +17,17 @@ class Delete:
     """The delete operation."""
 
     def __init__(self, storage: Storage, records: Records, fleet: Fleet, *, wait: float) -> None:
-        """`wait`: seconds that the transfer gets for its last append before storage is asked to delete."""
+        """`wait`: longest wait for the transfer's last append, in seconds, before storage is asked to delete."""
         self._storage = storage
         self._records = records
         self._fleet = fleet
         self._wait = wait
 
     async def __call__(self, call: Call) -> Response:
-        """204, again and again. Raises Refusal, StorageError."""
+        """204, also when repeated. Raises Refusal, StorageError."""
         await check_subject(call, self._records)
         if not await self._fleet.discard(call.stream_id, wait=self._wait):
-            raise StorageError("the last append has not been answered")  # it could bring the stream back
+            raise StorageError("the last append has not been answered")  # it could create the stream again
         await self._storage.delete(call.stream_id)
         await self._records.delete(call.stream_id)
         return Response(204, Headers(), EMPTY)

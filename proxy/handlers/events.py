@@ -1,7 +1,7 @@
-"""Bodies of live reads: the outcome in the closing event, and comments against silence.
+"""Bodies of live reads: the outcome in the closing event, and comments during silence.
 
-Owns as much of the event stream format (WHATWG HTML, server-sent events) as it takes to find a control event; data
-events pass by reference, however large.
+Knows only enough of the event stream format (WHATWG HTML, server-sent events) to find a control event. Data events pass
+by reference, however large.
 """
 
 import asyncio
@@ -25,20 +25,21 @@ _CLOSED = b"streamClosed"
 
 
 class _Alarm:
-    """A context that is left without an error when the wait within takes `seconds`; for one wait after the other.
+    """A time-out for many waits, one after the other. A wait that takes `seconds` is left without an error.
 
-    The timer runs on from wait to wait and looks only when it rings how long the present one has lasted: an event
-    stream waits for every event, and rarely long.
+    `asyncio.timeout` sets and cancels a timer for each wait. A stream of tokens waits for each of its events, nearly
+    always for a short time, so here one timer serves many waits: it is not moved when a wait ends. When it fires, it
+    compares the time with the deadline of the wait in progress, and runs again when that is later.
     """
 
     __slots__ = ("_cancelling", "_due", "_is_ringing", "_loop", "_seconds", "_task", "_timer")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: each time is a system call
+        self._loop: asyncio.AbstractEventLoop | None = None  # looked up once, because each look-up is a system call
         self._due = 0.0
-        self._task: asyncio.Task[object] | None = None  # who waits
-        self._cancelling = 0  # how many others had cancelled it before
+        self._task: asyncio.Task[object] | None = None  # the task that waits
+        self._cancelling = 0  # cancellations by others before the wait began
         self._is_ringing = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -66,7 +67,7 @@ class _Alarm:
         self._timer = None
         loop = self._loop
         if loop is None or self._task is None:
-            return  # nobody waits: the next who does sets it again
+            return  # nothing waits; the next wait sets the timer again
         if loop.time() < self._due:
             self._timer = loop.call_at(self._due, self._ring)
         else:
@@ -74,7 +75,7 @@ class _Alarm:
             self._task.cancel()
 
     def stop(self) -> None:
-        """There will be no more waits."""
+        """Cancel the timer: no more waits follow."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -84,17 +85,17 @@ class _Alarm:
 class EventSettings:
     """Bounds of a live read by server-sent events."""
 
-    keep_alive_seconds: float  # of silence, after which a comment is sent
-    storage_silence_seconds: float  # after which the read is broken off
-    max_control_bytes: int  # of a control event; a longer event is passed on unread
+    keep_alive_seconds: float  # silence after which a comment is sent
+    storage_silence_seconds: float  # silence of storage after which the read is cut
+    max_control_bytes: int  # largest control event; a longer event is passed on unchanged
 
 
 class ClosingEvents:
-    """Storage's events with `upstreamOutcome` added to the control event that says `streamClosed`.
+    """Storage's events, with `upstreamOutcome` added to the control event that says `streamClosed`.
 
-    A control event is held back until it is whole; nothing else is. After `keep_alive_seconds` of silence, between
-    two events, a comment is sent. After `storage_silence_seconds` the read is broken off: a storage that works sends
-    something every minute. Only lines that end as storage's own do, with LF, are rewritten.
+    Only a control event is held back until it is whole. After `keep_alive_seconds` of silence a comment is sent, but
+    never inside an event. After `storage_silence_seconds` the read is cut: a working storage sends something every
+    minute. Only an event whose lines end with LF, as storage writes them, is rewritten.
     """
 
     length: int | None = None
@@ -107,8 +108,8 @@ class ClosingEvents:
         self._keep_alive = settings.keep_alive_seconds
         self._alarm = _Alarm(settings.keep_alive_seconds)
         self._max_control_bytes = settings.max_control_bytes
-        self._held = b""  # an event's beginning that is, or may become, a control event's
-        self._tail = b""  # inside another event: its last bytes, for an end split between two buffers
+        self._held = b""  # the beginning of an event that is, or may be, a control event
+        self._tail = b""  # inside another event: its last bytes, because its end may be split between two buffers
         self._is_passing = False
 
     @property
@@ -117,7 +118,7 @@ class ClosingEvents:
         return self._body.ended and not self._held
 
     async def take(self) -> tuple[Buffer, ...]:
-        """The next events, or a comment. Raises BodyError when storage broke off."""
+        """The next events, or a comment. Raises BodyError when storage's body was cut, or is silent for too long."""
         while True:
             parts: tuple[Buffer, ...] | None = None
             with self._alarm:
@@ -141,7 +142,7 @@ class ClosingEvents:
                 if self._is_passing or self._held or _CLOSED in data or not data.endswith(_END):
                     await self._pass(data, out)
                 else:
-                    out.append(part)  # whole events, and none that closes
+                    out.append(part)  # whole events, none of them closes the stream
             if out:
                 return tuple(out)
 
@@ -169,11 +170,11 @@ class ClosingEvents:
                     self._pass_on()
 
     def _pass_on(self) -> None:
-        """The event that begins here is none of ours."""
-        self._is_passing, self._tail = True, b"\n"  # a blank line is an event by itself
+        """Pass the event that begins here unchanged."""
+        self._is_passing, self._tail = True, b"\n"  # a blank line ends an event even at its beginning
 
     def _event_end(self, data: bytes) -> int:
-        """Where the event ends that `data` goes on with, -1 when it does not end in it."""
+        """Where in `data` the event in progress ends; -1 when it goes on after `data`."""
         border = self._tail + data[:2]
         if (found := _ANY_END.search(border)) is not None:
             return found.end() - len(self._tail)
@@ -193,11 +194,11 @@ class ClosingEvents:
         try:
             control["upstreamOutcome"] = (await self._outcome()).decode()
         except StorageError:
-            raise BodyError(Cut.RESET) from None  # the reader comes again, and is then told
+            raise BodyError(Cut.RESET) from None  # the reader asks again, and then gets the outcome
         return b"%bdata:%b\n\n" % (_CONTROL, json.dumps(control, separators=(",", ":")).encode())
 
     def take_nowait(self) -> tuple[Buffer, ...]:
-        """Nothing: what waits may have to be rewritten, by `take`."""
+        """Nothing: waiting bytes may have to be rewritten, which only `take` does."""
         return ()
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
@@ -205,6 +206,6 @@ class ClosingEvents:
         self._body.abort(cut)
 
     def close(self) -> None:
-        """Close storage's body: the reader has gone."""
+        """Close storage's body: the reader is done."""
         self._alarm.stop()
         self._body.close()

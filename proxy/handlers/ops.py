@@ -18,7 +18,7 @@ class Health:
         self._transfers = transfers
 
     async def __call__(self, call: Call) -> Response:
-        """200 `ok`, or 503 `draining`: a load balancer then sends nothing new."""
+        """200 `ok`, or 503 `draining`, so that a load balancer sends no new requests."""
         if self._transfers.is_draining:
             return Response(503, _HEADERS, BytesBody((b'{"status":"draining"}',)))
         return Response(200, _HEADERS, BytesBody((b'{"status":"ok"}',)))

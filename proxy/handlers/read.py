@@ -1,4 +1,4 @@
-"""GET and HEAD of a stream: storage's answer with what the proxy knows beside it (protocol: Read)."""
+"""GET and HEAD of a stream: storage's answer, with fields from the stream's record (protocol: Read)."""
 
 import re
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ __all__ = ["Head", "Read", "ReadSettings"]
 _LONG_POLL = b"long-poll"
 _PUBLIC = re.compile(rb"\bpublic\b")
 _VALUE = re.compile(rb"[!-~]{1,256}")
-_UNBUFFERED: Field = (b"x-accel-buffering", b"no")  # nginx and its kind pass each event at once
+_UNBUFFERED: Field = (b"x-accel-buffering", b"no")  # reverse proxies like nginx then pass each event at once
 _NO_STORE: Field = (b"cache-control", b"no-cache, no-store")
 
 
@@ -32,10 +32,10 @@ class ReadSettings:
 
     max_readers: int  # live readers at once; further ones are refused
     max_readers_per_stream: int  # live readers of one stream at once; further ones are refused
-    storage_timeout_seconds: float  # that storage may take over each part of a catch-up read
-    storage_silence_seconds: float  # that storage may be silent during a live read
-    events: EventSettings  # of reads by SSE
-    shared_cache: bool  # shared caches may keep reads by a signed URL: the Cache-Control of storage passes
+    storage_timeout_seconds: float  # longest wait for the head, and for each part, of a catch-up read
+    storage_silence_seconds: float  # longest silence of storage during a live read
+    events: EventSettings  # bounds of reads by SSE
+    shared_cache: bool  # shared caches may keep reads by a signed URL: storage's Cache-Control is passed unchanged
 
 
 class Read:
@@ -55,7 +55,7 @@ class Read:
         if query.live is None:
             return await self._read(call, query)
         with self._live.entered(call.stream_id) as place:
-            if query.live == _LONG_POLL:  # its answer may be long in coming
+            if query.live == _LONG_POLL:  # its answer may take long
                 self._orphans.awaited(call.stream_id)
             response = await self._read(call, query)
             response.body = place.kept_by(response.body)
@@ -93,7 +93,7 @@ class Read:
             async def outcome() -> bytes:
                 ended = await self._endings.record(stream_id, is_closed=True)
                 if ended is None or ended.outcome is None:
-                    raise StorageError("the stream was deleted under its reader")
+                    raise StorageError("the stream was deleted during a read")
                 return ended.outcome.value.encode()
 
             body = ClosingEvents(body, outcome, self._settings.events)
@@ -125,7 +125,7 @@ class Head:
 
 
 def _read_query(call: Call) -> ReadQuery:
-    """The parameters that storage sees. Raises Refusal for one that is repeated or cannot be an offset or cursor."""
+    """The parameters that are passed to storage. Raises Refusal for a repeated or malformed one."""
     values = []
     for name in (b"offset", b"live", b"cursor"):
         value = call.single(name)
@@ -136,7 +136,7 @@ def _read_query(call: Call) -> ReadQuery:
 
 
 def _fields(metadata: Metadata, record: Record, *, is_shared: bool) -> list[Field]:
-    """What crosses from storage, and what the record adds; `is_shared`: caches may keep it for others."""
+    """The fields of the response: storage's, and those from the record. `is_shared`: shared caches may keep it."""
     fields = []
     is_live = metadata.is_event_stream
     for name, value in metadata.fields:
@@ -144,7 +144,7 @@ def _fields(metadata: Metadata, record: Record, *, is_shared: bool) -> list[Fiel
             if not is_live:
                 fields.append((name, value if is_shared else _PUBLIC.sub(b"private", value)))
         elif name == b"vary" and value.lower() == b"origin":
-            continue  # storage's origin rules; the router adds our own
+            continue  # storage's CORS rules do not apply; the router adds ours
         else:
             fields.append((name, value))
     if is_live:

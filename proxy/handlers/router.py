@@ -1,7 +1,7 @@
-"""From a request to its operation, and from every failure to its answer. The one place that makes error bodies.
+"""Finds a request's operation, and turns every failure into an answer. The one place that makes error bodies.
 
-Order of checks (protocol): the path is known, the method is one of its, the credential is good, the stream's id is
-spelled canonically; only then does the operation run, which finds out whether the stream exists.
+Order of checks (protocol): the path is known, the path has this method, the credential is valid, the stream's id has
+its canonical form. Only then the operation runs, and finds out whether the stream exists.
 """
 
 import json
@@ -29,7 +29,7 @@ _RETRY_AFTER: Field = (b"retry-after", b"1")
 
 
 class NotAllowed(Refusal):
-    """The path is known, the method is not."""
+    """The path is known, but it does not have this method."""
 
     def __init__(self, methods: tuple[bytes, ...]) -> None:
         self.allow = b", ".join((*methods, b"OPTIONS"))
@@ -63,7 +63,7 @@ class Router:
         self._cors = cors
 
     async def __call__(self, request: Request) -> Response:
-        """Answer one request. Raises BodyError when the request itself broke off, and nothing else."""
+        """Answer one request. Raises only BodyError, when the request's body was cut."""
         if request.method == b"OPTIONS":
             return Response(204, self._cors.preflight(request.headers), EMPTY)
         try:
@@ -85,7 +85,7 @@ class Router:
         return self._decorated(response, request.headers.get(b"origin"))
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
-        """The answer to a request that never reached an operation; `origin` is its Origin as far as it can be told."""
+        """The answer to a request that reached no operation; `origin` is its Origin, if it is known."""
         return self._decorated(error_response(refusal), origin)
 
     def _decorated(self, response: Response, origin: bytes | None) -> Response:

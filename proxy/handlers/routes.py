@@ -1,7 +1,7 @@
-"""What a route declares: its operation's name, what it asks of its caller, and the operation.
+"""What a route declares: its operation, the operation's name, and the credential that it needs.
 
-The router makes the check once, before the operation runs. Until then nothing is said about a stream (protocol: order
-of checks).
+The router checks the credential once, before the operation runs. An answer before that says nothing about a stream
+(protocol: order of checks).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from proxy.policy.caller import Access, Caller
 __all__ = ["Clock", "Gate", "Route", "Routes"]
 
 Clock = Callable[[], float]
-"""Unix time in seconds: what signed URLs and tokens are judged by."""
+"""Unix time in seconds. It decides whether signed URLs and tokens have expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Route:
     """One operation on one path.
 
     name: for logs and metrics, one word.
-    access: what it asks of its caller.
-    operation: runs once the caller was admitted.
+    access: the credential that a caller needs.
+    operation: runs when the caller was admitted.
     """
 
     name: str
@@ -44,6 +44,6 @@ class Gate:
         self._clock = clock
 
     def admit(self, route: Route, request: Request, stream_id: str, query: Query) -> Caller:
-        """The caller of `request`. Raises Refusal. `stream_id` is the path's segment as sent: it need not be an id."""
+        """The caller of `request`. Raises Refusal. `stream_id` is the path's segment as sent, maybe no valid id."""
         authorization = request.headers.get_all(b"authorization")
         return self._keyring.admit(route.access, stream_id, query, authorization, self._clock())

@@ -1,10 +1,10 @@
 """Files of the package over HTTP: the browser client, and the demo's scripts and styles
 
-Owns their types, validators and cache lives.
+Owns their content types, validators and cache lifetimes.
 
-What can be asked for is listed once, at construction; a request is a look-up in that list, so that no path, however
-spelled, reaches the file system. Refuses everything else with NOT_FOUND. Serves no page: a page needs a content
-security policy of its own, and no script should run in the proxy's own origin.
+All files are listed once, at construction. A request is a look-up in that list, so that no path in a request reaches
+the file system. Everything else is refused with NOT_FOUND. Serves no page: a page needs a content security policy of
+its own, and no script should run in the proxy's own origin.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _TYPES = {
     ".js": b"text/javascript; charset=utf-8",
     ".json": b"application/json",
     ".svg": b"image/svg+xml",
-    ".ts": b"text/plain; charset=utf-8",  # declarations: for people; a compiler reads them from the package
+    ".ts": b"text/plain; charset=utf-8",  # declarations, shown as text; a compiler reads them from the package
 }
 _REVALIDATE = (b"cache-control", b"no-cache")
 _FOREVER = (b"cache-control", b"public, max-age=31536000, immutable")
@@ -42,9 +42,9 @@ class _File:
 class StaticFiles:
     """A Handler for GET and HEAD of `{prefix}{path}` and `{prefix}{version}/{path}`, the files of proxy/static.
 
-    With the version in its URL a file never changes and may be kept for ever; without, a cache asks again each time
-    (RFC 9111 section 5.2.2.4). Scripts and styles of the demo's page are served only with `demo`, which the demo's own
-    server sets. Raises Refusal: NOT_FOUND. The caller has checked the method.
+    A URL with the version names a file that never changes, so caches may keep it for ever. Without the version, a cache
+    must ask again each time (RFC 9111 section 5.2.2.4). Scripts and styles of the demo's page are served only with
+    `demo`, which the demo's own server sets. Raises Refusal: NOT_FOUND. The caller has checked the method.
     """
 
     def __init__(self, prefix: str = "/static/", *, demo: bool = False) -> None:

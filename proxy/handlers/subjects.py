@@ -1,4 +1,4 @@
-"""Whose streams a caller may open: those of its token's subject (protocol: Authentication)."""
+"""Which streams a caller may open: those of its token's subject (protocol: Authentication)."""
 
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.call import Call
@@ -15,10 +15,10 @@ def no_stream() -> Refusal:
 
 
 async def check_subject(call: Call, records: Records) -> None:
-    """Pass a caller who may open the stream. Raises Refusal, the one for no stream, and StorageError.
+    """Return when the caller may open the stream. Raises Refusal as for a stream that does not exist, StorageError.
 
-    Only tokens are bound to a subject, so that only they cost a look at the record. It comes before storage is asked
-    for the stream itself: a caller who may not open it learns nothing from how long that takes.
+    Only a token is bound to a subject, so only a token needs the record. The record is read before storage is asked for
+    the stream. So a caller who may not open the stream learns nothing from the time that the answer takes.
     """
     if call.caller.credential is not Credential.TOKEN:
         return
@@ -27,6 +27,6 @@ async def check_subject(call: Call, records: Records) -> None:
     except StorageError as error:
         if not error.is_final:
             raise
-        record = None  # a record that nobody can read belongs to nobody
+        record = None  # a record that cannot be read has no owner
     if not call.caller.may_open(record.subject if record is not None else None):
         raise no_stream()

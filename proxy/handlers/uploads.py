@@ -1,7 +1,11 @@
-"""Request bodies, collected whole before the upstream is asked. Owns their memory, each and in sum, and their pace.
+"""Request bodies, collected whole before the upstream is asked. Owns the bounds on their memory and on their duration.
 
-Memory is reserved for what has arrived, not for what is announced: a body that is announced and does not come holds
-nothing. A body that comes too slowly is refused, so that it cannot hold for long what it has reserved.
+Memory is reserved for bytes that have arrived, not for bytes that are announced. So a request that announces a large
+body and sends nothing takes no room from others. A body that arrives too slowly is refused, so that it does not keep
+its room for long.
+
+A body's room is given back when two things have happened, in either order: the upstream has answered, and the sender
+has written or dropped the bytes.
 """
 
 import asyncio
@@ -18,12 +22,12 @@ __all__ = ["Upload", "UploadLimits", "Uploads"]
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """Bounds of request bodies: sizes in bytes."""
+    """Bounds of request bodies."""
 
-    max_request_bytes: int  # of one
-    max_request_bytes_total: int  # of all that are held at once
-    body_timeout_seconds: float  # that every body may take
-    min_body_rate: int  # bytes a second with which a body must come, on average, when it takes longer
+    max_request_bytes: int  # largest body, in bytes
+    max_request_bytes_total: int  # most bytes of all bodies that are in memory at once
+    body_timeout_seconds: float  # time that every body may take; a longer one needs the minimum rate
+    min_body_rate: int  # bytes per second: N received bytes extend that time by N / rate seconds
 
 
 class Upload:
@@ -32,7 +36,7 @@ class Upload:
     def __init__(self, uploads: "Uploads") -> None:
         self._uploads = uploads
         self._reserved = 0
-        self._content = bytearray()  # copied once: a slice would hold on to all of the read that it came in
+        self._content = bytearray()  # a copy, because a slice would keep all bytes of its read in memory
         self.is_answered = False
         self._has_left = False
 
@@ -42,7 +46,7 @@ class Upload:
         return memoryview(self._content)
 
     async def collect(self, body: Body, limits: UploadLimits) -> None:
-        """Take all of `body`. Raises TooLarge, BodyError, Refusal: no room, or too slow."""
+        """Take all of `body`. Raises TooLarge, BodyError, or Refusal when there is no room or it arrives too slowly."""
         if (body.length or 0) > limits.max_request_bytes:
             raise TooLarge
         deadline = asyncio.get_running_loop().time() + limits.body_timeout_seconds
@@ -54,7 +58,7 @@ class Upload:
                         self._content += part
                     timeout.reschedule(deadline + len(self._content) / limits.min_body_rate)
         except TimeoutError:
-            raise Refusal(Code.REQUEST_TIMEOUT, "the request body comes too slowly") from None
+            raise Refusal(Code.REQUEST_TIMEOUT, "the request body arrives too slowly") from None
 
     def _reserve(self, size: int, most: int) -> None:
         if size > most:
@@ -63,23 +67,25 @@ class Upload:
         self._reserved = size
 
     def outgoing(self) -> Body:
-        """The bytes, for a sender that closes the body when nothing of it is waiting any more."""
+        """The bytes as a body. Its sender closes it when it no longer holds any of the bytes."""
         return ReleasingBody(BytesBody((self.content,)), self.left)
 
     def answered(self) -> None:
-        """The upstream has answered, which it may do before it has read all: dropped once they have left the sender."""
+        """The upstream has answered. It may do so before it has read everything, so the bytes are dropped only when the
+        sender has let go of them.
+        """
         self.is_answered = True
         if self._has_left:
             self.drop()
 
     def left(self) -> None:
-        """The sender holds nothing of it any more."""
+        """The sender no longer holds any of the bytes."""
         self._has_left = True
         if self.is_answered:
             self.drop()
 
     def drop(self) -> None:
-        """The bytes are not needed any more, and their room is free. Harmless when repeated."""
+        """Drop the bytes and give their room back. Harmless when repeated."""
         self._content = bytearray()
         self._uploads.give_back(self._reserved)
         self._reserved = 0
@@ -94,9 +100,10 @@ class Uploads:
 
     @asynccontextmanager
     async def collected(self, body: Body) -> AsyncIterator[Upload]:
-        """`body`, whole, until it is dropped: at the end of the block, unless it `is_answered` and does that itself.
+        """All of `body`, for the length of the block.
 
-        Raises as `Upload.collect`.
+        It is dropped at the end of the block; when the upstream `is_answered`, it drops itself, which may be later.
+        Raises what `Upload.collect` raises.
         """
         upload = Upload(self)
         try:

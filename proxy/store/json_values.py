@@ -1,6 +1,6 @@
-"""JSON values as they are kept: the text that was received, each with a comma after it. Owns where a value ends.
+"""JSON values as they are stored: the received text of each value, followed by a comma. Finds where a value ends.
 
-So any run of kept values, in brackets and without its last comma, is an array of them. The text was checked when it was
+So any run of stored values, in brackets and without its last comma, is a JSON array. The text was checked when it was
 received: here only strings, brackets and commas matter.
 """
 
@@ -9,8 +9,8 @@ import re
 
 __all__ = ["Separators", "prefix_length"]
 
-_STEP = 8192  # bytes looked at in one step: at worst a millisecond or two, when each of them is a token
-# Inside a string: up to its quote (group 1), or up to the end of what is looked at, which may be a lone backslash (2).
+_STEP = 8192  # bytes scanned in one step: at worst a millisecond or two, when each byte is a token
+# Inside a string: up to its closing quote (group 1), or up to the end of the step, which may be a lone backslash (2).
 _IN_STRING = rb'(?:[^"\\]++|\\.)*+(?:(")|(\\)?\Z)'
 _REST = re.compile(_IN_STRING, re.DOTALL)
 _TOKEN = re.compile(rb'"' + _IN_STRING + rb"|[\[\]{},]", re.DOTALL)
@@ -20,9 +20,9 @@ _OPENING = b"[{"
 
 
 class Separators:
-    """The commas between the values of `text`, from `start` up to `end`: not those inside a value.
+    """The commas between the values of `text`, from `start` up to `end`; commas inside a value do not count.
 
-    `step` looks at a bounded number of bytes, so that an event loop can do other work in between.
+    `step` scans a bounded number of bytes, so that the event loop can do other work in between.
     """
 
     def __init__(self, text: bytes, start: int, end: int) -> None:
@@ -34,11 +34,11 @@ class Separators:
 
     @property
     def ended(self) -> bool:
-        """Whether everything was looked at."""
+        """Whether all bytes were scanned."""
         return self._here >= self._end
 
     def step(self) -> list[int]:
-        """The positions of the separators in the next few kilobytes."""
+        """Scan the next few kilobytes, and return the positions of their separators."""
         text, depth, here = self._text, self._depth, self._here
         end = min(here + _STEP, self._end)
         found: list[int] = []
@@ -61,7 +61,7 @@ class Separators:
         return found
 
     def _after(self, string: re.Match[bytes] | None) -> int:
-        """Where to go on after a string; it may not have ended."""
+        """The position after a string, or after the part of it that was scanned."""
         if string is None:
             raise ValueError("the text is not JSON")
         self._in_string = string.lastindex != _CLOSED
@@ -69,9 +69,9 @@ class Separators:
 
 
 async def prefix_length(kept: bytes, count: int) -> int | None:
-    """How many bytes the first `count` values of `kept` take, None when there are fewer.
+    """How many bytes the first `count` values of `kept` take; None when there are fewer values.
 
-    Takes its time in steps, between which the event loop goes on.
+    Works in steps, and lets the event loop run in between.
     """
     separators = Separators(kept, 0, len(kept))
     while not separators.ended:

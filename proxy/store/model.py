@@ -59,8 +59,8 @@ NOTHING: Content = _Nothing()
 class Fork:
     """Where a new stream branches off from the stream at `path`.
 
-    `offset` is a position, None: the source's end. `sub` goes further into the append that starts at `offset`: by so
-    many bytes, in JSON mode by so many values.
+    `offset` is a position, None: the source's end. `sub` goes further into the append that starts at `offset`: a number
+    of bytes, in JSON mode a number of values.
     """
 
     path: str
@@ -70,9 +70,10 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a stream is to be created with. `content_type` None: the default, or the fork's source's.
+    """The settings of a stream that is to be created.
 
-    `ttl` is in seconds. `expires_at` is a time as the creator spelled it, and `expires` the same in Unix milliseconds.
+    `content_type` None: the default, for a fork that of its source. `ttl` is in seconds. `expires_at` is a time as the
+    creator wrote it, and `expires` is the same time in Unix milliseconds.
     """
 
     content_type: str | None = None
@@ -94,7 +95,7 @@ class ProducerStamp:
 
 @dataclass(slots=True)
 class Append:
-    """One append. `content` of size 0: it only closes.
+    """One append. With a `content` of size 0 it only closes.
 
     `media` is the media type of the content, `seq` the writer's own order (`Stream-Seq`). Not frozen because one is
     made for each append, and freezing would double its cost.
@@ -138,10 +139,10 @@ class Verdict(Enum):
 
 @dataclass(slots=True)
 class Result:
-    """A verdict, with the stream's end as the caller may know it: `position` and `closed`.
+    """A verdict, and the stream's end that the caller may know: `position` and `closed`.
 
     `epoch` and `seq` are the producer's highest accepted ones; for GAP, `seq` is the sequence number that was expected.
-    Not frozen for the reason that `Append` has.
+    Not frozen, for the same reason as `Append`.
     """
 
     verdict: Verdict
@@ -155,8 +156,8 @@ class Result:
 class Stream:
     """A stream as it was created: none of this changes while it exists.
 
-    Together `id` and `created` (Unix milliseconds) belong to this stream alone: one that is created later on the same
-    path has others. `media` is the media type of `content_type`, and `is_json` says whether it is JSON mode's.
+    `id` and `created` (Unix milliseconds) together identify the stream: one that is created later on the same path
+    has others. `media` is the media type of `content_type`. `is_json` says whether the stream is in JSON mode.
     """
 
     id: int
@@ -183,8 +184,8 @@ class View:
     """What readers may see of a stream at one moment: everything up to `tail` is stored for good.
 
     `absence` is None while the stream can be read; afterwards it says why not: MISSING when its path is free again,
-    GONE when it was deleted and its forks keep the path taken. Not frozen for the reason that `Append` has: one is made
-    for each commit that somebody reads.
+    GONE when it was deleted and its forks keep the path taken. Not frozen, for the same reason as `Append`: one is
+    made for each commit that a reader sees.
     """
 
     stream: Stream

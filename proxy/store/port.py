@@ -1,4 +1,4 @@
-"""The port between the protocol and an engine: what an engine must do, method by method, and who calls it.
+"""The port between the protocol and an engine: what an engine must do, method by method, and what calls it.
 
 Above the port (`store.protocol`) is HTTP, below it are engines. Values go through it, those of `store.model`. What
 changes in a stream is seen above only as a `View`, which is replaced and never modified. The decisions that all
@@ -77,7 +77,7 @@ class Engine(Protocol):
 
     Each operation is atomic, and its result is given when the change is as durable as the engine promises, never
     earlier. A refusal is given only for a state that is stored, never for one that may still fail. A cancelled
-    create, append or delete may happen or not; what comes later is judged by what really happened.
+    create, append or delete may happen or not; later operations are judged by what really happened.
     """
 
     @property
@@ -114,9 +114,9 @@ class Engine(Protocol):
     async def append(self, path: str, append: Append) -> Result:
         """Store `append` and close the stream if it says so, both or neither; or say why not.
 
-        Verdicts: STORED, those of `rules.judge`, MISSING, GONE, FULL, FAILED. Content is cut first, so that what
-        cannot be stored in any case is refused before anything else. Called by POST, the hot path. Raises Unreadable,
-        and what `append.content.cut` raises.
+        Verdicts: STORED, those of `rules.judge`, MISSING, GONE, FULL, FAILED. Content is cut before the append is
+        judged, so that invalid content is refused in any state of the stream. Called by POST, the hot path. Raises
+        Unreadable, and what `append.content.cut` raises.
         """
 
     async def delete(self, path: str) -> Result:

@@ -7,11 +7,11 @@ from proxy.store.model import Piece
 
 __all__ = ["RecentPieces", "Tail"]
 
-_OVERHEAD = 120  # bytes of memory that a small piece costs beside its data
+_OVERHEAD = 120  # bytes of memory that a small piece needs in addition to its data
 
 
 class Tail:
-    """The last pieces of one stream: its end, without a gap. An engine keeps one in what it knows of the stream."""
+    """The last pieces of one stream, without a gap. An engine keeps one for each stream that is in memory."""
 
     __slots__ = ("pieces", "size")
 
@@ -20,7 +20,7 @@ class Tail:
         self.size = 0  # bytes of memory
 
     def find(self, position: int, size: int) -> list[Piece] | None:
-        """Pieces from `position` on until `size` bytes are reached; None when `position` is further back.
+        """Pieces from `position` on until `size` bytes are reached; None when `position` is before them.
 
         The first piece may begin before `position`.
         """
@@ -44,17 +44,18 @@ class Tail:
 
 
 class RecentPieces:
-    """At most `per_stream` bytes of a stream and `total` of all; the streams that were written least recently
-    lose theirs first.
+    """At most `per_stream` bytes of one stream and `total` bytes of all streams.
+
+    Over `total`, the stream that was written least recently loses its pieces first.
     """
 
     def __init__(self, per_stream: int, total: int) -> None:
         self._per_stream = per_stream
         self._left = total
-        self._tails: dict[Tail, None] = {}  # those that hold something, the least recently written first
+        self._tails: dict[Tail, None] = {}  # tails that hold something; the least recently written is first
 
     def add(self, tail: Tail, pieces: Iterable[Piece]) -> None:
-        """`pieces` are now the end of the stream that `tail` belongs to."""
+        """Add `pieces`, the new end of the stream that `tail` belongs to."""
         recent = tail.pieces
         added = 0
         for piece in pieces:
@@ -72,7 +73,7 @@ class RecentPieces:
             self.drop(next(iter(self._tails)))
 
     def drop(self, tail: Tail) -> None:
-        """Keep nothing of the stream that `tail` belongs to."""
+        """Drop all pieces of the stream that `tail` belongs to."""
         self._left += tail.size
         tail.pieces.clear()
         tail.size = 0

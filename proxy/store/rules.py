@@ -11,10 +11,11 @@ __all__ = ["AppendState", "accept", "fork_refusal", "inherited_spec", "is_same",
 
 @dataclass(slots=True)
 class AppendState:
-    """What the next append to a stream is judged by: its end, its last `Stream-Seq`, and its producers.
+    """The state by which the next append to a stream is judged: its end, its last `Stream-Seq`, and its producers.
 
-    `producers` maps an id to (epoch, last sequence number), the one that has been silent for longest first. An engine
-    with appends on their way to the disk judges by the state after those: its `tail` may be ahead of what readers see.
+    `producers` maps an id to (epoch, last sequence number); the producer that has been silent for longest is first. An
+    engine may have appends on their way to the disk. It judges by the state after them, so `tail` may be ahead of what
+    readers see.
     """
 
     media: str
@@ -25,7 +26,7 @@ class AppendState:
 
 
 def judge(state: AppendState, append: Append) -> Result | None:
-    """Why `append` is not stored, None when it is to be (protocol sections on append, close and producers).
+    """Why `append` must not be stored; None when it may be (protocol sections on append, close and producers).
 
     The order of the checks matters to producers. An append that was stored before stays a duplicate when the stream
     has been closed since: a producer whose answer was lost must learn that it succeeded. And a producer that has been
@@ -70,9 +71,9 @@ def _judge_producer(known: tuple[int, int] | None, producer: ProducerStamp) -> V
 
 
 def accept(state: AppendState, append: Append, size: int, producers: int) -> str | None:
-    """Change `state` to what it is after `append` of `size` kept bytes, which `judge` let pass.
+    """Change `state` to the state after `append`, which `judge` accepted and which adds `size` stored bytes.
 
-    At most `producers` are remembered; returns the id of the one that was forgotten for it, if any.
+    At most `producers` are remembered. Returns the id of the producer that was forgotten to make room, if any.
     """
     forgotten = None
     state.tail += size
@@ -90,7 +91,7 @@ def accept(state: AppendState, append: Append, size: int, producers: int) -> str
 
 
 def is_same(view: View, spec: Spec) -> bool:
-    """Whether creating with `spec` asks for the stream that is stored. A fork may leave out what it inherits."""
+    """Whether a create with `spec` asks for the stream that exists. A fork may leave out what it inherits."""
     stream, fork = view.stream, spec.fork
     if (fork is None) != (stream.fork is None) or spec.closed != view.closed:
         return False
@@ -109,7 +110,7 @@ def is_same(view: View, spec: Spec) -> bool:
 
 
 def fork_refusal(source: View, spec: Spec, fork: Fork) -> Verdict | None:
-    """Why `source` cannot be forked as `spec` and its `fork` say, None when it can."""
+    """Why `source` cannot be forked with `spec` and `fork`; None when it can."""
     if source.absence is not None:
         return Verdict.SOURCE_GONE
     if spec.content_type is not None and media_type(spec.content_type) != source.stream.media:
@@ -120,9 +121,9 @@ def fork_refusal(source: View, spec: Spec, fork: Fork) -> Verdict | None:
 
 
 def inherited_spec(source: Stream, expires: int | None, spec: Spec) -> Spec:
-    """`spec` with what it leaves out taken from `source`, which expires at `expires`.
+    """`spec`, with the settings that it leaves out taken from `source`, which expires at `expires`.
 
-    That is the content type; and the TTL or fixed time, when `spec` has neither.
+    These are the content type, and the TTL or fixed time of expiry when `spec` has neither.
     """
     if spec.content_type is None:
         spec = replace(spec, content_type=source.content_type)

@@ -19,9 +19,9 @@ class StoreSettings:
     append_values: int
     """Most JSON values that one create or append may bring."""
     held_bytes: int
-    """Most bytes of all bodies together that are being received or stored; past it requests get 503."""
+    """Most bytes of all bodies together that are being received or stored; beyond it requests get 503."""
     producers: int
-    """Most producers of one stream that are remembered; the one that was silent for longest is forgotten first."""
+    """Most producers of one stream that are remembered; the one that has been silent for longest is forgotten first."""
 
     # How it is kept and read
     piece_bytes: int
@@ -31,8 +31,8 @@ class StoreSettings:
     response_bytes: int
     """About how much of a stream one catch-up response carries; it goes on to the end of a piece."""
     event_bytes: int
-    """Largest data event of a live read, but for a single character or JSON value that is larger. In JSON mode also the
-    largest piece, because only the end of a piece is a place from which a reader can go on."""
+    """Largest data event of a live read. A single larger character or JSON value still is one event. In JSON mode also
+    the largest piece, because a reader can go on only from the end of a piece."""
     tail_bytes: int
     """Most bytes of one stream's end that are kept in memory for its live readers."""
     tails_bytes: int
@@ -48,7 +48,7 @@ class StoreSettings:
     checkpoint_bytes: int
     """Size of the write-ahead log at which it is moved into the database."""
     vacuum_bytes: int
-    """Free pages of the database that are kept for reuse; what is beyond goes back to the file system."""
+    """Bytes of free pages that the database keeps for reuse; more than that goes back to the file system."""
     sweep_rows: int
     """Most rows of removed streams that are deleted in one transaction."""
     sweep_bytes: int
@@ -60,7 +60,7 @@ class StoreSettings:
     long_poll_seconds: float
     """Longest wait of a long poll; then it is answered 204."""
     keep_alive_seconds: float
-    """Longest silence of an SSE response; then it sends a comment."""
+    """Longest silence of an SSE response; then the server sends a comment."""
     sse_seconds: float
     """Longest SSE response; the reader then goes on in a new one, so that load balancers can move it."""
     cursor_seconds: int

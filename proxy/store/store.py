@@ -1,4 +1,4 @@
-"""A store: an engine and the protocol before it. Owns which engine is used, and the start and end of both."""
+"""A store: an engine, and the protocol in front of it. Chooses the engine; starts and ends both."""
 
 import time
 from collections.abc import Callable
@@ -14,12 +14,12 @@ __all__ = ["Store", "open_store"]
 
 
 class EmbeddedEngine(Engine, Protocol):
-    """An engine whose streams belong to this process alone, so that it can say which of them were left open."""
+    """An engine whose streams belong to this process alone. So it can list the streams that were left open."""
 
     async def open_streams(self, after: str, count: int) -> list[str]:
         """Paths of at most `count` streams that are not closed, in order, those after `after` ("" for the first).
 
-        Called at start-up, to end what the last process left open. Raises Unreadable.
+        Called at start-up, to end the streams that the previous process left open. Raises Unreadable.
         """
 
 
@@ -40,7 +40,7 @@ class Store:
         return self._engine.has_room()
 
     async def aclose(self) -> None:
-        """Store what was accepted, end live reads, close the database. Requests that come later are refused."""
+        """Store what was accepted, end live reads, close the database. Later requests are refused."""
         await self._engine.aclose()
         await self._service.aclose()
 
@@ -50,7 +50,7 @@ def open_store(
 ) -> Store:
     """The store in `directory`, which is made when absent. Blocks for some milliseconds; call it in the event loop.
 
-    `wall` gives Unix time in seconds. `is_public` lets shared caches keep what cannot change any more. Raises
+    `wall` gives Unix time in seconds. `is_public` lets shared caches keep responses that cannot change any more. Raises
     StoreUnusable. The engine's module is imported here, so that a process needs only the libraries of the engine it
     uses.
     """

@@ -1,6 +1,8 @@
-"""Cursors: what a live reader sends back, so that a cache between us collapses readers but never loops.
+"""Cursors: a live reader sends back the cursor of its last response (protocol section on cursors).
 
-A cursor is the number of an interval of time; one that the reader has sent already is answered with a later one.
+Readers with the same cursor ask for the same URL, so a cache between us can answer all of them with one request. A
+cursor is the number of an interval of time. A reader always gets a later cursor than the one it sent: otherwise a cache
+would answer its next request with the same response, for ever.
 """
 
 import random
@@ -8,8 +10,8 @@ import re
 
 __all__ = ["next_cursor"]
 
-_EPOCH = 1_728_432_000  # 2024-10-09T00:00:00Z in Unix seconds, the protocol's (section on cursors)
-_LONGEST_JUMP = 3600  # seconds, the protocol's
+_EPOCH = 1_728_432_000  # Unix seconds of 2024-10-09T00:00:00Z, from which the protocol counts intervals
+_LONGEST_JUMP = 3600  # seconds, from the protocol
 _CURSOR = re.compile(r"[0-9]{1,18}")
 
 

@@ -1,4 +1,8 @@
-"""Request bodies on their way to the engine: received whole, bounded each and together, cut into pieces."""
+"""Request bodies on their way to the engine: received whole, cut into pieces. Owns the bounds on them.
+
+A body counts as held from the arrival of its first bytes until it is stored or refused. Bytes are counted when they
+arrive, not when they are announced: a request that announces much and sends nothing takes no memory from others.
+"""
 
 from proxy.http.body import Body
 from proxy.store.protocol.json_mode import InvalidJson, JsonCutter
@@ -9,7 +13,7 @@ __all__ = ["Intake", "Overloaded", "Payload", "TooLong"]
 
 
 class Overloaded(Exception):
-    """Too many bytes are being received and stored already."""
+    """Too many bytes of request bodies are held already."""
 
 
 class TooLong(Exception):
@@ -40,7 +44,7 @@ class Payload:
         return [data[start : start + most] for start in range(0, len(data), most)]
 
     def release(self) -> None:
-        """What was received is stored, or given up. Call it once."""
+        """The bytes are stored, or were refused: they are no longer held. Call it once."""
         self._intake.give(self.size)
 
 
@@ -54,7 +58,7 @@ class Intake:
         self.json = JsonCutter(settings.event_bytes, settings.append_values, settings.json_threads)
 
     async def take(self, body: Body, *, may_be_empty: bool) -> Payload:
-        """The whole body, to be released when it is stored. `may_be_empty`: an empty JSON array is good.
+        """Receive the whole body. Call `release` on it when it is stored. `may_be_empty`: an empty JSON array is valid.
 
         Raises TooLong, Overloaded, BodyError; then nothing is held.
         """
@@ -83,7 +87,7 @@ class Intake:
         return Payload(self, first if isinstance(first, bytes) else b"".join(parts), may_be_empty)
 
     def give(self, size: int) -> None:
-        """So many bytes are no longer held."""
+        """`size` bytes are no longer held."""
         self._left += size
 
     async def aclose(self) -> None:

@@ -1,12 +1,12 @@
 """JSON mode: an append is one value, or an array of values that are stored one by one (protocol section on JSON).
 
-Owns what is refused, and how what was received becomes what is kept: the same text, in runs of whole values with a
-comma after each. No object is built for a value, however long it is or however many there are.
+Owns what is refused, and the stored form: the received text, in runs of whole values with a comma after each. No object
+is built for a value, however long it is or however many there are.
 
-SQLite's `json_valid` checks the text. Among C libraries that check JSON it has what is needed here. It is strict (RFC
-8259). It releases the interpreter's lock, so that one value of 16 MiB does not stop the event loop. And it accepts
-`"\\ud83d"`, half of a surrogate pair, which JavaScript writes when a text is cut between two tokens; msgspec, simdjson
-and yyjson refuse that. orjson builds objects.
+SQLite's `json_valid` checks the text, for three reasons. It is strict (RFC 8259). It releases the interpreter's lock,
+so that one value of 16 MiB does not stop the event loop. And it accepts `"\\ud83d"`, half of a surrogate pair, which
+JavaScript writes when a text is cut between two tokens; msgspec, simdjson and yyjson refuse that, and orjson builds
+objects.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from proxy.store.json_values import Separators
 
 __all__ = ["InvalidJson", "JsonCutter", "TooManyValues", "as_array", "is_json"]
 
-_SHORT = 16_384  # bytes of JSON that are checked at once, in the event loop: some tens of microseconds
-_STEP = 65_536  # bytes of UTF-8 checked at once in a thread, which keeps the interpreter's lock meanwhile
+_SHORT = 16_384  # JSON up to this many bytes is checked in the event loop: it takes some tens of microseconds
+_STEP = 65_536  # bytes of UTF-8 that a thread checks at once; it holds the interpreter's lock meanwhile
 _SPACE = b" \t\n\r"
 _VALID = "SELECT json_valid(CAST(? AS TEXT))"
 
 
 class InvalidJson(Exception):
-    """The body is not JSON, or not what may be appended; the message is for the caller."""
+    """The body is not JSON, or it may not be appended. The message is for the caller."""
 
 
 class TooManyValues(Exception):
@@ -34,7 +34,7 @@ class TooManyValues(Exception):
 
 
 class _Sqlite(threading.local):
-    """A connection for each thread, to no file."""
+    """A connection for each thread, to a database in memory."""
 
     def __init__(self) -> None:
         import apsw  # noqa: PLC0415  # a process without JSON streams, and with another engine, needs no SQLite
@@ -48,7 +48,10 @@ def _sqlite() -> _Sqlite:
 
 
 def is_json(text: bytes) -> bool:
-    """Whether `text` is one JSON value (RFC 8259), in UTF-8, nested at most 1000 deep. Takes long for a long one."""
+    """Whether `text` is one JSON value (RFC 8259), in UTF-8, nested at most 1000 deep.
+
+    Blocks for a time that grows with `text`: use a thread for a long one.
+    """
     if b"\0" in text or not _is_utf8(text):  # SQLite ends a text at a NUL, and does not look at its encoding
         return False
     return _sqlite().cursor.execute(_VALID, (text,)).fetchall() == [(1,)]
@@ -68,9 +71,9 @@ def _is_utf8(text: bytes) -> bool:
 
 
 class JsonCutter:
-    """Cuts JSON into the pieces that are kept: at most `piece` bytes each, but a value is never cut.
+    """Cuts JSON into the pieces that are stored: at most `piece` bytes each, unless one value is longer.
 
-    `values` is how many values one append may bring.
+    `values` is the most values of one append. `threads` check long texts.
     """
 
     def __init__(self, piece: int, values: int, threads: int) -> None:
@@ -97,10 +100,10 @@ class JsonCutter:
         return await self._cut_between(values)
 
     async def _cut_between(self, values: bytes) -> list[bytes]:
-        """Cut a long run of values, with other work of the event loop in between."""
+        """Cut a long run of values in steps, and let the event loop run in between."""
         separators = Separators(values, 0, len(values))
         pieces: list[bytes] = []
-        begin = last = 0  # the piece so far, which may end at `last`
+        begin = last = 0  # the next piece begins at `begin`, and may end at `last`
         count = 1
         while not separators.ended:
             found = separators.step()
@@ -127,7 +130,7 @@ class JsonCutter:
 
 
 def as_array(parts: list[bytes]) -> list[bytes]:
-    """Kept values as a JSON array: the same buffers in brackets, the last comma dropped."""
+    """Stored values as a JSON array: the same buffers in brackets, without the last comma."""
     if not parts:
         return [b"[]"]
     return [b"[", *parts[:-1], parts[-1][:-1], b"]"]

@@ -1,6 +1,7 @@
 """The body of a live read: server-sent events as the stream grows (protocol section on SSE).
 
-Each data event is followed by a control event, and waiting costs nothing: a commit wakes who waits.
+Each data event is followed by a control event. A reader that has everything does not poll: a commit wakes
+it.
 """
 
 import asyncio
@@ -30,18 +31,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LiveLimits:
-    """A silent response gets a comment every `keep_alive` seconds and ends after `whole`; `cursor` is the seconds of
-    one cursor, `event_bytes` about how much one event carries.
-    """
+    """Bounds of one live response."""
 
     keep_alive: float
+    """Seconds of silence after which a comment is sent."""
     whole: float
+    """Seconds after which the response ends; the reader then asks again."""
     cursor: int
+    """Seconds of the interval that one cursor stands for."""
     event_bytes: int
+    """About how many bytes one data event carries."""
 
 
 class LiveBody(PulledBody):
-    """Events from `position` on until the stream is closed or removed, or the response's time is over."""
+    """Events from `position` on, until the stream is closed or removed or the response has lasted `limits.whole`."""
 
     def __init__(self, engine: Engine, reader: Reader, position: int, cursor: str | None, limits: LiveLimits) -> None:
         super().__init__(None)
@@ -58,7 +61,7 @@ class LiveBody(PulledBody):
         self._is_last = False
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """Make no more; a `take` that waits ends."""
+        """Make no more events. A `take` in progress ends."""
         super().abort(cut)
         self._reader.close()
 
@@ -82,7 +85,7 @@ class LiveBody(PulledBody):
         return []
 
     async def _events(self, view: View) -> list[Buffer]:
-        """What `view` shows beyond the last call, if anything, and where the reader is now."""
+        """The events for what `view` shows and the last call did not send; none when there is nothing to send."""
         tail = view.tail
         payload, pieces = b"", list[Piece]()
         start = position = reached = min(self._position, tail)
@@ -90,11 +93,11 @@ class LiveBody(PulledBody):
             try:
                 pieces = await self._reader.read(position, tail, self._carried)
             except Unreadable as error:
-                logger.error("a live read broke off: %s", error)
+                logger.error("a live read was cut: stored data cannot be read: %s", error)
                 self._cut = Cut.RESET
                 return []
             if not pieces:
-                self._is_last = True  # removed under the reader
+                self._is_last = True  # the stream was removed
                 return []
             start = pieces[0][0]
             payload = pieces[0][1] if len(pieces) == 1 else b"".join([data for _, data in pieces])
@@ -111,7 +114,7 @@ class LiveBody(PulledBody):
         self._seen = reached if is_end else None
         self._is_last = is_last
         if not is_news:
-            return []  # only the first bytes of a character came
+            return []  # only the first bytes of a character have come
         cursor = next_cursor(self._cursor, self._engine.now() / 1000, self._limits.cursor)
         if len(payload) <= self._carried:
             control = control_event(format_offset(position), cursor, up_to_date=is_end, closed=is_last)
@@ -126,10 +129,10 @@ class LiveBody(PulledBody):
         return events
 
     def _runs(self, payload: bytes, pieces: list[Piece]) -> list[bytes]:
-        """What each data event carries: as much as one may, but no value or character is cut.
+        """The payloads of the next data events: each as large as allowed, but no value or character is cut.
 
-        Each is followed by a control event, so that over a connection that is cut again and again a reader still gets
-        on.
+        Each data event is followed by a control event with its own offset. So a reader makes progress even over a
+        connection that is cut again and again.
         """
         most = self._carried
         runs: list[bytes] = []

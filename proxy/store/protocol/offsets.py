@@ -1,6 +1,6 @@
-"""Offsets as clients see them. A position is a number of bytes; its token sorts as the position does.
+"""Offsets as clients see them. A position is a number of bytes; tokens sort like their positions.
 
-Owns the spelling of a token, nothing else: whether a position exists is the stream's to say.
+Owns the format of a token. Does not know whether a position exists: that depends on the stream.
 """
 
 import re
@@ -18,7 +18,7 @@ def format_offset(position: int) -> str:
 
 
 def parse_offset(token: str) -> int | None:
-    """The position that a token names, None when it is not one."""
+    """The position that a token names; None for text that is not a token."""
     match = _TOKEN.fullmatch(token)
     if match is None:
         return None

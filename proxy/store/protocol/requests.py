@@ -1,4 +1,4 @@
-"""What a request says, in types: the protocol's headers and query parameters. Owns their spelling, refuses the rest."""
+"""A request's headers and query parameters as values. Owns their syntax, and refuses what does not follow it."""
 
 import re
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ Fields = Mapping[bytes, bytes]
 """A request's header fields by name, repeated ones joined."""
 
 _WHOLE = re.compile(rb"0|[1-9][0-9]{0,11}")  # seconds or counts; the bound keeps milliseconds within 64 bits
-_LARGEST = 2**53 - 1  # what every client can count to
-_LONGEST_COUNT = 16  # its digits
+_LARGEST = 2**53 - 1  # the largest whole number that JavaScript counts exactly
+_LONGEST_COUNT = 16  # digits of `_LARGEST`
 _REMEMBERED = 64  # content types whose media type need not be parsed again
-_LONGEST = 255  # bytes of a field's value that is kept: with a stream, or in each of its producers
+_LONGEST = 255  # bytes of a field value that is stored with a stream or with one of its producers
 _TYPE = re.compile(rb"[\w-]+/[\w-]+")
 
 
@@ -29,7 +29,7 @@ class BadRequest(Exception):
 
 
 class Live(Enum):
-    """How a read goes on after what is there."""
+    """How a read goes on when it has everything."""
 
     LONG_POLL = "long-poll"
     SSE = "sse"
@@ -45,7 +45,7 @@ class Query:
 
 
 def parse_query(query: bytes) -> Query:
-    """The parameters of a read. Raises BadRequest; unknown parameters are nothing to us."""
+    """The parameters of a read. Unknown parameters are ignored. Raises BadRequest."""
     given: dict[str, str] = {}
     if query:
         for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
@@ -89,7 +89,7 @@ def parse_append(fields: Fields) -> Append:
 
 
 def _short(fields: Fields, name: bytes) -> bytes | None:
-    """A field whose value is kept. Without a bound, answers could have a head larger than readers take."""
+    """The value of a field that is stored. It is bounded, because responses repeat it: readers refuse a large head."""
     value = fields.get(name)
     if value is not None and len(value) > _LONGEST:
         raise BadRequest(f"{name.decode()} is longer than {_LONGEST} bytes")
@@ -126,7 +126,7 @@ def _count(name: str, value: bytes) -> int:
 
 
 def parse_spec(fields: Fields) -> Spec:
-    """What a PUT asks for. Raises BadRequest. A content type that is none counts as left out."""
+    """What a PUT asks for. A malformed content type counts as left out. Raises BadRequest."""
     given = _short(fields, b"content-type") or b""
     fork = _fork(fields)
     content_type = given.decode("latin-1") if _TYPE.match(given) else None

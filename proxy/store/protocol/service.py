@@ -1,6 +1,6 @@
 """The protocol as a Handler: methods, status codes and headers of the Durable Streams base protocol.
 
-The path of a request is the stream's name as it stands: data, never a file name. Owns no state of streams.
+The path of a request is the stream's name, unchanged. It is data, never a file name. Holds no state of streams.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ __all__ = ["BASE_FIELDS", "Service"]
 
 logger = logging.getLogger(__name__)
 
-_KEEP_SECONDS = 60  # a cache may go on serving a stream that was deleted for this long
+_KEEP_SECONDS = 60  # for this long a cache may still serve a stream that was deleted
 _METHODS = b"GET, POST, PUT, DELETE, HEAD, OPTIONS"
 
 BASE_FIELDS = Headers(
@@ -85,7 +85,7 @@ _STATUS = {
 
 
 class Service:
-    """A durable-streams server over `engine`. Unless `is_public`, responses forbid shared caches to keep them."""
+    """A durable-streams server over `engine`. Unless `is_public`, shared caches may not keep its responses."""
 
     def __init__(self, engine: Engine, settings: StoreSettings, *, is_public: bool) -> None:
         self._engine = engine
@@ -100,7 +100,7 @@ class Service:
         )
 
     async def __call__(self, request: Request) -> Response:
-        """Answer one request. Raises BodyError when its body broke off."""
+        """Answer one request. Raises BodyError when the request's body broke off."""
         if self._engine.is_closing:
             return _failed(Result(Verdict.FAILED))
         path, _, query = request.target.partition(b"?")
@@ -128,12 +128,12 @@ class Service:
         except Overloaded:
             return _refused(503, "too many bytes are being stored already", _RETRY)
         except Unreadable as error:
-            logger.error("%r: the database cannot be read: %s", request, error)
+            logger.error("%r: stored data cannot be read: %s (answered 503)", request, error)
             return _failed(Result(Verdict.FAILED))
         return _refused(405, "the method is not one of this protocol", (b"allow", _METHODS))
 
     async def aclose(self) -> None:
-        """End what runs beside requests."""
+        """End the threads that check JSON."""
         await self._intake.aclose()
 
     # Writing
@@ -215,7 +215,7 @@ class Service:
         return (b"stream-cursor", cursor.encode())
 
     async def _long_poll(self, reader: Reader, position: int, query: Query, fields: Fields) -> Response:
-        """Wait at the stream's end for more, for its closure, or until time is over."""
+        """Wait at the stream's end until more arrives, the stream closes or disappears, or time is over."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.long_poll_seconds
         try:
@@ -234,7 +234,7 @@ class Service:
         return _at_tail(204, view, b"", self._cursor(query))
 
     async def _catch_up(self, reader: Reader, view: View, position: int, fields: Fields, *cursor: Field) -> Response:
-        """What `view` shows from `position` on, up to its end or about as much as one response carries."""
+        """The stream from `position` on: up to its end in `view`, or as much as one response carries."""
         stream, tail, closed = view.stream, view.tail, view.closed
         end = tail
         if tail - position > self._settings.response_bytes:
@@ -282,7 +282,7 @@ def _appended(append: Append, result: Result) -> Response:
 
 
 def _at_tail(status: int, view: View, body: bytes, *fields: Field) -> Response:
-    """The answer to a reader who has everything."""
+    """The answer to a reader that has everything."""
     about = [_next_offset(view.tail), _UP_TO_DATE, _NO_STORE, *fields]
     if status == 200:
         about.append(_content_type(view.stream))
@@ -311,7 +311,7 @@ def _next_offset(position: int) -> Field:
 
 
 def _etag(stream: Stream, start: int, end: int, *, is_closed: bool) -> Field:
-    """What the bytes between two positions are called; never the same for a stream that came after on the path."""
+    """The ETag of the bytes between two positions. A later stream on the same path never gets the same one."""
     suffix = b"c" if is_closed else b""
     return (b"etag", b'"%x-%x-%x-%x%s"' % (stream.id, stream.created, start, end, suffix))
 

@@ -1,4 +1,4 @@
-"""The body of a catch-up read: what was there when it was asked for, however large, a bounded step at a time."""
+"""The body of a catch-up read: all that was stored when the read began, fetched in steps of bounded size."""
 
 import logging
 
@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 class SnapshotBody(PulledBody):
-    """A stream's bytes up to `end`, in steps of about `step` bytes; `first` are those that were read already.
+    """A stream's bytes up to `end`, in steps of about `step` bytes. `first` holds the pieces that were read already.
 
-    Breaks off when the stream is removed under the reader.
+    The body is cut (`Cut.RESET`) when the stream is removed meanwhile.
     """
 
     def __init__(self, engine: Engine, reader: Reader, first: list[Piece], end: int, step: int) -> None:
@@ -41,7 +41,7 @@ class SnapshotBody(PulledBody):
             try:
                 pieces = await self._reader.read(self._position, self._end, self._step)
             except Unreadable as error:
-                logger.error("a read broke off: %s", error)
+                logger.error("a catch-up read was cut: stored data cannot be read: %s", error)
         if not pieces or pieces[0][0] != self._position:
             self._cut = Cut.RESET
             return []

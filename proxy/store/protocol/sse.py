@@ -1,6 +1,7 @@
 """Server-sent events of the protocol: `data`, then `control` (protocol section on SSE).
 
-Owns the encoding. A payload never ends an event: each of its lines gets a `data:` of its own, whatever ends the line.
+Owns their encoding. A payload cannot end its event, because each of its lines (ended by LF, CR or CRLF) gets a `data:`
+of its own.
 """
 
 import base64
@@ -25,7 +26,7 @@ LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 class Encoding(Enum):
-    """How a stream's bytes travel in a data event."""
+    """How a stream's bytes are written in a data event."""
 
     TEXT = "text"
     JSON = "json"
@@ -53,7 +54,7 @@ def data_event(payload: bytes, encoding: Encoding) -> bytes:
 
 
 def control_event(offset: str, cursor: str, *, up_to_date: bool, closed: bool) -> bytes:
-    """What follows each data event: where to go on from. The last one of a stream has no cursor."""
+    """The event after each data event: the offset to go on from. A stream's last one has no cursor."""
     fields = [f'"streamNextOffset":"{offset}"']
     if not closed:
         fields.append(f'"streamCursor":"{cursor}"')
@@ -65,10 +66,12 @@ def control_event(offset: str, cursor: str, *, up_to_date: bool, closed: bool) -
 
 
 def whole_characters(payload: bytes) -> int:
-    """How many bytes to send now, so that no UTF-8 character is cut in two; all when its end can not be awaited."""
+    """How many bytes to send now so that no UTF-8 character is cut. All of them when `payload` does not end in a
+    character that more bytes could complete.
+    """
     for back in range(1, min(LONGEST_CHARACTER, len(payload) + 1)):
         byte = payload[-back]
-        if byte >= 0xC0:  # the first byte of a character tells how long it is
+        if byte >= 0xC0:  # the first byte of a character says how long the character is
             length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
             return len(payload) - back if length > back else len(payload)
         if byte < 0x80:

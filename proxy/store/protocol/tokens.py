@@ -1,4 +1,4 @@
-"""Bearer tokens before a store that listens by itself: who may read, who may write. Wraps any Handler."""
+"""Bearer tokens for a store that listens by itself: who may read, who may write. Wraps any Handler."""
 
 import hmac
 from collections.abc import Collection
@@ -13,10 +13,10 @@ _READS = (b"GET", b"HEAD")
 
 
 def with_tokens(handler: Handler, *, read: Collection[bytes], write: Collection[bytes]) -> Handler:
-    """`handler` for who has a token: one of `write` for everything, one of `read` for GET and HEAD.
+    """`handler` behind bearer tokens: a token in `write` allows everything, one in `read` allows GET and HEAD.
 
-    Without tokens for reading anybody reads, without any anybody writes; preflights always pass. Raises ValueError
-    when there are tokens for reading only: writes would be open.
+    When `read` is empty, everyone may read. When both are empty, everyone may write, too. OPTIONS needs no token.
+    Raises ValueError when only `read` has tokens, because then everyone could write.
     """
     if read and not write:
         raise ValueError("a token for reading needs one for writing beside it")
@@ -40,5 +40,5 @@ def _token(request: Request) -> bytes:
 
 
 def _is_one_of(token: bytes, accepted: Collection[bytes]) -> bool:
-    """Compares with all, each in constant time."""
-    return any([hmac.compare_digest(token, each) for each in accepted])  # noqa: C419  # no short cut
+    """Compares with all tokens, each in constant time."""
+    return any([hmac.compare_digest(token, each) for each in accepted])  # noqa: C419  # any() must not stop at the first

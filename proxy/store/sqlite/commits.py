@@ -40,7 +40,7 @@ __all__ = ["Commits"]
 
 
 class Commits:
-    """The loop's side of the writer. `table` and `recent` follow what was committed."""
+    """The event loop's side of the writer. It updates `table` and `recent` after each commit."""
 
     def __init__(self, path: Path, settings: StoreSettings, table: StreamTable, recent: RecentPieces) -> None:
         """Open the database file at `path`; blocks for some milliseconds and raises what `open_for_writing` does."""
@@ -49,8 +49,8 @@ class Commits:
         self._recent = recent
         self._loop = asyncio.get_running_loop()
         self._queue: list[Write] = []
-        self._coming = 0  # bytes of the writes on their way
-        self._unsettled: dict[Entry, None] = {}  # those with writes on their way
+        self._coming = 0  # bytes of all writes on their way
+        self._unsettled: dict[Entry, None] = {}  # entries with writes on their way
         self._is_closed = False
         self.refusal = Verdict.FAILED  # the verdict on everything that failed with the last failed commit
         limits = WriterSettings(
@@ -60,7 +60,10 @@ class Commits:
         self.last_id = self._writer.last_id
 
     def put(self, write: Write) -> "asyncio.Future[Result]":
-        """Queue `write`; its result when it is on disk, or failed. A cancelled waiter does not undo the write."""
+        """Queue `write`. The future gets the result when the write is on disk or has failed.
+
+        Cancelling the future does not undo the write.
+        """
         entry = write.entry
         write.done = self._loop.create_future()
         if self._is_closed:
@@ -76,7 +79,7 @@ class Commits:
         return write.done
 
     async def decided(self, entry: Entry) -> bool:
-        """Wait until what was queued for `entry` is settled; whether all of it was stored."""
+        """Wait until the writes queued for `entry` so far are settled; whether all of them were stored."""
         queued, failures = entry.queued, entry.failures
         waiter = Waiter(entry)
         while entry.settled < queued:
@@ -84,12 +87,12 @@ class Commits:
         return entry.failures == failures
 
     def is_full(self, size: int, reserve: int) -> bool:
-        """Whether `size` bytes more would be too many, for the database or for a disk that keeps `reserve` free."""
+        """Whether `size` more bytes exceed the database's bound, or leave the disk less than `reserve` free bytes."""
         coming = self._coming + size
         limit = self._settings.max_bytes
         is_full = 0 < limit < self._writer.used + coming or (reserve > 0 and self._writer.free - coming < reserve)
         if is_full:
-            self._writer.look()  # there may be room again, and while everything is refused nothing else finds out
+            self._writer.look()  # there may be room again; while every write is refused, nothing else would measure it
         return is_full
 
     def _hand_over(self) -> None:
@@ -98,7 +101,7 @@ class Commits:
             self._writer.put(queue)
 
     def _settle(self, batch: Batch) -> None:
-        """A batch was committed or failed: change what is visible, give results, wake those who wait."""
+        """A batch was committed or failed: change what is visible, give results, wake waiting readers."""
         if batch.is_first:
             self._refuse_all(batch.error)
         changed: dict[Entry, None] = {}
@@ -125,7 +128,7 @@ class Commits:
             entry.wake()
 
     def _stored(self, write: Write, changed: dict[Entry, None]) -> None:
-        """What was committed becomes visible."""
+        """Make a committed write visible."""
         entry, result = write.entry, write.result
         if entry is not None and result is not None and result.verdict in (Verdict.STORED, Verdict.CREATED):
             entry.show(result.position, closed=entry.closed or result.closed)
@@ -145,7 +148,7 @@ class Commits:
             self._table.put(entry)
 
     def _refuse_all(self, error: Exception | None) -> None:
-        """A commit failed: everything that is on its way fails too, and the state of its streams is read again."""
+        """A commit failed: all writes on their way fail too, and the state of their streams will be read again."""
         self.refusal = Verdict.FULL if isinstance(error, apsw.FullError) else Verdict.FAILED
         self._hand_over()
         self._writer.resume()
@@ -153,10 +156,10 @@ class Commits:
             entry.suspect = object()
             entry.failures += 1
             if entry.expires_kept is not None:
-                entry.expires_kept = 0  # the next touch stores the expiry, whatever was stored before
+                entry.expires_kept = 0  # so the next touch stores the expiry in any case
 
     async def aclose(self) -> None:
-        """Store what was queued and end the writer's thread. Writes that come later fail."""
+        """Store what was queued, and end the writer's thread. Later writes fail."""
         self._is_closed = True
         self._hand_over()
         await self._writer.aclose()

@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 _DATABASE = "streams.db"
 _REFUSED = (Verdict.FULL, Verdict.FAILED)
-_LAST_WORDS = 4096  # bytes that an append which closes its stream may bring, however full the store is
-_APPENDS_LEAVE = 4  # appends go on until a quarter of the room is left that creates need
+_CLOSING_BYTES = 4096  # an append that closes its stream may bring so much even when the store is full
+_APPENDS_LEAVE = 4  # appends are refused when a quarter is left of the free space that creates need
 
 
 class SqliteEngine:
@@ -44,7 +44,7 @@ class SqliteEngine:
     ) -> None:
         """Open the database; blocks for some milliseconds and raises what `open_for_writing` does.
 
-        From then on `lock` is the engine's.
+        The engine then owns `lock`, and releases it in `aclose`.
         """
         path = directory / _DATABASE
         self._settings = settings
@@ -61,7 +61,7 @@ class SqliteEngine:
         self._tasks.start("sweep", self._sweep())
 
     async def aclose(self) -> None:
-        """Store what was queued, end every wait. Nothing is left running."""
+        """Store what was queued, end every wait, release the directory. Nothing is left running."""
         self.is_closing = True
         await self._tasks.aclose()
         for entry in self._table:
@@ -71,7 +71,7 @@ class SqliteEngine:
         self._lock.release()
 
     def now(self) -> int:
-        """Unix time in milliseconds. Never goes back: what has expired stays expired when the clock is set back."""
+        """Unix time in milliseconds. It never goes back, so that an expired stream stays expired."""
         now = int(self._wall() * 1000)
         self._latest = max(self._latest, now)
         return self._latest
@@ -88,13 +88,13 @@ class SqliteEngine:
         return SqliteReader(entry, self)
 
     def _is_current(self, entry: Entry) -> bool:
-        """Whether the stream need not be removed first, because it has expired."""
+        """Whether `entry` can be used as it is. An expired stream cannot: it must be removed first."""
         return entry.expires is None or entry.expires > self.now() or entry.absence is not None
 
     async def _find(self, path: str) -> Entry | None:
-        """The entry of the stream at `path`, which may be one deleted that has forks; None when there is none.
+        """The entry of the stream at `path`, which may be a deleted stream with forks; None when there is none.
 
-        One that has expired is removed first: not only the sweep does that, which comes when it comes.
+        An expired stream is removed here, because the sweep may come too late.
         """
         while True:
             entry = self._table.get(path)
@@ -122,7 +122,7 @@ class SqliteEngine:
         return entry is not None
 
     async def open_streams(self, after: str, count: int) -> list[str]:
-        """Paths of at most `count` open streams, those after `after`, in order; expiry is not looked at."""
+        """Paths of at most `count` open streams, those after `after`, in order; some may have expired."""
         return await self.threads.run(lambda connection: connection.open_streams(after, count))
 
     # Creating
@@ -135,7 +135,7 @@ class SqliteEngine:
             if entry is not None or spec.fork is not None:
                 entry = await self._find(path)
                 if entry is None and self._table.get(path) is not None:
-                    return Result(self._commits.refusal), None  # it has expired, and cannot be removed
+                    return Result(self._commits.refusal), None  # it has expired, but could not be removed
             if entry is not None and entry.absence is Verdict.GONE:
                 return Result(Verdict.HELD_BY_FORKS), None
             if entry is not None:
@@ -153,7 +153,7 @@ class SqliteEngine:
             await self._find(path)
 
     async def _create_new(self, path: str, spec: Spec, content: Content) -> tuple[Result, Stream | None]:
-        """Create a stream that is not in memory. EXISTS when the database has it after all."""
+        """Create a stream that is not in memory. EXISTS when it is in the database."""
         source: Entry | None = None
         start = 0
         if spec.fork is not None:
@@ -185,7 +185,7 @@ class SqliteEngine:
         return await self._commits.put(write), stream
 
     async def _branch(self, source: Entry | None, spec: Spec) -> tuple[int, int] | Verdict:
-        """Where a fork of `source` begins, and its offset; or why it cannot be made."""
+        """The position at which a fork of `source` begins, and its offset; or why it cannot be made."""
         if source is None or spec.fork is None:
             return Verdict.SOURCE_MISSING
         view = source.look()
@@ -200,7 +200,7 @@ class SqliteEngine:
     # Appending
 
     async def append(self, path: str, append: Append) -> Result:
-        """Store `append`, closing the stream with it if it says so; or say why not."""
+        """Store `append`, and close the stream if it says so; or say why not."""
         entry = self._table.get(path)
         if entry is None or not self._is_current(entry):
             entry = await self._find(path)
@@ -224,14 +224,15 @@ class SqliteEngine:
                 if await self._commits.decided(entry):
                     return result
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        # Closing is always possible; and so is what frees room, which needs some itself, while appends leave it some.
-        allowed = _LAST_WORDS if append.close else 0
+        # Closing works even on a full disk. So does deleting, which frees room but needs some itself: that is the part
+        # of the reserve that appends leave.
+        allowed = _CLOSING_BYTES if append.close else 0
         if size > allowed and self._commits.is_full(size, self._settings.min_free_bytes // _APPENDS_LEAVE):
             return Result(Verdict.FULL)
         return await self._commits.put(self._accepted(entry, append, pieces, size))
 
     def _accepted(self, entry: Entry, append: Append, pieces: list[bytes], size: int) -> Write:
-        """The write of an append that was judged good; what comes next is judged by the state after it."""
+        """The write of an append that `judge` accepted. The next append is judged by the state after it."""
         write = _write(entry, pieces, size)
         state, number, now = entry.next, entry.stream.id, self.now()
         forgotten = accept(state, append, size, self._settings.producers)
@@ -253,7 +254,7 @@ class SqliteEngine:
         return not self._commits.is_full(0, self._settings.min_free_bytes)
 
     async def _reload(self, entry: Entry) -> None:
-        """After a failed commit: read the state that appends are judged by from the database."""
+        """After a failed commit: read from the database the state by which appends are judged."""
         mark = entry.suspect
         state = await self.threads.run(lambda connection: connection.reload(entry, self._settings.producers))
         if entry.suspect is mark:  # no other commit has failed meanwhile
@@ -264,7 +265,7 @@ class SqliteEngine:
     # Deleting, touching, expiring
 
     async def delete(self, path: str) -> Result:
-        """Free the stream's path; while forks need its data the path stays taken."""
+        """Delete the stream at `path`. While forks need its data, the path stays taken."""
         entry = await self._find(path)
         if entry is None or entry.absence is not None:
             return Result(Verdict.MISSING if entry is None else Verdict.GONE)
@@ -275,11 +276,11 @@ class SqliteEngine:
         return self._commits.put(Write(entry, removes=entry.stream.id, result=Result(Verdict.DELETED)))
 
     def keep(self, entry: Entry, expires: int) -> None:
-        """Store when the stream of `entry` expires, in Unix milliseconds."""
+        """Store `expires` (Unix milliseconds) as the time when the stream of `entry` expires."""
         self._commits.put(Write(entry, state=(0, None, expires, entry.stream.id)))
 
     async def _sweep(self) -> None:
-        """Remove what has expired, some at a time."""
+        """Remove expired streams from time to time, a bounded number in each transaction."""
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
             now = self.now()
@@ -288,7 +289,7 @@ class SqliteEngine:
                     if await self._expire(now) in _REFUSED:
                         break
             except Unreadable as error:
-                logger.warning("expired streams could not be looked up: %s", error)
+                logger.warning("sweep of expired streams failed: %s (the next one follows)", error)
 
     async def _expire(self, now: int) -> Verdict:
         return (await self._commits.put(Write(expires=now, result=Result(Verdict.DELETED)))).verdict
@@ -309,7 +310,7 @@ def _write(entry: Entry, pieces: list[bytes], size: int) -> Write:
 
 
 def _row(entry: Entry, closed: bool, source: Entry | None) -> tuple[Value, ...]:
-    """A creation as a row of the database."""
+    """The row of `streams` for a new stream."""
     stream, fork = entry.stream, entry.stream.fork
     return (
         stream.id, stream.path, stream.content_type, stream.created, stream.ttl, stream.expires_at,

@@ -16,7 +16,7 @@ __all__ = ["Branch", "inherited"]
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A place in a source: `sub` bytes, in JSON mode values, into the append at `offset`."""
+    """A place in a source: `sub` bytes (in JSON mode: values) into the append at `offset`."""
 
     segments: tuple[Segment, ...]
     offset: int
@@ -34,7 +34,7 @@ class Branch:
         return None if length is None or length > len(rest) else self.offset + length
 
     def _rest(self, connection: ReadConnection) -> bytes | None:
-        """The append at `offset`, from there on, if it matters; None when a value would be cut."""
+        """The append at `offset`, from there on; b"" when `sub` is 0. None when the fork would cut a JSON value."""
         if self.is_json and connection.boundary(self.segments, self.offset) != self.offset:
             return None
         return connection.append_at(self.segments, self.offset) if self.sub else b""

@@ -12,7 +12,7 @@ __all__ = ["DirectoryLock"]
 class DirectoryLock:
     """The lock on a directory, held until `release`.
 
-    The kernel drops it when the process ends, however it ends; the file stays and means nothing by itself.
+    The kernel releases it when the process ends, however it ends. The file stays; its existence means nothing.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -28,7 +28,7 @@ class DirectoryLock:
             raise
 
     def release(self) -> None:
-        """Let the next process have the directory. Harmless when repeated."""
+        """Release the directory for the next process. Harmless when repeated."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -18,7 +18,7 @@ class ReadEngine(Protocol):
         """Unix time in milliseconds."""
 
     def keep(self, entry: Entry, expires: int) -> None:
-        """Store when the stream of `entry` expires, in Unix milliseconds."""
+        """Store `expires` (Unix milliseconds) as the time when the stream of `entry` expires."""
 
 
 class SqliteReader(Waiter):
@@ -32,11 +32,11 @@ class SqliteReader(Waiter):
         self._engine = engine
 
     def view(self) -> View:
-        """What is on disk of the stream."""
+        """The stream as it is on disk."""
         return self._entry.view or self._entry.look()
 
     def touch(self) -> None:
-        """A TTL starts again."""
+        """Restart the stream's TTL."""
         entry, engine = self._entry, self._engine
         if (expires := entry.touch(engine.now())) is not None:
             engine.keep(entry, expires)
@@ -67,5 +67,5 @@ class SqliteReader(Waiter):
         return await self._engine.threads.run(lambda connection: connection.boundary(segments, position))
 
     def close(self) -> None:
-        """End the wait that is in progress; there is nothing to let go of."""
+        """End the wait that is in progress. A reader holds nothing else that must be released."""
         self.wake()

@@ -1,6 +1,6 @@
 """What is read from the database, and the threads that read it: the event loop never waits for a disk.
 
-Readers see only what is committed and never wait for the writer, nor it for them.
+Readers see only committed data. Readers and the writer never wait for each other (SQLite's write-ahead log).
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _STREAM = """
     SELECT id, path, content_type, created, ttl, expires_at, expires, closed, last_seq,
            fork_path, fork_offset, fork_sub, source, start, deleted
     FROM streams WHERE """
-# A piece that began before the position asked for counts, if it reaches that far.
+# From position ?2 to position ?3. The first piece may begin before ?2, because it may contain it.
 _PIECES = """
     SELECT position, continues, data FROM pieces
     WHERE stream = ?1 AND position < ?3 AND position >=
@@ -68,12 +68,12 @@ class ReadConnection:
         self._connection.close()
 
     def rest(self) -> None:
-        """Forget rows not fetched: they would keep a snapshot open, and the log could not restart."""
+        """Drop rows that were not fetched. They would keep a snapshot open, so that the log could not restart."""
         self._cursor.close()
         self._cursor = self._connection.cursor()
 
     def load(self, path: str, producers: int) -> Entry | None:
-        """The stream at `path` with at most `producers` of its producers, the latest; None when there is none."""
+        """The stream at `path` with its latest `producers` producers; None when there is no such stream."""
         with self._snapshot():
             row = self._row("path = ?", path)
             if row is None:
@@ -92,9 +92,9 @@ class ReadConnection:
             return entry
 
     def reload(self, entry: Entry, producers: int) -> AppendState | None:
-        """The state that appends to the stream of `entry` are judged by, as it is on disk.
+        """The state on disk by which appends to the stream of `entry` are judged.
 
-        None when the stream was removed; the removal's own commit changes the entry then.
+        None when the stream was removed; the commit that removed it changes the entry.
         """
         with self._snapshot():
             row = self._row("id = ?", entry.stream.id)
@@ -127,7 +127,7 @@ class ReadConnection:
         return AppendState(media, tail, bool(row.closed), row.last_seq, latest_last)
 
     def _inherited(self, source: int | None, end: int) -> tuple[Segment, ...]:
-        """The segments below `end` that a fork of `source` shares, from the first one on."""
+        """The segments below `end` that a fork of `source` shares, in order."""
         segments: list[Segment] = []
         while source is not None and end > 0:
             found = self._cursor.execute("SELECT source, start FROM streams WHERE id = ?", (source,)).fetchone()
@@ -143,7 +143,7 @@ class ReadConnection:
     def pieces(self, segments: tuple[Segment, ...], position: int, size: int) -> list[Piece]:
         """What is stored from `position` on, until `size` bytes are reached. The first piece may begin before it.
 
-        None of it when some is missing: the sweep takes what a removed stream had from the front, in steps.
+        Returns no piece when one is missing: the sweep deletes the data of a removed stream in steps, from the front.
         """
         found: list[Piece] = []
         following = position
@@ -170,7 +170,7 @@ class ReadConnection:
             yield start, continues, data if len(data) <= left else data[:left]
 
     def boundary(self, segments: tuple[Segment, ...], position: int) -> int:
-        """The first place from `position` on where a piece ends."""
+        """The first position from `position` on at which a piece ends."""
         for segment in segments:
             if segment.start < position <= segment.end:
                 ((following,),) = self._cursor.execute(
@@ -180,7 +180,7 @@ class ReadConnection:
         return position
 
     def append_at(self, segments: tuple[Segment, ...], position: int) -> bytes:
-        """What is left, from `position` on, of the append that `position` is in; b"" at the end."""
+        """The rest, from `position` on, of the append that contains `position`; b"" at the stream's end."""
         for segment in segments:
             if segment.start <= position < segment.end:
                 parts: list[bytes] = []
@@ -213,7 +213,10 @@ class ReadThreads:
         self._idle: list[ReadConnection] = []
 
     async def run(self, work: Callable[[ReadConnection], T]) -> T:
-        """The result of `work`, done in a thread. Raises Unreadable. A cancelled call's work is finished unseen."""
+        """Do `work` in a thread and return its result. Raises Unreadable.
+
+        When the call is cancelled, the thread still finishes `work`, and its result is dropped.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
 
     def _run(self, work: Callable[[ReadConnection], T]) -> T:
@@ -231,7 +234,7 @@ class ReadThreads:
             raise Unreadable(str(error)) from error
 
     async def aclose(self) -> None:
-        """Finish what runs and close the connections."""
+        """Finish the work in progress, then close the connections."""
         await asyncio.to_thread(self._pool.shutdown)
         while self._idle:
             self._idle.pop().close()

@@ -1,4 +1,4 @@
-"""The database file: its schema with versions, and how a connection is opened. Refuses an SQLite that loses writes.
+"""The database file: its schema with versions, and how a connection is opened. Refuses an SQLite that may lose writes.
 
 One connection writes and checkpoints (`writing`), others only read (`reading`).
 """
@@ -12,30 +12,30 @@ from proxy.store.port import StoreUnusable
 
 __all__ = ["MIGRATIONS", "open_for_reading", "open_for_writing"]
 
-_SAFE = (3, 51, 3)  # before it, a write-ahead log that was reset at the wrong moment lost committed writes
-_APPLICATION_ID = 0x64737472  # "dstr": `file` and sqlite3 tell the database by it
+_SAFE = (3, 51, 3)  # older versions may lose committed writes when the write-ahead log is reset
+_APPLICATION_ID = 0x64737472  # "dstr": `file` and sqlite3 recognise the database by it
 _PAGE_BYTES = 4096
-_LOG_BYTES = 64 << 20  # a log that grew longer is cut to this when it restarts
-_LOCK_MILLISECONDS = 5000  # readers wait this long when the log is being recovered
+_LOG_BYTES = 64 << 20  # a longer log is cut to this size when it restarts
+_LOCK_MILLISECONDS = 5000  # how long a reader waits while the log is recovered
 
 MIGRATIONS = (
-    # 1: streams, their data in pieces in order of arrival, and what producers had stored.
+    # 1: streams, their data in pieces in order of arrival, and the last append of each producer.
     """
     CREATE TABLE streams (
         id INTEGER PRIMARY KEY,
-        path TEXT UNIQUE,           -- NULL: removed, its data waits to be swept
+        path TEXT UNIQUE,           -- NULL: removed; the sweep will delete its data
         content_type TEXT NOT NULL,
-        created INTEGER NOT NULL,   -- Unix milliseconds, as expires is
+        created INTEGER NOT NULL,   -- Unix milliseconds
         ttl INTEGER,                -- seconds
-        expires_at TEXT,            -- as the creator spelled it
-        expires INTEGER,            -- not before this
+        expires_at TEXT,            -- as the creator wrote it
+        expires INTEGER,            -- Unix milliseconds; never too early
         closed INTEGER NOT NULL DEFAULT 0,
         last_seq TEXT,
         fork_path TEXT,
         fork_offset INTEGER,
         fork_sub INTEGER,
         source INTEGER,             -- the stream forked from
-        start INTEGER NOT NULL,     -- the first position of its own
+        start INTEGER NOT NULL,     -- the first position that is not the source's
         forks INTEGER NOT NULL DEFAULT 0,
         deleted INTEGER NOT NULL DEFAULT 0
     ) STRICT;
@@ -44,7 +44,7 @@ MIGRATIONS = (
         id INTEGER PRIMARY KEY,
         stream INTEGER NOT NULL,
         position INTEGER NOT NULL,
-        continues INTEGER NOT NULL, -- 1: belongs to the same append as the piece before
+        continues INTEGER NOT NULL, -- 1: belongs to the same append as the previous piece
         data BLOB NOT NULL
     ) STRICT;
     CREATE UNIQUE INDEX places ON pieces (stream, position);
@@ -61,7 +61,7 @@ MIGRATIONS = (
 
 
 def open_for_writing(path: Path) -> apsw.Connection:
-    """The connection that writes, the schema brought up to date. The file is made, readable by its owner only.
+    """The connection that writes, after the schema was brought up to date. A new file is readable by its owner only.
 
     Raises StoreUnusable when this SQLite may lose writes or the file is not ours; OSError, apsw.Error.
     """
@@ -86,7 +86,7 @@ def open_for_writing(path: Path) -> apsw.Connection:
 
 
 def _sync_directory(directory: Path) -> None:
-    """A new file is there after a power cut only when its directory is on disk."""
+    """A new file survives a power cut only when its directory is on disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,5 +1,5 @@
-"""A stream in the engine's memory, and who waits for it. Owned by the event loop's thread; nothing above the port sees
-an entry.
+"""A stream in the engine's memory, and the readers that wait for it. Used by the event loop's thread only; nothing
+above the port sees an entry.
 
 Two states of the same stream are kept apart. `tail`, `closed` and `absence` are what readers see: it is on disk. `next`
 is what the next append is judged by: the state after every write that is on its way to the disk. When a commit
@@ -16,7 +16,7 @@ from proxy.store.rules import AppendState
 
 __all__ = ["Entry", "Segment", "Waiter"]
 
-_TTL_SLACK = 8  # the stored expiry lies an eighth of the TTL late, so that few reads cause a write
+_TTL_SLACK = 8  # the stored expiry is an eighth of the TTL too late, so that few reads cause a write
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +51,21 @@ class Entry:
         self.tail = start
         self.closed = False
         self.absence: Verdict | None = None
-        self.view: View | None = None  # of these three; made when a reader looks, for appends do not need it
+        self.view: View | None = (
+            None  # of the three above; made only when a reader looks, because appends do not need it
+        )
         self.next = AppendState(stream.media, start)
         self.expires: int | None = None
         self.expires_kept: int | None = None
         self.queued = self.settled = 0
         self.failures = 0
         self.removing = False
-        self.suspect: object | None = None  # set after a failed commit, a new object for each
+        self.suspect: object | None = None  # set after a failed commit: a new object each time
         self.waiters: set[Waiter] = set()
         self.recent = Tail()
 
     def look(self) -> View:
-        """What readers see."""
+        """What readers see now."""
         view = self.view
         if view is None:
             view = self.view = View(self.stream, self.tail, self.closed, self.absence)
@@ -85,7 +87,7 @@ class Entry:
         return (*self.inherited, Segment(self.stream.id, self.start, end))
 
     def touch(self, now: int) -> int | None:
-        """A read or write at `now` restarts a TTL; the expiry to store, None when the stored one is late enough."""
+        """Restart the TTL at `now`. Returns the expiry to store, or None when the stored one is late enough."""
         ttl = self.stream.ttl
         if ttl is None:
             return None
@@ -96,7 +98,7 @@ class Entry:
         return self.expires_kept
 
     def wake(self) -> None:
-        """Something changed: everyone who waits looks again."""
+        """Something changed: every waiting reader looks again."""
         for waiter in self.waiters:
             waiter.wake()
 
@@ -121,7 +123,7 @@ class Waiter:
             self._future.set_result(None)
 
     async def changed(self, seconds: float | None) -> None:
-        """Return at the next change, or after `seconds`. A cancelled wait leaves nothing behind."""
+        """Return at the next change, or after `seconds` (None: no limit). A cancelled wait leaves nothing behind."""
         loop = asyncio.get_running_loop()
         self._future = loop.create_future()
         timer = loop.call_later(max(0.0, seconds), self.wake) if seconds is not None else None

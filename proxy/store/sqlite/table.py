@@ -1,7 +1,8 @@
-"""The streams that are in memory, by path. Owns how many: the least recently used leave, unless something holds them.
+"""The streams that are in memory, by path. Owns their number: the least recently used leave, unless something holds
+them.
 
 A path has at most one `Entry`: everything that holds one (a reader, a queued write) and every later request for the
-path get the same object, however many others were used in between. So what is known of a stream is known once.
+path get the same object, however many others were used in between. So there is only one state of a stream.
 """
 
 import asyncio

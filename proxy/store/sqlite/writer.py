@@ -1,7 +1,7 @@
-"""The thread that writes: whatever waits is one transaction (group commit). Owns batching, failure and chores.
+"""The thread that writes: all waiting writes become one transaction (group commit). Owns batches, failures and chores.
 
-Chores are what the database needs besides: moving its log, sweeping removed data, giving space back. Each is done in
-small steps between commits, so that no append waits long for one.
+A chore is maintenance of the database: moving the log into it, deleting the data of removed streams, giving free space
+back to the file system. Chores are done in small steps between commits, so that no append waits long for one.
 """
 
 import asyncio
@@ -19,28 +19,32 @@ __all__ = ["Batch", "Writer", "WriterSettings"]
 
 logger = logging.getLogger(__name__)
 
-_IDLE = 1.0  # seconds without a write after which the log is moved into the database
-_LOOK = 64  # commits between two looks at the space in use
+_IDLE = 1.0  # seconds without a write, after which the log is moved into the database
+_LOOK = 64  # commits between two measurements of the space in use
 _CHORE_EVERY = 8  # commits between two chores while writes keep coming
-_LARGEST_BATCH = 8 << 20  # bytes of one transaction; the log grows by it at once
+_LARGEST_BATCH = 8 << 20  # bytes of one transaction, by which the log grows at once
 
 
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
-    """Sizes in bytes; `sweep_rows` and `sweep_bytes` are what one step of a sweep removes."""
+    """Thresholds and step sizes of the chores."""
 
     checkpoint_bytes: int
+    """Size of the write-ahead log at which it is moved into the database."""
     vacuum_bytes: int
+    """Free space that the database file keeps for reuse; more than that goes back to the file system."""
     sweep_rows: int
+    """Most rows of removed streams that one step of a sweep deletes."""
     sweep_bytes: int
+    """Most bytes of removed streams that one step of a sweep deletes, or that one step moves to shrink the file."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """Writes decided together. `error` None: they are on disk.
+    """Writes that were committed together, or failed together. `error` is None when they are on disk.
 
-    `is_first` marks the first failure since writing was resumed: what was put meanwhile fails too, because it was
-    judged by a state that never came to be.
+    `is_first` marks the first failure since writing was resumed. Writes that are put after it and before `resume` fail
+    too, because they were judged by a state that was never stored (`commits` has the argument).
     """
 
     writes: list[Write]
@@ -49,7 +53,7 @@ class Batch:
 
 
 class Writer:
-    """Stores what is put, in order, and reports each batch through `report`, called in the event loop's thread."""
+    """Stores writes in the order of `put`. `report` gets each batch; it is called in the event loop's thread."""
 
     def __init__(self, path: Path, settings: WriterSettings, report: Callable[[Batch], None]) -> None:
         self._path = path
@@ -62,8 +66,8 @@ class Writer:
         self._stopping = False
         self._excess = False
         self._wants_look = False
-        self._rest: list[Write] = []  # taken already, but too much for one transaction
-        self.used = self.free = 0  # bytes of the database in use, bytes of the disk that are not
+        self._rest: list[Write] = []  # taken from the inbox, but too much for one transaction
+        self.used = self.free = 0  # bytes of the database in use; free bytes of the disk
         self._database = Database(path)
         self.last_id = self._database.last_id()
         self._look()
@@ -77,11 +81,11 @@ class Writer:
         self._inbox.put(writes)
 
     def resume(self) -> None:
-        """After a failure: what is put from now on was judged by what the database really holds."""
+        """Write again after a failure. What is put after this call was judged by the state that is on disk."""
         self._inbox.put(None)
 
     def look(self) -> None:
-        """Find out soon what is in use and free: somebody was refused for it."""
+        """Measure soon how much space is in use and free. Called when a write was refused for lack of space."""
         self._wants_look = True
         self._inbox.put([])
 
@@ -116,12 +120,15 @@ class Writer:
                     self._try(self._look)
                 if self._stopping and self._inbox.empty():
                     return
-                del writes  # or the last one would stay in memory while nothing comes
+                del writes  # otherwise the last batch stays in memory until the next one comes
         finally:
             self._try(self._database.close)
 
     def _next(self) -> list[Write]:
-        """What waits, up to a bound, but never across a resumption; chores are done while nothing waits."""
+        """The writes of the next transaction: all that wait, up to a size, but none from behind a `resume`.
+
+        While nothing waits, chores are done.
+        """
         found: list[Write] | None
         if self._rest:
             found, self._rest = self._rest, []
@@ -165,7 +172,7 @@ class Writer:
                 size = sum(write.size for write in writes)
                 self.used += size
                 self.free -= size
-            except Exception as failure:  # whatever it is, nothing was stored and the thread goes on
+            except Exception as failure:  # any failure: nothing was stored, and the thread must go on
                 error = failure
                 is_first = self._refusing = True
                 logger.error("a commit failed: %s", failure)
@@ -173,17 +180,17 @@ class Writer:
         try:
             self._loop.call_soon_threadsafe(self._report, batch)
         except RuntimeError:
-            logger.error("writes were stored after their event loop had ended")
+            logger.error("a batch of writes has no one to report to: its event loop has ended")
 
     def _look(self) -> None:
-        """How much is in use and how much the disk has; between two looks what was stored is counted."""
+        """Measure the space in use and the free space of the disk. `_store` keeps both current in between."""
         self.used = self._database.used_bytes()
         self._excess = self._database.free_bytes() > self._settings.vacuum_bytes
         try:
             disk = os.statvfs(self._path.parent)
             self.free = disk.f_bavail * disk.f_frsize
         except OSError as error:
-            logger.warning("the free space of the disk is not known: %s", error)
+            logger.warning("the free space of the disk cannot be measured: %s", error)
 
     def _log_is_long(self) -> bool:
         return self._database.log_pages * self._database.page_bytes >= self._settings.checkpoint_bytes
@@ -209,10 +216,12 @@ class Writer:
                 self._look()
 
     def _try(self, step: Callable[[], None]) -> bool:
-        """Do a chore; one that fails (no space, no disk) is left for later: without the thread nothing is stored."""
+        """Do one step of a chore; whether it succeeded. A failure (no space, I/O error) is logged, and the step is done
+        again later: it must not end the thread, because without the thread nothing is stored.
+        """
         try:
             step()
         except Exception as error:
-            logger.warning("the store could not be tidied: %s", error)
+            logger.warning("maintenance of the database failed: %s (it is done again later)", error)
             return False
         return True

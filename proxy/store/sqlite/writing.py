@@ -1,6 +1,7 @@
 """Writes: what they consist of, and the SQL that stores many of them in one transaction. Runs in the writer's thread.
 
-Everything here was judged before it came; the database decides only whether a path is free and who has forks.
+The engine has judged every write before it comes here. The database decides only whether a path is free, and whether a
+stream has forks.
 """
 
 import asyncio
@@ -24,36 +25,44 @@ _EXPIRED_AT_ONCE = 256
 
 @dataclass(slots=True)
 class Write:
-    """What one operation changes. `result` is what it answers once it is on disk, `done` who waits for that.
-
-    `pieces` holds (stream, position, continues, data) and `producer` (stream, producer, epoch, seq, touched), both
-    flat, as the statements take them; `forgets` is the (stream, producer) that makes room for it. `state` is (closed,
-    last_seq, expires, id). A `creation` is the row of `streams`; with a path that is taken nothing of its write
-    happens. `removes` is the number of a stream to remove, `expires` removes those due at that Unix time
-    (milliseconds); `removed` then lists their paths, each with whether it is free again, or the stream only marked
-    as deleted because forks remain.
-    """
+    """What one operation changes, as the parameters of the statements that change it."""
 
     entry: Entry | None = None
+    """The stream that is written; None for a sweep of expired streams."""
     pieces: tuple[Value, ...] = ()
+    """(stream, position, continues, data) of each piece, all in one flat tuple."""
     producer: tuple[Value, ...] = ()
+    """(stream, producer, epoch, seq, touched) of the producer that appended."""
     forgets: tuple[Value, ...] = ()
+    """(stream, producer) of the producer that is forgotten to make room for `producer`."""
     state: tuple[Value, ...] = ()
+    """(closed, last_seq, expires, id): the changes in the stream's row."""
     creation: tuple[Value, ...] = ()
+    """The row of a new stream. When its path is taken, nothing of this write is stored."""
     removes: int | None = None
+    """The number of a stream to remove."""
     expires: int | None = None
+    """Unix time in milliseconds: streams that were due by then are removed."""
     removed: tuple[tuple[str, bool], ...] = ()
+    """Filled in by the database: the path of each removed stream, and whether that path is free. It is not free when
+    the stream has forks; the stream is then only marked as deleted."""
     cached: tuple[Piece, ...] = ()
+    """The pieces once more, for the readers in memory."""
     size: int = 0
+    """Bytes of `pieces`."""
     result: Result | None = None
+    """The operation's answer when the write is on disk."""
     done: asyncio.Future[Result] | None = None
+    """Gets the answer."""
 
 
 class _Bulk:
-    """An INSERT of any number of rows, a statement for each number up to the largest run: they stay prepared.
+    """An INSERT of any number of rows. There is one statement for each number of rows up to the largest run, so that
+    all of them stay prepared.
 
-    A statement gives up and takes back the interpreter's lock, so that one for many rows beats many for one. They are
-    to be INSERT OR ROLLBACK: one that may fail alone first saves every page that it changes, at twice the cost.
+    Each statement releases the interpreter's lock and takes it again. So one statement for many rows is faster than
+    many for one row. Use INSERT OR ROLLBACK: a statement that can fail without ending the transaction first saves every
+    page that it changes, which doubles its cost.
     """
 
     def __init__(self, head: str, width: int, tail: str = "") -> None:
@@ -90,7 +99,7 @@ _SWEEP_PRODUCERS = """
 
 
 class Database:
-    """The connection that writes. Every method may raise apsw.Error and then has changed nothing."""
+    """The connection that writes. Every method may raise apsw.Error; then nothing has changed."""
 
     def __init__(self, path: Path) -> None:
         self._connection = open_for_writing(path)
@@ -101,7 +110,7 @@ class Database:
         self.has_garbage = self._first("SELECT 1 FROM streams WHERE path IS NULL LIMIT 1") is not None
 
     def close(self) -> None:
-        """Move the log into the database and close it."""
+        """Move the log into the database, and close the connection."""
         self._connection.close()
 
     def _committed(self, connection: apsw.Connection, name: str, pages: int) -> int:
@@ -120,7 +129,7 @@ class Database:
         return cast(int, self._cursor.execute("SELECT ifnull(max(id), 0) FROM streams").fetchall()[0][0])
 
     def used_bytes(self) -> int:
-        """What is in use of the database file: free pages will be used again."""
+        """Bytes of the database file that are in use. Free pages do not count, because they are reused."""
         return (self._number("page_count") - self._number("freelist_count")) * self.page_bytes
 
     def store(self, writes: list[Write]) -> None:
@@ -134,7 +143,7 @@ class Database:
                 if write.creation and not self._create(write):
                     continue
                 pieces += write.pieces
-                if write.forgets:  # in order: who makes room in this batch may come back in it
+                if write.forgets:  # in order, because a producer that is forgotten in this batch may append again in it
                     _SET_PRODUCERS.run(cursor, producers)
                     producers.clear()
                     cursor.execute("DELETE FROM producers WHERE stream = ? AND producer = ?", write.forgets)
@@ -174,15 +183,15 @@ class Database:
         return True
 
     def _expire(self, now: int, write: Write) -> None:
-        """Remove what is due, but only so much at once."""
+        """Remove streams that are due at `now`, a bounded number at once."""
         rows = self._cursor.execute("SELECT id FROM streams WHERE expires <= ? LIMIT ?", (now, _EXPIRED_AT_ONCE))
         for (number,) in rows.fetchall():
             self._remove(cast(int, number), write)
 
     def _remove(self, number: int, write: Write) -> None:
-        """Free a stream's path and leave its data to the sweep; one with forks is only marked as deleted.
+        """Free a stream's path, and leave its data to the sweep. A stream with forks is only marked as deleted.
 
-        The last fork takes with it a source that was deleted before, and so on up the chain.
+        A deleted source is removed with its last fork. The source may be a fork itself, so this goes up the chain.
         """
         doomed: Value = number
         while isinstance(doomed, int):
@@ -203,7 +212,7 @@ class Database:
                     doomed = source
 
     def sweep(self, rows: int, size: int) -> None:
-        """Delete about `rows` rows or `size` bytes of removed streams; `has_garbage` says whether more is left."""
+        """Delete about `rows` rows or `size` bytes of removed streams. `has_garbage` then says whether more is left."""
         cursor = self._cursor
         is_left = True
         cursor.execute("BEGIN IMMEDIATE")
@@ -221,7 +230,7 @@ class Database:
         self.has_garbage = is_left
 
     def _sweep_stream(self, number: Value, rows: int, size: int) -> tuple[int, int]:
-        """Delete what a removed stream left, at last the stream; how many rows and bytes may still be deleted."""
+        """Delete the data of a removed stream, and its own row last; how many rows and bytes may still be deleted."""
         doomed: list[tuple[Value]] = []
         for piece, length in self._cursor.execute(_PIECES_OF, (number, rows)).fetchall():
             doomed.append((cast(int, piece),))
@@ -239,12 +248,12 @@ class Database:
         return rows, size
 
     def checkpoint(self) -> None:
-        """Move the log into the database, as far as no reader needs it."""
+        """Move the log into the database, except what a reader still needs from the log."""
         self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self.log_pages = 0
 
     def free_bytes(self) -> int:
-        """Bytes of the file that hold nothing."""
+        """Bytes of the file in free pages."""
         return self._number("freelist_count") * self.page_bytes
 
     def vacuum(self, pages: int) -> None:
