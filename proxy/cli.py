@@ -28,7 +28,7 @@ commands:
   python -m proxy token          make a token for a page or a program that must not have the service secret
 """
 
-_STORE_PLACE = ("port", "host", "uds", "max_connections", "data_dir")
+_STORE_PLACE = ("port", "host", "uds", "public_url", "max_connections", "data_dir")
 _CHECK_SETTINGS = ("allowlist", "allow_private")
 _TOKEN_SETTINGS = ("secret", "secret_file", "data_dir")
 

@@ -1,23 +1,26 @@
 """The embedded store as a server of its own: `python -m proxy store`. Owns its start, its stop and who may use it."""
 
 import ipaddress
+from collections.abc import Callable
 from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 from proxy.base.errors import Refusal
 from proxy.config import Config, ConfigError, data_path
 from proxy.http.body import BytesBody
 from proxy.http.message import Response
 from proxy.serving import Binding
-from proxy.store import StoreUnusable, open_store, with_tokens
+from proxy.store import StoreUnusable, open_store, with_tokens, without_foreign_pages
 from proxy.wire.headers import Headers
 
 __all__ = ["StoreServer"]
 
-_TEXT = Headers([(b"content-type", b"text/plain"), (b"access-control-allow-origin", b"*")])
+_TEXT = Headers([(b"content-type", b"text/plain"), (b"x-content-type-options", b"nosniff")])
+_READABLE_TEXT = _TEXT.plus((b"access-control-allow-origin", b"*"))
 
 
 class StoreServer:
-    """A running store. Without tokens it listens on loopback or a Unix socket only."""
+    """A running store. Without tokens it listens on loopback or a Unix socket only, and refuses foreign web pages."""
 
     def __init__(self, config: Config) -> None:
         """Lock the directory, open the database, bind. Raises ConfigError."""
@@ -40,7 +43,9 @@ class StoreServer:
         handler = self._store.handler
         if write:
             handler = with_tokens(handler, read=[read, write] if read else [write], write=[write])
-        self._http = binding.serve(handler, _refuse, config.server)
+        else:
+            handler = without_foreign_pages(handler, names=_own_names(config), any_host=bool(config.listen.uds))
+        self._http = binding.serve(handler, _refusing(_READABLE_TEXT if write else _TEXT), config.server)
         self.url, self.urls = binding.url, binding.urls
 
     async def stop(self) -> None:
@@ -66,6 +71,13 @@ def _check_exposure(config: Config) -> None:
         raise ConfigError("PROXY_STORE_READ_TOKEN needs PROXY_STORE_WRITE_TOKEN beside it")
 
 
+def _own_names(config: Config) -> frozenset[str]:
+    """Hosts by which clients may call this store, beside those of loopback."""
+    public = urlsplit(config.create.public_url).hostname
+    hosts = [*config.listen.host, public] if public else config.listen.host
+    return frozenset(f"[{host}]" if ":" in host else host.lower() for host in hosts)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -73,5 +85,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _refuse(refusal: Refusal, _origin: bytes | None) -> Response:
-    return Response(refusal.code.status, _TEXT, BytesBody((refusal.message.encode() + b"\n",)))
+def _refusing(headers: Headers) -> Callable[[Refusal, bytes | None], Response]:
+    def refuse(refusal: Refusal, _origin: bytes | None) -> Response:
+        return Response(refusal.code.status, headers, BytesBody((refusal.message.encode() + b"\n",)))
+
+    return refuse

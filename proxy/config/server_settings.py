@@ -23,7 +23,7 @@ PLACE = Group(
         Setting(
             "public_url",
             "",
-            "URL under which clients reach the proxy; makes the Location of a 201 absolute",
+            "URL under which clients reach the server; makes the Location of a 201 absolute",
             unit="URL",
         ),
         Setting(

@@ -5,8 +5,9 @@ To read it, begin with `port` and `model`, go up to `protocol.service`, and down
 """
 
 from proxy.store.port import StoreUnusable
+from proxy.store.protocol.pages import without_foreign_pages
 from proxy.store.protocol.tokens import with_tokens
 from proxy.store.settings import StoreSettings
 from proxy.store.store import Store, open_store
 
-__all__ = ["Store", "StoreSettings", "StoreUnusable", "open_store", "with_tokens"]
+__all__ = ["Store", "StoreSettings", "StoreUnusable", "open_store", "with_tokens", "without_foreign_pages"]
