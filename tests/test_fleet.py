@@ -12,6 +12,7 @@ import pytest
 from tests.conformance.caller import Caller, Stream
 from tests.kit.npm_storage import NpmStorage
 from tests.kit.proxy_process import ProxyProcess
+from tests.kit.relay import Relay
 from tests.kit.upstream import GATE, HANG, Upstream, chunked, endless, fixed
 from tests.store.process import StoreProcess
 
@@ -86,6 +87,21 @@ def test_an_abort_reaches_the_instance_that_runs_the_transfer(
     route.wait_cut()
     for seen in (stream, elsewhere):
         assert seen.whole()[:2] == (b"one", "aborted")
+
+
+def test_an_instance_whose_connections_have_all_gone_deaf_is_told_to_stop_over_new_ones(
+    storage: str, others: tuple[Instance, Instance], upstream: Upstream
+) -> None:
+    with Relay(storage) as way, Instance(way.url) as here:
+        route = upstream.serve(chunked(b"one", HANG))
+        stream = here.caller.create(route.url)
+        stream.until(b"one")
+        way.cut_all("hang")  # new connections work
+        began = time.monotonic()
+        assert others[0].sees(stream).abort().status_code in (202, 204)
+        route.wait_cut()
+        assert time.monotonic() - began < 2 * LEASE + 1  # one long-poll, and some time
+        assert others[0].sees(stream).whole()[:2] == (b"one", "aborted")
 
 
 def test_an_abort_elsewhere_ends_one_stream_in_full_flow_and_no_other(

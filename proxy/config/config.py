@@ -17,6 +17,7 @@ from proxy.config.setting import Setting, Value, parsed
 from proxy.handlers.abort import AbortSettings
 from proxy.handlers.create import CreateSettings
 from proxy.handlers.events import EventSettings
+from proxy.handlers.heartbeat import HeartbeatSettings
 from proxy.handlers.read import ReadSettings
 from proxy.handlers.uploads import UploadLimits
 from proxy.http.pool import PoolSettings
@@ -24,6 +25,7 @@ from proxy.http.server import ServerSettings
 from proxy.net.bind import ListenSettings
 from proxy.net.dial import DialLimits
 from proxy.net.listen import AcceptSettings
+from proxy.net.liveness import Liveness
 from proxy.net.resolve import ResolverLimits
 from proxy.relay.fleet import FleetSettings
 from proxy.relay.keys import KeySettings
@@ -139,6 +141,7 @@ class Config:
         ServerSettings,
         _From(head="request_head", max_connections="client_connections", close_grace_bytes="max_request_bytes"),
     ]
+    liveness: Liveness
     dial: Annotated[
         DialLimits,
         _From(timeout="connect_timeout_seconds", attempt_delay="connect_attempt_seconds", origins="remembered_hosts"),
@@ -201,6 +204,7 @@ class Config:
     recovery: RecoverySettings
     uploads: UploadLimits
     create: CreateSettings
+    heartbeat: HeartbeatSettings
     events: EventSettings
     read: ReadSettings
     abort: AbortSettings

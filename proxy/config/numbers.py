@@ -66,9 +66,17 @@ FIXED = (
     Fixed("accept_backlog", 1024, "connections", "Connections that wait in the kernel until the server accepts them"),
     Fixed("accept_retry_seconds", 0.1, "s", "Pause after an accept that found no free file descriptor or memory"),
     Fixed("accept_report_seconds", 60.0, "s", "Interval of log lines while accepts keep failing"),
+    Fixed("tcp_probe_seconds", 5, "s", "Interval of keep-alive probes that are not answered"),
+    Fixed("tcp_probes", 3, "probes", "Keep-alive probes without an answer, after which a connection is lost"),
     Fixed("remembered_hosts", 4096, "hosts", "Host names of upstreams whose addresses are remembered"),
     # Streams and instances
     Fixed("storage_quick_retries", 2, "retries", "Immediate retries of a repeatable request whose connection was lost"),
+    Fixed(
+        "missed_beats",
+        2.5,
+        "intervals",
+        "Intervals, as storage keeps them, without a sign of life on a live read, after which it is broken off",
+    ),
     Fixed(
         "max_control_bytes", 4 * _KIB, "bytes", "Maximum size of an SSE control event that is read; one has about 100"
     ),
@@ -159,6 +167,12 @@ DERIVED = (
         "s",
         "A quarter of --lease-seconds: longest time for one renewal, so that one that hangs leaves time for others",
         lambda of: of.number("lease_seconds") / 4,
+    ),
+    Derived(
+        "lease_request_seconds",
+        "s",
+        "Three quarters of that: time-out of a renewal's request, after which idle connections to storage are closed",
+        lambda of: 3 * of.number("lease_seconds") / 16,
     ),
     Derived(
         "key_patience_seconds",

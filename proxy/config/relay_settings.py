@@ -83,6 +83,22 @@ UPSTREAMS = Group(
             unit="s",
             minimum=0.01,
         ),
+        Setting(
+            "tcp_keepalive_seconds",
+            10,
+            "Silence of an upstream or of storage after which its machine is probed (TCP keep-alive)",
+            unit="s",
+            minimum=1,
+            maximum=32_767,
+        ),
+        Setting(
+            "tcp_user_timeout_seconds",
+            30,
+            "Maximum time for which bytes sent to an upstream or to storage may stay unacknowledged; then it is gone",
+            unit="s",
+            minimum=1,
+            maximum=32_767,
+        ),
         Setting("dns_timeout_seconds", 5.0, "Maximum wait for the addresses of a host name", unit="s", minimum=0.01),
         Setting(
             "dns_failure_seconds",

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 
+from proxy.handlers.heartbeat import Beats, Heartbeat
 from proxy.http.body import Body, BodyError, Cut
 from proxy.streams.answers import StorageError
 from proxy.wire.events import Buffer
@@ -74,8 +75,24 @@ class _Alarm:
             self._is_ringing = True
             self._task.cancel()
 
+    @property
+    def seconds(self) -> float:
+        """How long the next wait may take. Not to be changed during a wait."""
+        return self._seconds
+
+    @seconds.setter
+    def seconds(self, seconds: float) -> None:
+        if seconds < self._seconds:
+            self.stop()  # the timer would look too late
+        self._seconds = seconds
+
+    def now(self) -> float:
+        """The loop's time. Call it after a wait."""
+        assert self._loop is not None  # noqa: S101  # the wait has asked for it
+        return self._loop.time()
+
     def stop(self) -> None:
-        """Cancel the timer: no more waits follow."""
+        """Have no timer until the next wait."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -86,7 +103,6 @@ class EventSettings:
     """Bounds of a live read by server-sent events."""
 
     keep_alive_seconds: float  # silence after which a comment is sent
-    storage_silence_seconds: float  # silence of storage after which the read is cut
     max_control_bytes: int  # largest control event; a longer event is passed on unchanged
 
 
@@ -94,15 +110,18 @@ class ClosingEvents:
     """Storage's events, with `upstreamOutcome` added to the control event that says `streamClosed`.
 
     Only a control event is held back until it is whole. After `keep_alive_seconds` of silence a comment is sent, but
-    never inside an event. After `storage_silence_seconds` the read is cut: a working storage sends something every
-    minute. Only an event whose lines end with LF, as storage writes them, is rewritten.
+    never inside an event. When storage is silent for longer than `heartbeat` allows, the read is cut: its connection
+    may be deaf. Only an event whose lines end with LF, as storage writes them, is rewritten.
     """
 
     length: int | None = None
 
-    def __init__(self, body: Body, outcome: Callable[[], Awaitable[bytes]], settings: EventSettings) -> None:
+    def __init__(
+        self, body: Body, outcome: Callable[[], Awaitable[bytes]], heartbeat: Heartbeat, settings: EventSettings
+    ) -> None:
         self._body = body
-        self._silence = settings.storage_silence_seconds
+        self._heartbeat = heartbeat
+        self._beats = Beats(heartbeat)
         self._silent = 0.0
         self._outcome = outcome
         self._keep_alive = settings.keep_alive_seconds
@@ -124,14 +143,19 @@ class ClosingEvents:
             with self._alarm:
                 parts = await self._body.take()
             if parts is None:
-                self._silent += self._keep_alive
-                if self._silent >= self._silence:
+                self._silent += self._alarm.seconds
+                left = self._heartbeat.limit - self._silent
+                if left <= 0:
                     self._body.close()
                     raise BodyError(Cut.IDLE)
+                self._alarm.seconds = min(self._keep_alive, left)
                 if self._is_passing or self._held:
                     continue  # a comment has no place inside an event
                 return (_KEEP_ALIVE,)
             self._silent = 0.0
+            if not self._is_passing and not self._held:
+                self._beats.came(parts, self._alarm.now())
+            self._alarm.seconds = min(self._keep_alive, self._heartbeat.limit)
             if not parts:
                 self._alarm.stop()
                 held, self._held = self._held, b""

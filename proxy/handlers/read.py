@@ -7,6 +7,7 @@ from proxy.base.errors import Code, Refusal
 from proxy.handlers.bounds import Counted
 from proxy.handlers.call import Call
 from proxy.handlers.events import ClosingEvents, EventSettings
+from proxy.handlers.heartbeat import Heartbeat, HeartbeatSettings
 from proxy.handlers.subjects import check_subject, no_stream
 from proxy.http.body import EMPTY, Body, TimeoutBody
 from proxy.http.message import Response
@@ -33,7 +34,8 @@ class ReadSettings:
     max_readers: int  # live readers at once; further ones are refused
     max_readers_per_stream: int  # live readers of one stream at once; further ones are refused
     storage_timeout_seconds: float  # longest wait for the head, and for each part, of a catch-up read
-    storage_silence_seconds: float  # longest silence of storage during a live read
+    storage_silence_seconds: float  # longest wait for the head of a long-poll's answer
+    heartbeat: HeartbeatSettings  # bounds of storage's silence on reads by SSE
     events: EventSettings  # bounds of reads by SSE
     shared_cache: bool  # shared caches may keep reads by a signed URL: storage's Cache-Control is passed unchanged
 
@@ -46,6 +48,7 @@ class Read:
         self._endings = endings
         self._orphans = orphans
         self._settings = settings
+        self._heartbeat = Heartbeat(settings.heartbeat)
         self._live = Counted(total=settings.max_readers, each=settings.max_readers_per_stream)
 
     async def __call__(self, call: Call) -> Response:
@@ -65,7 +68,7 @@ class Read:
         headers = call.request.headers
         conditions = [(name, value) for name in (b"accept", b"if-none-match") for value in headers.get_all(name)]
         settings = self._settings
-        timeout = settings.storage_timeout_seconds if query.live is None else settings.storage_silence_seconds
+        timeout = settings.storage_silence_seconds if query.live == _LONG_POLL else settings.storage_timeout_seconds
         found = await self._storage.read(call.stream_id, query, *conditions, timeout=timeout)
         if found is ReadRefused.GONE:
             raise no_stream()
@@ -96,7 +99,7 @@ class Read:
                     raise StorageError("the stream was deleted during a read")
                 return ended.outcome.value.encode()
 
-            body = ClosingEvents(body, outcome, self._settings.events)
+            body = ClosingEvents(body, outcome, self._heartbeat, self._settings.events)
         elif not body.ended:
             body = TimeoutBody(body, self._settings.storage_timeout_seconds)
         return Response(found.status, Headers.trusted(fields), body)

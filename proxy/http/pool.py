@@ -101,7 +101,7 @@ class Pool:
             limits.head, self.bodies, limits.request_piece_bytes, keeps_redirected=not limits.is_careful
         )
         self._origins: dict[Address, _Origin] = {}
-        self._connections: set[ClientConnection] = set()
+        self._connections: dict[ClientConnection, _Origin] = {}
         self._idle: OrderedDict[ClientConnection, _Origin] = OrderedDict()  # without an exchange, longest idle first
         self._places = 0
         self._starved: deque[_Origin] = deque()  # origins with a waiter that the total bound holds back
@@ -180,9 +180,11 @@ class Pool:
         return origin
 
     def _close_longest_idle(self) -> None:
+        self._close_idle(next(iter(self._idle)))
+
+    def _close_idle(self, connection: ClientConnection) -> None:
         """Its place goes to the first starved origin when its socket is closed."""
-        connection, origin = self._idle.popitem(last=False)
-        origin.ready.pop(connection, None)
+        self._idle.pop(connection).ready.pop(connection, None)
         connection.cut()
 
     def _take_place(self, origin: _Origin) -> None:
@@ -207,7 +209,7 @@ class Pool:
         except BaseException:
             self._leave_place(origin)
             raise
-        self._connections.add(connection)
+        self._connections[connection] = origin
         connection.lent += 1
         self._share(origin, connection)
         return connection
@@ -270,7 +272,7 @@ class Pool:
     def gone(self, origin: _Origin, connection: ClientConnection) -> None:
         """See ConnectionOwner: the place is free."""
         if connection in self._connections:
-            self._connections.discard(connection)
+            del self._connections[connection]
             self._idle.pop(connection, None)
             origin.ready.pop(connection, None)
             self._leave_place(origin)
@@ -325,10 +327,19 @@ class Pool:
 
         `is_late`: this comes later than it was due, because the process was stopped or its loop was held up. Then a
         response that lies in the socket is in time, and is judged the next time.
+
+        An origin that answers too late may be one whose connections have all gone deaf, while new ones would work (a
+        fail-over, an address that a gateway has forgotten). So its idle connections are closed, too: a request that
+        is sent again would go to one after the other of them.
         """
+        late: set[_Origin] = set()
         for connection in [each for each in self._connections if each.deadline <= now]:
             if not (is_late and connection.has_unread()):
+                late.add(self._connections[connection])
                 connection.overdue()
+        if late:
+            for connection in [each for each, origin in self._idle.items() if origin in late]:
+                self._close_idle(connection)
 
     async def aclose(self) -> None:
         """Close every connection, lent ones too, and return when all sockets are closed."""

@@ -19,6 +19,7 @@ from aiohappyeyeballs import start_connection
 
 from proxy.net.connection import Connection
 from proxy.net.egress import Egress, EgressError
+from proxy.net.liveness import Liveness, watch_peer
 from proxy.net.resolve import ResolveError, Resolver
 
 __all__ = ["Address", "DialError", "DialFailure", "DialLimits", "Dialler", "Guard", "tls_context"]
@@ -84,6 +85,7 @@ class DialLimits:
     timeout: float
     attempt_delay: float
     origins: int
+    liveness: Liveness  # of every TCP connection
 
 
 class Dialler:
@@ -176,6 +178,7 @@ class Dialler:
         tls, name = (self._tls, address.host) if address.tls else (None, None)
         try:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            watch_peer(opened, self._limits.liveness)
             return (await loop.create_connection(factory, sock=opened, ssl=tls, server_hostname=name))[1]
         except TimeoutError:
             raise

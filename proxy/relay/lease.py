@@ -42,6 +42,7 @@ class LeaseSettings:
     lease_seconds: int  # that a lease lasts after its last renewal
     lease_renew_seconds: float  # between two renewals, and before one that failed is tried again
     lease_attempt_seconds: float  # that one renewal may take, so that a request that is lost costs part of the lease
+    lease_request_seconds: float  # that its request may take; less, so that the time-out tells of deaf connections
     lease_look_seconds: float  # between two looks at a lease that is missing
     lease_misses: int  # looks in a row without a lease after which its instance counts as dead
     max_lease_bytes: int  # of the stream that stands for a lease; it is empty
@@ -118,7 +119,7 @@ class Lease:
         name = lease_name(self._name)
         try:
             with anyio.fail_after(self._settings.lease_attempt_seconds):
-                if await self._storage.read_whole(name, self._settings.max_lease_bytes) is None:
+                if await self._read(name) is None:
                     await self._prepare()
                     await self._storage.create(name, JSON, self._settings.lease_seconds)
         except (StorageError, TimeoutError) as error:
@@ -134,6 +135,10 @@ class Lease:
         self._failures = 0
         self._held_until = began + self._settings.lease_seconds
         self._watch_lapse()
+
+    async def _read(self, name: str) -> bytes | None:
+        settings = self._settings
+        return await self._storage.read_whole(name, settings.max_lease_bytes, timeout=settings.lease_request_seconds)
 
     def _watch_lapse(self) -> None:
         """Call `on_lapse` one look after the lease has run out, unless it is renewed before."""

@@ -68,21 +68,23 @@ class Mailbox:
     async def follow(self, abort: Callable[[str], None]) -> None:
         """Call `abort` with the stream of every message as it comes, for ever; begins once the mailbox is made."""
         await self._exists.wait()
+        clock = asyncio.get_running_loop().time
         offset: bytes | None = None
         while True:
-            try:
+            not_before = clock() + self._settings.lease_renew_seconds
+            following = offset
+            # A long-poll without mail is given up rather than left to its time-out: nothing is wrong with storage.
+            with suppress(StorageError), anyio.move_on_after(self._settings.mailbox_listen_seconds):
                 following = await self._read(offset, abort)
-            except StorageError:
-                following = offset
             if following == offset:
-                await asyncio.sleep(self._settings.lease_renew_seconds)
+                await asyncio.sleep(not_before - clock())
             offset = following
 
     async def _read(self, offset: bytes | None, abort: Callable[[str], None]) -> bytes | None:
         """Act on what follows `offset` (None: the start), waiting for it; the next offset. Raises StorageError."""
         settings = self._settings
         found = await self._storage.poll(
-            self._name, offset, timeout=settings.mailbox_listen_seconds, max_bytes=settings.max_mail_bytes
+            self._name, offset, timeout=2 * settings.mailbox_listen_seconds, max_bytes=settings.max_mail_bytes
         )
         if found is None:
             await self.make()

@@ -134,16 +134,18 @@ class Storage:
             return None
         raise unexpected(response)
 
-    async def read_whole(self, name: str, max_bytes: int) -> bytes | None:
+    async def read_whole(self, name: str, max_bytes: int, *, timeout: float | None = None) -> bytes | None:
         """A small stream's content in one piece, None when there is no such stream.
 
-        Raises StorageError, a final one when the content is larger than `max_bytes`.
+        `timeout`: seconds for each request, None: as for every request. Raises StorageError, a final one when the
+        content is larger than `max_bytes`.
         """
         collected = b""
         offset = _START
         while True:
             query = ReadQuery(offset)
-            response = await self._repeatable(b"GET", self.target(name) + b"?" + query.encode(), self._endpoint.headers)
+            target = self.target(name) + b"?" + query.encode()
+            response = await self._repeatable(b"GET", target, self._endpoint.headers, timeout=timeout)
             if response.status in GONE:
                 _discard(response)
                 return None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from proxy.base.errors import Code, Refusal
 from proxy.handlers.bounds import Counted
 from proxy.handlers.events import ClosingEvents, EventSettings
+from proxy.handlers.heartbeat import Heartbeat, HeartbeatSettings
 from proxy.http.body import Body, BodyError, BytesBody, Cut
 from proxy.streams.answers import StorageError
 from proxy.wire.events import Buffer
@@ -24,11 +25,11 @@ CLOSED = b'event: control\ndata:{"streamNextOffset":"9","streamClosed":true,"ups
 ID = "00000000-0000-4000-8000-000000000000"
 
 
-def bounds(*, keep_alive: float = 15.0, silence: float = 1e9) -> EventSettings:
-    return EventSettings(keep_alive, silence, max_control_bytes=4096)
+SETTINGS = EventSettings(keep_alive_seconds=15.0, max_control_bytes=4096)
 
 
-SETTINGS = bounds()
+def heartbeat(silence: float = 1e9) -> Heartbeat:
+    return Heartbeat(HeartbeatSettings(10.0, silence, missed_beats=2.5))
 
 
 async def aborted() -> bytes:
@@ -43,7 +44,7 @@ async def whole(body: Body) -> bytes:
 
 
 def rewritten(pieces: list[bytes]) -> bytes:
-    return run_in_virtual_time(whole(ClosingEvents(Scripted(pieces), aborted, SETTINGS)))
+    return run_in_virtual_time(whole(ClosingEvents(Scripted(pieces), aborted, heartbeat(), SETTINGS)))
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -111,7 +112,7 @@ async def test_the_outcome_is_asked_for_once_and_only_at_the_end() -> None:
         return b"complete"
 
     tap = Tap()
-    events = ClosingEvents(tap.body, outcome, SETTINGS)
+    events = ClosingEvents(tap.body, outcome, heartbeat(), SETTINGS)
     tap.feed(b'event: control\ndata: {"streamNextOffset":"1"}\n\n')
     assert await events.take()
     assert not asked
@@ -127,7 +128,7 @@ async def test_the_outcome_is_asked_for_once_and_only_at_the_end() -> None:
 @in_virtual_time
 async def test_data_is_not_held_back_and_a_control_event_is_until_it_is_whole() -> None:
     tap = Tap()
-    events = ClosingEvents(tap.body, aborted, bounds(keep_alive=1000.0))
+    events = ClosingEvents(tap.body, aborted, heartbeat(), EventSettings(1000.0, 4096))
     tap.feed(b"event: data\ndata: half")
     assert b"".join(await events.take()) == b"event: data\ndata: half"
     tap.feed(b" done\n\nevent: con")
@@ -147,7 +148,7 @@ async def test_data_is_not_held_back_and_a_control_event_is_until_it_is_whole() 
 def test_silence_gets_a_comment_between_events_and_none_inside_one() -> None:
     async def main() -> None:
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, SETTINGS)
+        events = ClosingEvents(tap.body, aborted, heartbeat(), SETTINGS)
         loop = asyncio.get_running_loop()
         for number in (1, 2):
             assert await events.take() == (b": keep-alive\n\n",)
@@ -172,7 +173,7 @@ def test_silence_gets_a_comment_between_events_and_none_inside_one() -> None:
 @in_virtual_time
 async def test_silence_counts_from_the_last_wait_and_costs_one_timer_however_many_events_come() -> None:
     tap = Tap()
-    events = ClosingEvents(tap.body, aborted, bounds(silence=40.0))
+    events = ClosingEvents(tap.body, aborted, heartbeat(40.0), SETTINGS)
     loop = asyncio.get_running_loop()
     timers = 0
     call_at = loop.call_at
@@ -196,6 +197,7 @@ async def test_silence_counts_from_the_last_wait_and_costs_one_timer_however_man
         assert loop.time() == pytest.approx(last + 20 + 15 * number)
     with pytest.raises(BodyError) as caught:
         await events.take()
+    assert loop.time() == pytest.approx(last + 20 + 40)
     assert caught.value.cut is Cut.IDLE
     assert tap.is_cut
 
@@ -203,7 +205,7 @@ async def test_silence_counts_from_the_last_wait_and_costs_one_timer_however_man
 def test_a_cancellation_in_the_moment_of_silence_is_none_of_silence_s() -> None:
     async def main(at: float) -> None:
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, SETTINGS)
+        events = ClosingEvents(tap.body, aborted, heartbeat(), SETTINGS)
         taking = asyncio.ensure_future(events.take())
         asyncio.get_running_loop().call_at(at, taking.cancel)
         with pytest.raises(asyncio.CancelledError):
@@ -212,7 +214,7 @@ def test_a_cancellation_in_the_moment_of_silence_is_none_of_silence_s() -> None:
         assert await events.take() == (b": kept\n\n",)
 
     async def cut_short() -> None:
-        events = ClosingEvents(Tap().body, aborted, SETTINGS)
+        events = ClosingEvents(Tap().body, aborted, heartbeat(), SETTINGS)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(14):
                 await events.take()
@@ -224,7 +226,7 @@ def test_a_cancellation_in_the_moment_of_silence_is_none_of_silence_s() -> None:
 
     async def arrives_as_it_rings() -> None:
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, SETTINGS)
+        events = ClosingEvents(tap.body, aborted, heartbeat(), SETTINGS)
         taking = asyncio.ensure_future(events.take())
         asyncio.get_running_loop().call_at(15.0, tap.feed, b": late\n\n")
         first = await taking
@@ -241,7 +243,7 @@ def test_a_cancellation_in_the_moment_of_silence_is_none_of_silence_s() -> None:
 def test_a_reader_who_has_gone_leaves_no_timer() -> None:
     async def main(*, aborts: bool) -> None:
         tap = Tap()
-        events = ClosingEvents(tap.body, aborted, SETTINGS)
+        events = ClosingEvents(tap.body, aborted, heartbeat(), SETTINGS)
         tap.feed(b"event: data\ndata: x\n\n")
         assert await events.take()
         if aborts:
@@ -258,7 +260,7 @@ def test_a_reader_who_has_gone_leaves_no_timer() -> None:
 @in_virtual_time
 async def test_whole_events_pass_in_the_buffer_they_came_in() -> None:
     tap = Tap()
-    events = ClosingEvents(tap.body, aborted, SETTINGS)
+    events = ClosingEvents(tap.body, aborted, heartbeat(), SETTINGS)
     whole_ones = b'event: data\ndata: x\n\nevent: control\ndata: {"streamNextOffset":"1"}\n\n' * 100
     for buffer in (whole_ones, memoryview(whole_ones)):
         tap.feed(buffer)
@@ -268,7 +270,7 @@ async def test_whole_events_pass_in_the_buffer_they_came_in() -> None:
 
 @in_virtual_time
 async def test_a_body_that_breaks_off_breaks_off() -> None:
-    events = ClosingEvents(Scripted([b"event: data\ndata: x"], Cut.RESET), aborted, SETTINGS)
+    events = ClosingEvents(Scripted([b"event: data\ndata: x"], Cut.RESET), aborted, heartbeat(), SETTINGS)
     assert b"".join(await events.take()) == b"event: data\ndata: x"
     with pytest.raises(BodyError):
         await events.take()
@@ -279,7 +281,7 @@ async def test_an_outcome_that_storage_cannot_tell_breaks_the_read_off() -> None
     async def fails() -> bytes:
         raise StorageError("down")
 
-    events = ClosingEvents(Scripted([b"event: data\ndata: x\n\n", CLOSING]), fails, SETTINGS)
+    events = ClosingEvents(Scripted([b"event: data\ndata: x\n\n", CLOSING]), fails, heartbeat(), SETTINGS)
     assert b"".join(await events.take()) == b"event: data\ndata: x\n\n"
     with pytest.raises(BodyError) as caught:
         await events.take()
@@ -289,7 +291,7 @@ async def test_an_outcome_that_storage_cannot_tell_breaks_the_read_off() -> None
 @in_virtual_time
 async def test_a_cancelled_take_loses_nothing_and_an_abort_reaches_storage() -> None:
     tap = Tap()
-    events = ClosingEvents(tap.body, aborted, SETTINGS)
+    events = ClosingEvents(tap.body, aborted, heartbeat(), SETTINGS)
     taking = asyncio.ensure_future(events.take())
     await asyncio.sleep(1)
     taking.cancel()
@@ -305,7 +307,7 @@ async def test_a_cancelled_take_loses_nothing_and_an_abort_reaches_storage() -> 
 async def test_a_large_event_passes_in_the_buffers_it_came_in() -> None:
     big = b"event: data\ndata:" + b"x" * 100_000
     tap = Tap()
-    events = ClosingEvents(tap.body, aborted, SETTINGS)
+    events = ClosingEvents(tap.body, aborted, heartbeat(), SETTINGS)
     tap.feed(big)
     assert (await events.take())[0] is big
     more = b"y" * 100_000

@@ -37,6 +37,17 @@ def scripted(response: Response, *, when: str = ID) -> tuple[list[Request], Hand
     return seen, handler
 
 
+@pytest.mark.parametrize(("query", "seconds"), [("", 3), ("?offset=-1&live=sse", 3), ("?offset=-1&live=long-poll", 7)])
+async def test_only_a_long_poll_waits_for_its_answer_longer_than_for_any_other(
+    tmp_path: Path, query: str, seconds: int
+) -> None:
+    seen, storage = scripted(Response(204, Headers()))
+    settings = {"storage_timeout_seconds": 3.0, "storage_silence_seconds": 7.0}
+    async with running(tmp_path, lambda _: storage, **settings) as house:
+        await house.get(PATH + query)
+        assert [request.timeout for request in seen] == [seconds]
+
+
 async def test_a_read_carries_what_storage_and_the_record_know(tmp_path: Path, upstream: Upstream) -> None:
     async with running(tmp_path) as house:
         script = [head(200, ("Content-Type", "text/x-special"), ("Content-Encoding", "gzip"), ("Content-Length", "3"))]

@@ -97,6 +97,31 @@ async def test_an_idle_connection_is_closed_after_its_time() -> None:
         await until(lambda: len(pool) == 0 and served.open == 0)
 
 
+async def test_a_late_answer_closes_what_is_idle_at_its_origin_and_nowhere_else() -> None:
+    used = asyncio.Barrier(3)  # three connections are in use at once
+
+    async def deaf_after_one(peer: Peer) -> None:
+        await request_of(peer)
+        await used.wait()
+        peer.send(OK)
+        await peer.reader.read()
+
+    async with (
+        origin(deaf_after_one) as (served, address),
+        origin(answering(OK)) as (others, elsewhere),
+        pooling() as pool,
+    ):
+        await _ask(pool, elsewhere)
+        await asyncio.gather(*(_ask(pool, address) for _ in range(3)))
+        with pytest.raises(ExchangeError) as caught:
+            await _ask(pool, address, get(timeout=0.03))
+        assert caught.value.fault is Fault.TIMEOUT
+        await until(lambda: len(pool) == 1)
+        assert served.open == 0
+        await _ask(pool, elsewhere)
+        assert len(others.peers) == 1
+
+
 async def test_the_bound_of_an_origin_holds_and_waiters_are_served_in_order() -> None:
     gated = Gated()
     async with origin(gated) as (served, address), pooling(connections_per_origin=2) as pool:

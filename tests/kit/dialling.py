@@ -9,6 +9,7 @@ import pytest
 
 from proxy.net.dial import Dialler, DialLimits, tls_context
 from proxy.net.egress import Egress
+from proxy.net.liveness import Liveness
 from proxy.net.resolve import Resolver, ResolverLimits
 from tests.kit.waiting import SOON
 
@@ -33,7 +34,8 @@ def make_dialler(
     egress: Egress | None = None,
 ) -> Dialler:
     """A dialler with bounds that are not the test's subject."""
-    limits = DialLimits(timeout=timeout, attempt_delay=attempt_delay, origins=100)
+    liveness = Liveness(tcp_keepalive_seconds=10, tcp_probe_seconds=5, tcp_probes=3, tcp_user_timeout_seconds=30)
+    limits = DialLimits(timeout=timeout, attempt_delay=attempt_delay, origins=100, liveness=liveness)
     resolver = Resolver(resolver_limits(timeout=dns_timeout, answers=dns_cache))
     return kind(tls or tls_context(), resolver, limits, egress=egress)
 

@@ -293,3 +293,14 @@ async def test_a_dial_cancelled_anywhere_leaves_no_socket(certificates: Certific
             (outcome,) = await asyncio.gather(task, return_exceptions=True)
             if isinstance(outcome, Connection):
                 await close(outcome)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
+async def test_the_system_is_asked_to_notice_when_the_peer_is_gone() -> None:
+    async with accepting() as port:
+        connection = await make_dialler().dial(Connection, Address("127.0.0.1", port))
+        opened = connection.transport.get_extra_info("socket")
+        assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        asked = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+        assert [opened.getsockopt(socket.IPPROTO_TCP, option) for option in asked] == [10, 5, 3, 30_000]
+        await close(connection)

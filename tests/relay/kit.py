@@ -40,6 +40,7 @@ LEASE = LeaseSettings(
     lease_seconds=10,
     lease_renew_seconds=1.0,
     lease_attempt_seconds=2.5,
+    lease_request_seconds=1.875,
     lease_look_seconds=2.0,
     lease_misses=3,
     max_lease_bytes=64,

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -212,8 +213,31 @@ async def test_a_mailbox_whose_connection_has_gone_deaf_is_asked_for_again_on_an
         await asyncio.sleep(1)
         deaf = False  # new connections work
         assert not await there.fleet.abort(ID, wait=2.0)
-        await asyncio.sleep(MAIL.mailbox_listen_seconds + MAIL.lease_renew_seconds)
+        await asyncio.sleep(MAIL.mailbox_listen_seconds - 2.0)
         assert tap.is_cut
+
+
+@in_virtual_time
+async def test_nobody_stops_listening_for_mail_when_a_long_poll_is_over() -> None:
+    listening: list[tuple[float, float]] = []
+    storage = Expiring()
+
+    async def handler(request: Request) -> Response:
+        if b"live=long-poll" not in request.target:
+            return await storage(request)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            listening.append((began, clock()))
+        raise AssertionError("a long-poll was not given up")
+
+    async with Instance(handler):
+        await asyncio.sleep(10 * MAIL.mailbox_listen_seconds)
+    assert len(listening) >= 10
+    assert all(end - began <= MAIL.mailbox_listen_seconds for began, end in listening)
+    assert all(following[0] == before[1] for before, following in pairwise(listening))
 
 
 @in_virtual_time
