@@ -1,6 +1,6 @@
-"""One request and its answer, whatever HTTP version carries them: ask the handler, send what it returns, close bodies.
+"""One request and its answer, in any HTTP version: ask the handler, send what it returns, close bodies.
 
-Knows no framing and no deadline: those are the `Outlet`'s, which each version's connection provides.
+Knows no framing and no deadline. Those belong to the `Outlet`, which each version's connection provides.
 """
 
 import logging
@@ -41,7 +41,7 @@ def refusal_of(error: PeerError) -> Refusal:
 
 
 class Outlet(Protocol):
-    """The way back of one answer, in the framing of its connection's HTTP version.
+    """Where one answer is written, in the framing of its connection's HTTP version.
 
     An answer calls `begin`, then `send` any number of times, then `end`; after each `send` and after `end` it awaits
     `drained` when `is_full`. In any case, also without `begin`, it calls `done` last.
@@ -49,29 +49,29 @@ class Outlet(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether the client must take something before more is written, or is gone."""
+        """Whether nothing more may be written now: the client must read first, or is gone."""
 
     def begin(self, response: Response) -> None:
         """Send the response's head, together with what the next `send` or `end` writes."""
 
     def send(self, parts: Iterable[Buffer]) -> None:
-        """Send bytes of the body, or with none of them the head alone. Never blocks; drops them without a client."""
+        """Send bytes of the body; without any, send the head alone. Never blocks. Drops them without a client."""
 
     def end(self) -> None:
-        """The body is whole: send what the framing has for that."""
+        """The body is whole: send what ends it in this framing."""
 
     async def drained(self) -> None:
-        """Return when it is not full any more. Raises ConnectionError when the client is gone."""
+        """Return when `is_full` is no longer true. Raises ConnectionError when the client is gone."""
 
     def done(self, *, is_whole: bool) -> None:
-        """The exchange is over. Unless `is_whole`, the client must see that its response is not."""
+        """The exchange is over. Unless `is_whole`, the client must see that its response is cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What stands behind a server: `handler` answers requests, `refuse` answers in its place.
+    """What a server calls: `handler` answers requests, `refuse` makes the response of a request that was refused.
 
-    `refuse` is given the request's Origin, None when there is none to trust.
+    `refuse` gets the request's Origin, or None when there is none that can be trusted.
     """
 
     handler: Handler
@@ -79,7 +79,7 @@ class Service:
 
 
 class InvitedBody(Pipe):
-    """A request body whose first taker invites the client to send it (RFC 9110 section 10.1.1: 100 Continue)."""
+    """A request body that the client sends when the first `take` invites it (100 Continue, RFC 9110 section 10.1.1)."""
 
     __slots__ = ("_invite",)
 
@@ -95,7 +95,7 @@ class InvitedBody(Pipe):
         return await super().take()
 
     def close(self) -> None:
-        """See Pipe. Nobody is invited any more."""
+        """See Pipe. The client is no longer invited."""
         self._invite = None
         super().close()
 
@@ -116,7 +116,7 @@ class Answer:
         self._origin: bytes | None = None
 
     def refuse(self, refusal: Refusal, origin: bytes | None = None) -> None:
-        """Answer with `refusal`, whatever the handler says, unless a response has begun.
+        """Answer with `refusal` instead of the handler's response, unless a response has begun.
 
         `origin` is the Origin of a request that could not be read, as far as it can be trusted.
         """
@@ -124,12 +124,12 @@ class Answer:
         self._origin = origin
 
     async def run(self) -> None:
-        """Ask the handler and send its response. Both bodies are closed in any case, also when cancelled."""
+        """Ask the handler and send its response. Both bodies are always closed, also when cancelled."""
         is_whole = False
         try:
             response = await self._respond()
             if self._request is not None and self._request.method in _IGNORES_BODY:
-                self._request.body.close()  # a long read must not hold on to what it will not look at
+                self._request.body.close()  # frees its memory during a long response
             is_whole = await self._send(response)
         finally:
             if self._request is not None:
@@ -139,13 +139,13 @@ class Answer:
     async def _respond(self) -> Response:
         request = self._request
         if request is None:
-            assert self._refusal is not None  # noqa: S101  # there is nothing else to answer
+            assert self._refusal is not None  # noqa: S101  # without a request there is a refusal
             return self._service.refuse(self._refusal, self._origin)
         try:
             response = await self._service.handler(request)
         except Refusal as error:
             refusal = error
-        except Exception as error:  # one bad request must not take the server down
+        except Exception as error:  # one bad request must not stop the server
             if self._refusal is None:
                 logger.error("%r failed", request, exc_info=error)
             refusal = Refusal(Code.INTERNAL_ERROR, "the proxy failed to handle the request")
@@ -157,7 +157,7 @@ class Answer:
         return self._service.refuse(self._refusal or refusal, request.headers.get(b"origin"))
 
     async def _send(self, response: Response) -> bool:
-        """Whether the client got the response whole, as far as is known here."""
+        """Send `response`; whether all of it was written."""
         body = response.body
         outlet = self._outlet
         method = b"" if self._request is None else self._request.method
@@ -170,7 +170,7 @@ class Answer:
             else:
                 has_length = body.length is not None
                 if not has_length:
-                    outlet.send(())  # the body may be long in coming: its head leaves now
+                    outlet.send(())  # the body may take long to come: send the head now
                 while True:
                     if outlet.is_full:
                         await outlet.drained()

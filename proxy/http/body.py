@@ -17,7 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 READING_TURNS = 2
-"""Turns of the loop after which it has read what was there before them."""
+"""Turns of the event loop after which it has read what had arrived before them."""
 
 
 class Cut(Enum):
@@ -32,7 +32,7 @@ class Cut(Enum):
 
 
 class BodyError(Exception):
-    """Raised by `take` when the body was cut, after the last good byte was taken. `cut` says why."""
+    """Raised by `take` when the body was cut, after every good byte was taken. `cut` says why."""
 
     def __init__(self, cut: Cut) -> None:
         super().__init__(cut.value)
@@ -46,9 +46,9 @@ class TooLarge(Exception):
 class Body(Protocol):
     """The bytes of a message, pulled by one consumer.
 
-    A consumer takes until `take` returns (), or until `ended`. Then, or earlier, it calls `close`: always, and once
-    is enough. Buffers are passed by reference; what the last `take` returned counts as in memory until the next one
-    begins, or until `close`.
+    A consumer calls `take` until it returns (), or until `ended`. Then, or earlier, it must call `close` once. Buffers
+    are passed by reference. What the last `take` returned counts as in memory until the next `take` begins, or until
+    `close`.
     """
 
     @property
@@ -60,14 +60,14 @@ class Body(Protocol):
         """Whether the body is whole and all of it was taken: the next `take` returns () at once."""
 
     async def take(self) -> tuple[Buffer, ...]:
-        """Every buffer that has arrived since the last take, waiting for the first; () at the end.
+        """All buffers that have arrived since the last take. Waits for the first; () at the end.
 
-        Raises BodyError when the body was cut, after what came before has been taken. A cancelled call loses
+        Raises BodyError when the body was cut and everything before the cut was taken. A cancelled call loses
         nothing: the next call returns the same buffers.
         """
 
     def take_nowait(self) -> tuple[Buffer, ...]:
-        """Every buffer that is here, without waiting. () says nothing about the end: `ended` does.
+        """All buffers that have arrived, without waiting. () does not mean the end: see `ended`.
 
         Raises BodyError as `take` does.
         """
@@ -87,7 +87,7 @@ class Body(Protocol):
 
 
 class BytesBody:
-    """A body that is in memory already. `take` returns all of it once: the very buffers it was made of."""
+    """A body in memory. The first `take` returns all of its buffers, uncopied."""
 
     __slots__ = ("_is_dropped", "_parts", "length")
 
@@ -118,7 +118,7 @@ class BytesBody:
         """Do nothing: there is no source to stop."""
 
     def close(self) -> None:
-        """Drop the buffers that were not taken, so that a holder of this body does not hold them."""
+        """Drop the buffers that were not taken, so that they leave memory before this object does."""
         if self._parts:
             self._parts, self._is_dropped = (), True
 
@@ -127,10 +127,9 @@ EMPTY = BytesBody()
 
 
 class PulledBody(ABC):
-    """A body whose bytes are made when they are taken: nothing is read ahead of its consumer.
+    """A body whose bytes are made by `take`: nothing is read ahead of its consumer.
 
-    `_make` returns the next bytes, none at the end; it may set `_cut` beside them. A `_make` that is cancelled has
-    used up nothing.
+    `_make` returns the next bytes, none at the end. It may also set `_cut`. A cancelled `_make` must lose no bytes.
     """
 
     def __init__(self, length: int | None) -> None:
@@ -144,7 +143,7 @@ class PulledBody(ABC):
 
     @property
     def ended(self) -> bool:
-        """Whether all has been taken."""
+        """Whether everything was taken."""
         return self._ended and self._cut is None
 
     async def take(self) -> tuple[Buffer, ...]:
@@ -163,18 +162,18 @@ class PulledBody(ABC):
         return ()
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """Make no more."""
+        """Make no more bytes."""
         if not self._ended:
             self._ended = True
             self._cut = cut
 
     def close(self) -> None:
-        """Make no more; nothing is buffered."""
+        """Make no more bytes. None are buffered."""
         self.abort()
 
 
 class BodyWrapper:
-    """A body that passes another body on. Subclasses change what they are about."""
+    """A body that passes another body on. A subclass overrides what it changes."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -194,7 +193,7 @@ class BodyWrapper:
         return await self._body.take()
 
     def take_nowait(self) -> tuple[Buffer, ...]:
-        """Take from the body within what is here."""
+        """Take what has arrived from the body within."""
         return self._body.take_nowait()
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
@@ -207,7 +206,7 @@ class BodyWrapper:
 
 
 class TimeoutBody(BodyWrapper):
-    """A body with a time-out for each `take`, in seconds; a source that is slower is closed."""
+    """A body with a time-out in seconds for each `take`. When it passes, the body within is closed."""
 
     def __init__(self, body: Body, timeout: float) -> None:
         super().__init__(body)
@@ -216,7 +215,8 @@ class TimeoutBody(BodyWrapper):
     async def take(self) -> tuple[Buffer, ...]:
         """The next buffers. Raises BodyError(Cut.IDLE) when none came in time.
 
-        A process that was stopped for a while finds the time-out and the bytes together: the bytes are read first.
+        In a process that was stopped for a while, the time-out passes while bytes wait in the socket. So the loop first
+        gets the turns that it needs to read them.
         """
         try:
             async with asyncio.timeout(self._timeout):
@@ -231,7 +231,7 @@ class TimeoutBody(BodyWrapper):
 
 
 class ReleasingBody(BodyWrapper):
-    """A body that calls `release` when it is closed, at every call of `close`."""
+    """A body that calls `release` at every call of `close`, so `release` must allow repetition."""
 
     def __init__(self, body: Body, release: Callable[[], None]) -> None:
         super().__init__(body)
@@ -244,9 +244,9 @@ class ReleasingBody(BodyWrapper):
 
 
 async def read_all(body: Body, max_bytes: int) -> bytes:
-    """The whole body joined; `body` is closed in any case.
+    """The whole body, joined. Always closes `body`.
 
-    Raises TooLarge past `max_bytes`, BodyError when it was cut.
+    Raises TooLarge when it has more than `max_bytes`, BodyError when it was cut.
     """
     collected: list[Buffer] = []
     size = 0

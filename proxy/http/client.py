@@ -1,6 +1,6 @@
-"""The client's side of HTTP, whatever version: an exchange with its future, deadline and body; a connection's contract.
+"""The client's side of HTTP, in any version: an exchange with its future, deadline and body; a connection's contract.
 
-What is sent and how it is framed is each version's; which connection is used when is the pool's.
+Each version's connection frames and sends. The pool decides which connection is used.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ class ClientLimits:
     """Bounds of every connection of a pool, in bytes."""
 
     head: HeadLimits  # bounds of a response head
-    body: PipeLimits  # of a response body that waits for its taker
-    piece: int  # of a request body written at once; a longer one goes out piece by piece
+    body: PipeLimits  # bounds of a response body that waits for its taker
+    piece: int  # most bytes of a request body that are written at once; more are written piece by piece
     keeps_redirected: bool  # whether a connection is used again after a redirect
 
 
 class ConnectionOwner(Protocol):
-    """What a connection reports to, because it lends the connection out: an origin of a pool."""
+    """What lends a connection out, and hears from it: an origin of a pool."""
 
     def released(self, connection: "ClientConnection") -> None:
         """An exchange has ended, and the connection is open: it has room for another."""
@@ -43,9 +43,9 @@ class ConnectionOwner(Protocol):
 class ClientConnection(Connection, ABC):
     """A connection to an origin, as its pool sees it.
 
-    `capacity`: exchanges that it can carry at once, as far as is known. `lent`: exchanges it was lent out for that
-    have not ended; its pool counts them, from before they begin. `deadline`: when the first response head is overdue,
-    in the loop's time. `idle_since`: when `lent` became 0, in the loop's time.
+    `capacity`: how many exchanges it can carry at once, as far as is known. `lent`: how many exchanges it was lent out
+    for that have not ended. Its pool counts them, beginning before they do. `deadline`: when the first response head is
+    overdue, in the loop's time. `idle_since`: when `lent` became 0, in the loop's time.
     """
 
     def __init__(self, owner: ConnectionOwner, capacity: int) -> None:
@@ -67,10 +67,10 @@ class ClientConnection(Connection, ABC):
 
     @abstractmethod
     async def exchange(self, request: Request) -> Response:
-        """Send `request` and return the response once its head is here, even if the request was not sent to its end.
+        """Send `request`, and return the response when its head has arrived, even if not all of `request` was sent.
 
-        Called only when the connection was lent out for it. Raises ExchangeError, and BodyError when the request's
-        own body was cut; then, and when cancelled, the exchange has ended: its owner hears `released` or `gone`.
+        Called only when the connection was lent out for it. Raises ExchangeError, and BodyError when the request's own
+        body was cut. Then, and when cancelled, the exchange has ended, and `released` or `gone` was called.
         """
 
     @abstractmethod
@@ -95,7 +95,7 @@ class Exchange:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether the caller waits for the response's head; a cancelled one does not, even before it has run again."""
+        """Whether the caller waits for the response's head. A cancelled one does not, even before its task has run."""
         return not self.response.done()
 
     def answered(
@@ -127,7 +127,7 @@ class Exchange:
             pipe.fail(cut)
 
     def abandoned(self) -> bool:
-        """The caller was cancelled or failed. Whether the response had come just then: its body is closed."""
+        """The caller was cancelled or failed. True when the response had just arrived; then its body is closed."""
         has_come = self.response.done() and not self.response.cancelled() and self.response.exception() is None
         if has_come:
             self.response.result().body.close()

@@ -5,8 +5,8 @@ can serve another exchange only when the response has ended *and* the request wa
 
 An origin that refuses early and closes resets the connection, because it has not read the rest of the request. The
 first write after the reset fails, and the loop then closes the socket together with the response that waits in it. So
-before each piece of a request the socket is looked at, and what can be read is read first; and what is unread when
-the socket is lost is read last.
+before each piece of a request this connection checks the socket, and reads what can be read. And when the socket is
+lost, it reads what is still unread.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ class Http1Client(ClientConnection):
         super().__init__(owner, capacity=1)
         self._limits = limits
         self._codec = ClientCodec(limits.head)
-        self._is_spent = False  # not to be used again, however cleanly the exchange ends
+        self._is_spent = False  # not to be used again, even if the exchange ends cleanly
         self._exchange: Exchange | None = None
         self._sending: Body | None = None  # what of the request has not been written yet
-        self._outgoing: Body | None = None  # the request's body while pieces of it are here
+        self._outgoing: Body | None = None  # the request's body, while pieces of it are in memory here
         self._pieces: Iterator[Buffer] = iter(())
 
     @property
     def is_free(self) -> bool:
-        """Whether an exchange may begin, as far as is known without asking the socket."""
+        """Whether an exchange may begin, as far as is known without checking the socket."""
         return self._codec.reusable and not self.is_closing
 
     def is_fit(self, *, look: bool) -> bool:
@@ -47,8 +47,8 @@ class Http1Client(ClientConnection):
     async def exchange(self, request: Request) -> Response:
         """See ClientConnection. An exchange that fails or is cancelled closes the connection.
 
-        A body that is here to its end goes on being sent while the response is read; it is closed when nothing of it
-        is waiting here any more.
+        A request body that has arrived whole is sent while the response is read. It is closed when all of it is
+        written.
         """
         if not self.is_free:
             raise ExchangeError(Fault.RESET, sent=False)
@@ -74,7 +74,7 @@ class Http1Client(ClientConnection):
     # The request
 
     def _send_parts(self, head: bytes, parts: tuple[Buffer, ...], body: Body) -> None:
-        """A little goes out at once, much of it piece by piece as the origin takes it."""
+        """Write a small body at once, a large one piece by piece as the origin reads it."""
         if (body.length or 0) <= self._limits.piece:
             self.write([head, *parts])
             body.close()
@@ -84,7 +84,7 @@ class Http1Client(ClientConnection):
         self._send_pieces()
 
     def _send_pieces(self, turns: int = READING_TURNS) -> None:
-        """Send until the origin takes no more; `turns` of the loop may pass first, so that it reads what is there."""
+        """Write pieces until the buffer is full. `turns` of the loop may pass first, to read what has arrived."""
         while self._outgoing is not None and not self.is_write_paused and not self.is_closing:
             if turns and self.has_unread():
                 self._loop.call_soon(self._send_pieces, turns - 1)
@@ -96,19 +96,19 @@ class Http1Client(ClientConnection):
                 self._let_go()
 
     def _let_go(self) -> None:
-        """Nothing of the request's body is held here any more."""
+        """No bytes of the request's body are held here any more."""
         self._pieces = iter(())
         if self._outgoing is not None:
             body, self._outgoing = self._outgoing, None
             body.close()
 
     def resume_writing(self) -> None:
-        """The origin takes more of the request."""
+        """The origin has read: write more of the request."""
         super().resume_writing()
         self._send_pieces()
 
     async def _send(self, body: Body, parts: tuple[Buffer, ...], exchange: Exchange) -> None:
-        """Send a body that is still coming, until it ends or the response makes the rest of it needless."""
+        """Send a body that is still arriving, until it ends or the response has come and the rest is not needed."""
         self._sending = body
         is_chunked = body.length is None
         try:
@@ -123,7 +123,7 @@ class Http1Client(ClientConnection):
         except (BodyError, ConnectionError):
             if exchange.is_awaited:
                 raise
-            return  # what became of the response is known already
+            return  # the response has come, or has failed
         if is_chunked:
             self.write([LAST_CHUNK])
         self._sending = None
@@ -147,7 +147,7 @@ class Http1Client(ClientConnection):
             exchange.pipe.feed(parts)
         if ended:
             self._ended()
-        elif self._codec.failed is not None:  # what came before the fault is good
+        elif self._codec.failed is not None:  # the bytes before the fault are valid
             self._broken(Fault.PROTOCOL, Cut.FRAMING)
 
     def _answered(self, exchange: Exchange, head: ResponseHead, parts: list[Buffer], *, is_whole: bool) -> None:
@@ -156,14 +156,14 @@ class Http1Client(ClientConnection):
         exchange.answered(self, self._limits.body, head, parts, is_whole=is_whole)
 
     def _stop_sending(self) -> None:
-        """What became of the response is known: what has not come of the request's body will not be sent."""
+        """The response has come, or has failed: the rest of the request's body will not be sent."""
         self.deadline = NEVER
         if self._sending is not None:
             self._sending.close()
             self.resume_writing()
 
     def _ended(self) -> None:
-        """The response is here to its end."""
+        """The response has arrived whole."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.end()
@@ -203,7 +203,7 @@ class Http1Client(ClientConnection):
             self.cut()
 
     def body_cut(self) -> None:
-        """The taker wants no more of the response: the only way to stop it is to close the connection."""
+        """The taker wants no more of the response. Only closing the connection stops it."""
         self._exchange = None
         self.cut()
 

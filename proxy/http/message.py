@@ -1,4 +1,4 @@
-"""The one idea: a server is a function from `Request` to `Response`. Owns both, and the faults of an exchange."""
+"""A server is a function from `Request` to `Response`. Owns both, and the faults of an exchange."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ __all__ = ["ExchangeError", "Fault", "Handler", "Request", "Response"]
 class Request:
     """A request: `target` is in origin form, as on the wire.
 
-    `timeout` is how many seconds the client waits for the response's head; None: no limit. `max_response_bytes` is
-    how many bytes of the response's body the client lets pass; one more cuts the body with `Cut.LIMIT` and closes the
-    connection; None: no limit. Both speak to a client connection; other handlers ignore them.
+    `timeout`: the longest wait for the response's head, in seconds; None: no limit. `max_response_bytes`: the largest
+    body of a response; one more byte cuts the body with `Cut.LIMIT` and closes the connection; None: no limit. Both are
+    for a client connection. Other handlers ignore them.
     """
 
     method: bytes
@@ -27,13 +27,13 @@ class Request:
     max_response_bytes: int | None = None
 
     def __repr__(self) -> str:
-        """Method and path: a query may hold a signature."""
+        """Method and path, without the query, which may hold a signature."""
         return f"<Request {self.method.decode()} {self.target.partition(b'?')[0].decode('latin-1')}>"
 
 
 @dataclass(slots=True)
 class Response:
-    """A response. Its receiver takes the body to the end or closes it: until then the connection is in use."""
+    """A response. Its receiver must close the body; until the body's end or its close, the connection is in use."""
 
     status: int
     headers: Headers
@@ -63,7 +63,7 @@ class Fault(Enum):
 class ExchangeError(Exception):
     """There is no response: `fault` says why, `sent` whether a byte of the request may have reached the peer.
 
-    `detail` says what exactly was wrong, in words of ours: none of the peer's bytes, no address, no credential.
+    `detail` says exactly what was wrong. It contains none of the peer's bytes, no address and no credential.
     """
 
     def __init__(self, fault: Fault, *, sent: bool, detail: str = "") -> None:
@@ -74,5 +74,5 @@ class ExchangeError(Exception):
 
     @property
     def is_loss(self) -> bool:
-        """Whether the connection was lost under the exchange, as happens to one that was idle: worth a new one."""
+        """Whether the connection was lost during the exchange. That happens to idle connections: a new one may work."""
         return self.fault is Fault.RESET

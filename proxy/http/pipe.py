@@ -1,6 +1,6 @@
 """A body that a connection feeds and a handler takes. Owns back-pressure, the size limit and the memory budget.
 
-Bytes of a body are in memory from when they are read until their taker is done with them. Two marks bound them:
+Bytes of a body are in memory from the moment they are read until their taker is done with them. Two marks bound them:
 
 - `high_water`, of one pipe. A pipe whose waiting bytes reach it pauses its source. One more read may be under way
   then, so a pipe holds at most the mark and one read.
@@ -28,26 +28,26 @@ from proxy.wire.events import Buffer, first_bytes
 
 __all__ = ["Budget", "Pipe", "PipeLimits", "Source"]
 
-_BUFFER_OVERHEAD = 64  # bytes that a small buffer object costs beside its payload
+_BUFFER_OVERHEAD = 64  # bytes of memory that a small buffer needs in addition to its payload
 
 
 class Source(Protocol):
     """What feeds a pipe: usually a connection."""
 
     def pause(self) -> None:
-        """Feed no more for now."""
+        """Stop feeding, until `resume`."""
 
     def resume(self) -> None:
-        """Go on."""
+        """Feed again."""
 
     def body_cut(self) -> None:
-        """The consumer takes no more: close the connection, or drop what still comes."""
+        """The consumer takes no more: close the connection, or drop what still arrives."""
 
 
 class Budget:
-    """Bytes that may wait in all the pipes of one kind together, or be in their takers' hands.
+    """Bytes that all pipes of one kind together may hold: those that wait, and those that takers still use.
 
-    Past it every fed pipe pauses its source.
+    When more are in use, every pipe that is fed pauses its source.
     """
 
     __slots__ = ("_limit", "_paused", "used")
@@ -70,12 +70,12 @@ class Budget:
         return False
 
     def give(self, pipe: "Pipe", size: int) -> None:
-        """Return what `pipe` took; those that waited for room go on."""
+        """Return `size` bytes of `pipe`. Pipes that wait for room go on when there is some."""
         self._paused.discard(pipe)
         self.hold(-size)
 
     def hold(self, size: int) -> None:
-        """Account for `size` bytes that are held outside any pipe, or return them: a negative number."""
+        """Account for `size` bytes that are held outside any pipe. A negative `size` returns them."""
         self.used += size
         if self._paused and self.used <= self._limit:
             waiting, self._paused = self._paused, set()
@@ -85,7 +85,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class PipeLimits:
-    """`high_water`: bytes waiting in one pipe that pause its source; `budget`: the same for all together."""
+    """`high_water`: waiting bytes at which a pipe pauses its source; `budget`: the bytes of all pipes together."""
 
     high_water: int
     budget: Budget
@@ -94,10 +94,10 @@ class PipeLimits:
 class Pipe:
     """A `Body` between one source and one taker.
 
-    A source that was paused goes on when the taker comes again and finds nothing: until then the taker may still hold
-    what it took. So the budget counts what the last `take` returned until the next one begins, or until `close`.
+    A paused source goes on when the taker comes again and finds nothing. Until then the taker may still hold what it
+    took. So the budget counts what the last `take` returned until the next one begins, or until `close`.
 
-    `max_bytes` of the body pass, exactly; one more cuts it with `Cut.LIMIT`, as soon as it is fed.
+    Exactly `max_bytes` of the body may pass. One more byte cuts the body with `Cut.LIMIT` as soon as it is fed.
     """
 
     __slots__ = (
@@ -123,8 +123,8 @@ class Pipe:
         self._limits = limits
         self.length = length
         self._parts: list[Buffer] = []
-        self._size = 0  # what waits, overhead included: as the budget counts it
-        self._lent = 0  # the same of what the taker took last, and may still hold
+        self._size = 0  # bytes that wait, with overhead, as the budget counts them
+        self._lent = 0  # bytes of the last take, with overhead, which the taker may still hold
         self._left = max_bytes  # bytes that may still be fed, None: no limit
         self._cut: Cut | None = None
         self._ended = False
@@ -132,7 +132,7 @@ class Pipe:
         self._waiter: asyncio.Future[None] | None = None
 
     def feed(self, parts: list[Buffer]) -> None:
-        """Bytes arrived. Past the limit the rest is dropped and the source cut off."""
+        """Bytes arrived. Those beyond the limit are dropped, and the source is stopped."""
         if self._ended:
             return
         size = sum(map(len, parts))
@@ -151,7 +151,7 @@ class Pipe:
             self.abort(Cut.LIMIT)
 
     def end(self) -> None:
-        """The source has no more: the body is whole."""
+        """The source has sent everything: the body is whole."""
         self._finish(None)
 
     def fail(self, cut: Cut) -> None:
@@ -159,17 +159,17 @@ class Pipe:
         self._finish(cut)
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """Stop the source; what arrived can still be taken."""
+        """Stop the source. Bytes that have arrived can still be taken."""
         source = self._source
         if not self._ended and source is not None:
             self._finish(cut)
             source.body_cut()
 
     def close(self) -> None:
-        """Stop the source, drop what arrived and return what the taker held."""
+        """Stop the source, drop the bytes that have arrived, and return those that the taker held."""
         self.abort()
         if self._parts:
-            self._cut = Cut.ABORTED  # a taker that comes after all must not see a whole body
+            self._cut = Cut.ABORTED  # a later take must not see a whole body
             size, self._parts, self._size = self._size, [], 0
             self._limits.budget.give(self, size)
         self._returned()
@@ -180,11 +180,11 @@ class Pipe:
             self._cut = cut
             source, self._source = self._source, None
             if self._paused and source is not None:
-                source.resume()  # it may have more to say than this body
+                source.resume()  # something else may follow this body on the connection
             self._wake()
 
     def _returned(self) -> None:
-        """The taker holds nothing any more."""
+        """The taker no longer holds what it took last."""
         if self._lent:
             lent, self._lent = self._lent, 0
             self._limits.budget.give(self, lent)
@@ -204,7 +204,7 @@ class Pipe:
             self._resume()
 
     def _resume(self) -> None:
-        """Let more come: the taker has nothing left, neither here nor in hand."""
+        """Resume the source: no bytes wait here, and the taker holds none."""
         if self._paused and self._limits.budget.admits(self):
             self._paused = False
             if self._source is not None:
@@ -212,11 +212,11 @@ class Pipe:
 
     @property
     def ended(self) -> bool:
-        """Whether the source ended whole and nothing is left to take."""
+        """Whether the body is whole and everything was taken."""
         return self._ended and self._cut is None and not self._parts
 
     async def take(self) -> tuple[Buffer, ...]:
-        """Every buffer that waits, or the next ones; () at the end. Raises BodyError when the body was cut."""
+        """All buffers that wait, or the next ones; () at the end. Raises BodyError when the body was cut."""
         self._returned()
         while not self._parts:
             if self._ended:
@@ -232,7 +232,7 @@ class Pipe:
         return self._lend()
 
     def take_nowait(self) -> tuple[Buffer, ...]:
-        """Every buffer that waits, () when there is none. Raises BodyError when the body was cut."""
+        """All buffers that wait; () when there are none. Raises BodyError when the body was cut."""
         self._returned()
         if not self._parts and self._cut is not None:
             raise BodyError(self._cut)

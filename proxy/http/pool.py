@@ -1,4 +1,4 @@
-"""Connections to origins, kept and lent out: each origin is a `Handler`. Owns bounds, order and idle expiry.
+"""A pool of connections to origins, each of which is a `Handler`. Owns bounds, order and idle expiry.
 
 A connection has a *place* from before it is opened until its socket is closed; the bounds are bounds on places. An
 exchange needs *room* on a connection: one at a time on HTTP/1.1, `capacity` of them in general. A request gets it from
@@ -50,16 +50,16 @@ class PoolSettings:
     """Bounds of one pool and of its connections: sizes in bytes, times in seconds."""
 
     head: HeadLimits  # bounds of a response head
-    pause_bytes: int  # of one response body that wait for its taker before the connection is paused
-    max_waiting_bytes_total: int  # of all response bodies of this pool together, before all are paused
-    request_piece_bytes: int  # of a request body written at once; a longer one goes out piece by piece
-    connections: int  # to all origins together
-    connections_per_origin: int  # to one origin
-    pool_timeout_seconds: float  # that a request waits for a free connection
-    idle_seconds: float  # that an idle connection is kept for reuse
-    sweep_seconds: float  # between two looks for connections that were idle too long
-    # A request that was lost cannot be sent again: an idle connection is checked before it is used, and closed after a
-    # redirect.
+    pause_bytes: int  # waiting bytes of one response body at which its connection is paused
+    max_waiting_bytes_total: int  # waiting bytes of all response bodies of this pool at which all are paused
+    request_piece_bytes: int  # most bytes of a request body that are written at once; more are written piece by piece
+    connections: int  # most connections to all origins
+    connections_per_origin: int  # most connections to one origin
+    pool_timeout_seconds: float  # longest wait of a request for a connection
+    idle_seconds: float  # how long an idle connection is kept for reuse
+    sweep_seconds: float  # pause between two searches for connections that were idle too long
+    # True: a lost request cannot be repeated. So an idle connection is checked before it is used, and a connection is
+    # closed after a redirect.
     is_careful: bool
 
 
@@ -71,8 +71,8 @@ class _Origin:
     def __init__(self, pool: "Pool", address: Address) -> None:
         self._pool = pool
         self.address = address
-        self.ready: OrderedDict[ClientConnection, None] = OrderedDict()  # with room; the last used is taken first
-        self.places = 0  # of connections that are open or being opened
+        self.ready: OrderedDict[ClientConnection, None] = OrderedDict()  # with room; the last one is lent first
+        self.places = 0  # how many connections are open or being opened
         self.waiters: deque[asyncio.Future[ClientConnection | None]] = deque()
 
     @property
@@ -113,7 +113,7 @@ class Pool:
     def at(self, address: Address) -> Handler:
         """The origin at `address` as a function. Its calls raise ExchangeError.
 
-        A call is to be awaited at once: it may hold a connection, which only the exchange gives back.
+        A call must be awaited at once: it may hold a connection, which only the exchange gives back.
         """
 
         def handle(request: Request) -> Coroutine[None, None, Response]:
@@ -132,7 +132,7 @@ class Pool:
     # Lending
 
     def _ready(self, address: Address) -> ClientConnection | None:
-        """Lend the connection that was used last of those that have room and are fit."""
+        """Lend the connection that was used last, of those that have room and are fit."""
         origin = self._origins.get(address)
         while origin is not None and origin.ready:
             connection = origin.ready.popitem()[0]
@@ -146,13 +146,13 @@ class Pool:
         return None
 
     def _unfit(self, connection: ClientConnection) -> None:
-        """A connection that was lent cannot be used: close it, unless it still carries other exchanges."""
+        """A lent connection cannot be used: close it, unless it still carries other exchanges."""
         connection.lent -= 1
         if not connection.lent:
             connection.cut()
 
     async def _acquire(self, address: Address) -> ClientConnection:
-        """Lend a new connection, or one that another exchange is done with."""
+        """Lend a new connection, or one that another exchange no longer needs."""
         origin = self._origin(address)
         give_up = self._loop.time() + self._limits.pool_timeout_seconds
         lent: ClientConnection | None = None
@@ -171,7 +171,9 @@ class Pool:
                 lent = await self._wait(origin, give_up)
                 if lent is None:
                     return await self._open(origin)
-                origin = self._origin(address)  # the one waited for is forgotten if the connection was lost meanwhile
+                origin = self._origin(
+                    address
+                )  # the origin may have been forgotten meanwhile, when its last connection was lost
 
     def _origin(self, address: Address) -> _Origin:
         origin = self._origins.get(address)
@@ -180,10 +182,11 @@ class Pool:
         return origin
 
     def _close_longest_idle(self) -> None:
+        """Close the connection that has been idle for longest. The first starved origin gets its place."""
         self._close_idle(next(iter(self._idle)))
 
     def _close_idle(self, connection: ClientConnection) -> None:
-        """Its place goes to the first starved origin when its socket is closed."""
+        """Close a connection without an exchange. The first starved origin gets its place."""
         self._idle.pop(connection).ready.pop(connection, None)
         connection.cut()
 
@@ -192,7 +195,7 @@ class Pool:
         self._places += 1
 
     async def _open(self, origin: _Origin) -> ClientConnection:
-        """Open a connection on a place already taken, and lend it.
+        """Open a connection on a place that is already taken, and lend it.
 
         Raises ExchangeError; then, and when cancelled, the place is free again.
         """
@@ -215,9 +218,9 @@ class Pool:
         return connection
 
     async def _wait(self, origin: _Origin, give_up: float) -> ClientConnection | None:
-        """A connection that was lent to this call, or None: a place was taken for a new one.
+        """Wait for a connection, which is then lent to this call; or for a place, then the result is None.
 
-        Raises ExchangeError at the loop's time `give_up`. A cancelled call hands back what it was given.
+        Raises ExchangeError at the loop's time `give_up`. A cancelled call gives back what it got.
         """
         waiter: asyncio.Future[ClientConnection | None] = self._loop.create_future()
         origin.waiters.append(waiter)
@@ -229,7 +232,7 @@ class Pool:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if _is_served(waiter):  # while being cancelled
+            if _is_served(waiter):  # it was served while it was being cancelled
                 self._hand_back(origin, waiter.result())
             raise
         finally:
@@ -249,7 +252,7 @@ class Pool:
     # Taking back
 
     def released(self, origin: _Origin, connection: ClientConnection) -> None:
-        """See ConnectionOwner: the room goes to the first waiter, else it is kept."""
+        """See ConnectionOwner. The room goes to the first waiter; without one it is kept."""
         connection.lent -= 1
         if not self._is_closed:
             self._share(origin, connection)
@@ -257,12 +260,12 @@ class Pool:
             connection.cut()
 
     def _share(self, origin: _Origin, connection: ClientConnection) -> None:
-        """Lend the connection's room to its origin's waiters; what is left is ready for later requests."""
+        """Lend the connection's room to its origin's waiters. The rest is ready for later requests."""
         while connection.room > 0 and origin.waiters and self._serve(origin, connection):
             connection.lent += 1
         if not connection.lent:
             if self._starved and self._next_starved() is not None:
-                connection.cut()  # another origin needs the place more
+                connection.cut()  # a starved origin gets the place
                 return
             connection.idle_since = self._loop.time()
             self._idle[connection] = origin
@@ -270,7 +273,7 @@ class Pool:
             origin.ready[connection] = None
 
     def gone(self, origin: _Origin, connection: ClientConnection) -> None:
-        """See ConnectionOwner: the place is free."""
+        """See ConnectionOwner. The place is free."""
         if connection in self._connections:
             del self._connections[connection]
             self._idle.pop(connection, None)
@@ -293,7 +296,7 @@ class Pool:
             del self._origins[origin.address]
 
     def _next_starved(self) -> _Origin | None:
-        """The first origin that the total bound holds back. One at its own bound gets what it gives back itself."""
+        """The first origin that only the total bound holds back."""
         while self._starved:
             origin = self._starved[0]
             if origin.places < self._limits.connections_per_origin and origin.has_waiter:
@@ -302,7 +305,7 @@ class Pool:
         return None
 
     def _serve(self, origin: _Origin, connection: ClientConnection | None) -> bool:
-        """Give the first waiter a connection, or None: a place. False when nobody waits."""
+        """Give the first waiter a connection, or (None) a place. False when there is no waiter."""
         while origin.waiters:
             waiter = origin.waiters.popleft()
             if not waiter.done():
@@ -323,14 +326,14 @@ class Pool:
                 self._close_longest_idle()
 
     def judge(self, now: float, *, is_late: bool) -> None:
-        """Tell the connections whose deadline has passed at the loop's time `now`.
+        """Call `overdue` of each connection whose deadline has passed at the loop's time `now`.
 
-        `is_late`: this comes later than it was due, because the process was stopped or its loop was held up. Then a
-        response that lies in the socket is in time, and is judged the next time.
+        `is_late`: the call is late, because the process was stopped or its loop was blocked. Then a connection with
+        unread bytes in its socket is judged at the next call, because its response may have come in time.
 
-        An origin that answers too late may be one whose connections have all gone deaf, while new ones would work (a
-        fail-over, an address that a gateway has forgotten). So its idle connections are closed, too: a request that
-        is sent again would go to one after the other of them.
+        When an origin answers too late, its idle connections are closed, too. They may all be deaf while new ones
+        would work (after a fail-over, or when a gateway has forgotten an address), and a request that is sent again
+        would try one after the other of them.
         """
         late: set[_Origin] = set()
         for connection in [each for each in self._connections if each.deadline <= now]:
@@ -342,7 +345,7 @@ class Pool:
                 self._close_idle(connection)
 
     async def aclose(self) -> None:
-        """Close every connection, lent ones too, and return when all sockets are closed."""
+        """Close every connection, also lent ones, and return when all sockets are closed."""
         self._is_closed = True
         await self._tasks.aclose()
         for origin in list(self._origins.values()):

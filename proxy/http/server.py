@@ -1,6 +1,6 @@
 """The HTTP server: listening sockets, the set of connections and exchanges, limits, deadlines, draining.
 
-Knows no HTTP version: a connection of one is made by the function that `serve` is given. Knows no route and makes no
+Knows no HTTP version: the function that is passed to `serve` makes the connections of one. Knows no route and makes no
 error body: `refuse` turns a `Refusal` into a response.
 """
 
@@ -34,27 +34,27 @@ NEVER = float("inf")
 class ServerSettings:
     """Bounds of a server and of each of its connections: sizes in bytes, times in seconds."""
 
-    accept: AcceptSettings  # of the listening sockets
+    accept: AcceptSettings  # bounds of the listening sockets
     head: HeadLimits  # bounds of a request head
-    max_request_bytes: int  # of a request body; a larger one is refused
-    max_waiting_bytes: int  # of one request body that wait for the handler before its client is paused
-    max_waiting_bytes_total: int  # of all request bodies together, before all clients are paused
-    max_connections: int  # open at once; beyond it the longest idle one is closed for a new client, or the client waits
-    max_reader_bytes: int  # of a response that wait for a slow client before the handler is paused
-    head_timeout_seconds: float  # until a head is complete; also until the first byte of a new connection
-    idle_timeout_seconds: float  # between two requests; then the connection is closed
-    body_timeout_seconds: float  # without a byte of a request body; then the request is refused
-    reader_timeout_seconds: float  # without a byte of a response taken by the client; then the connection is cut
-    half_close_grace_seconds: float  # for the response, after the client has closed its sending side
-    close_grace_seconds: float  # without a byte, after a connection's last response, until it is closed
-    close_grace_bytes: int  # ignored at most after a connection's last response; beyond it the connection is cut
-    sweep_seconds: float  # between two checks of these times
+    max_request_bytes: int  # largest request body; a larger one is refused
+    max_waiting_bytes: int  # waiting bytes of one request body at which its client is paused
+    max_waiting_bytes_total: int  # waiting bytes of all request bodies at which all clients are paused
+    max_connections: int  # most open connections; beyond it the longest idle one is closed, or the new client waits
+    max_reader_bytes: int  # bytes of a response waiting for a slow client at which the handler is paused
+    head_timeout_seconds: float  # longest time for a head, and for the first byte of a new connection
+    idle_timeout_seconds: float  # longest pause between two requests; then the connection is closed
+    body_timeout_seconds: float  # longest pause within a request body; then the request is refused
+    reader_timeout_seconds: float  # for so long a client may read nothing of a response; then the connection is cut
+    half_close_grace_seconds: float  # time for the response after the client has closed its sending side
+    close_grace_seconds: float  # longest silence after a connection's last response, before it is closed
+    close_grace_bytes: int  # most bytes that are ignored after a connection's last response; then it is cut
+    sweep_seconds: float  # pause between two checks of these times
 
 
 class ServerConnection(Connection, ABC):
-    """A client's connection as its server sees it, whatever HTTP version it speaks.
+    """A client's connection as its server sees it, in any HTTP version.
 
-    `deadline` is in the loop's time; what is overdue then is the connection's knowledge.
+    `deadline` is in the loop's time. Only the connection knows what is overdue then.
     """
 
     def __init__(self, server: "HttpServer") -> None:
@@ -72,7 +72,7 @@ class ServerConnection(Connection, ABC):
         self._server.forget(self)
 
     def set_idle(self) -> None:
-        """No exchange is in progress from now on: the connection can be spared for a new one, the sooner the longer."""
+        """No exchange is in progress. The server may close this connection for a new client, the longest idle first."""
         self._server.became_idle(self)
 
     def set_busy(self) -> None:
@@ -80,7 +80,7 @@ class ServerConnection(Connection, ABC):
         self._server.idle.pop(self, None)
 
     def expire_in(self, seconds: float) -> None:
-        """Set the deadline that many seconds from now."""
+        """Set the deadline, `seconds` from now."""
         self.deadline = self._loop.time() + seconds
 
     @abstractmethod
@@ -89,7 +89,7 @@ class ServerConnection(Connection, ABC):
 
     @abstractmethod
     def look_for_end(self) -> None:
-        """Reading is paused, and the loop does not report that a client has left: look. Called by the sweep."""
+        """Check whether the client has left, which the loop does not report while reading is paused. For the sweep."""
 
     @abstractmethod
     def close_if_idle(self) -> None:
@@ -97,11 +97,11 @@ class ServerConnection(Connection, ABC):
 
     @abstractmethod
     def spare(self) -> None:
-        """Close: another client needs the place. Called only while the connection idles."""
+        """Close, because another client needs the place. Called only while the connection is idle."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Close as soon as what was written has been sent. No exchange is in progress any more."""
+        """Close as soon as everything written has been sent. Called when no exchange is in progress any more."""
 
 
 class HttpServer:
@@ -110,16 +110,16 @@ class HttpServer:
     def __init__(
         self, handler: Handler, refuse: Callable[[Refusal, bytes | None], Response], limits: ServerSettings
     ) -> None:
-        """`refuse` answers in the handler's place; see `Service`."""
+        """`refuse` makes the response of a refused request; see `Service`."""
         self.service = Service(handler, refuse)
         self.limits = limits
         self.bodies = PipeLimits(limits.max_waiting_bytes, Budget(limits.max_waiting_bytes_total))
         self.connections: set[ServerConnection] = set()
-        self.idle: OrderedDict[ServerConnection, None] = OrderedDict()  # without an exchange, for longest first
+        self.idle: OrderedDict[ServerConnection, None] = OrderedDict()  # without an exchange; the longest idle first
         self.exchanges = Tasks("exchange")
         self.is_draining = False
         self._listeners: list[Listener] = []
-        self._is_crowded = False  # a client waits, and nothing could be spared for it
+        self._is_crowded = False  # a client waits, and no connection could be closed for it
         self._sweeper = Tasks("server")
         self._empty = asyncio.Event()
         self._date = b""
@@ -131,7 +131,7 @@ class HttpServer:
         speak: Callable[["HttpServer"], ServerConnection],
         tls: ServerTls | None = None,
     ) -> None:
-        """Accept connections on `sockets` from now on, over TLS or without; `speak` makes each of them."""
+        """Accept connections on `sockets` from now on, with or without TLS. `speak` makes each connection."""
         self._listeners.append(Listener(sockets, lambda: speak(self), self, self.limits.accept, tls))
         if not len(self._sweeper):
             self._sweeper.start("sweep", self._sweep())
@@ -141,10 +141,11 @@ class HttpServer:
         return len(self.connections) + sum(map(len, self._listeners)) < self.limits.max_connections
 
     def make_room(self) -> None:
-        """See Room: close the connection that has been idle for longest, else give up the oldest TLS handshake.
+        """See Room. Close the connection that has been idle for longest, or else the oldest TLS handshake.
 
-        One whose response has not been taken, or whose next request lies in the socket, is not idle: closing it would
-        destroy either. When there is nothing to spare, the next connection that becomes idle is looked at.
+        A connection whose response is not read yet, or whose next request waits in the socket, is not idle: closing it
+        would destroy that. When nothing can be closed, the listeners try again as soon as a
+        connection becomes idle.
         """
         for connection in self.idle:
             if not connection.has_unsent and connection.is_quiet():
@@ -153,7 +154,7 @@ class HttpServer:
         self._is_crowded = not any(listener.drop_oldest_handshake() for listener in self._listeners)
 
     def became_idle(self, connection: ServerConnection) -> None:
-        """`connection` has no exchange in progress from now on."""
+        """`connection` no longer has an exchange in progress."""
         self.idle[connection] = None
         self.idle.move_to_end(connection)
         if self._is_crowded:
@@ -182,10 +183,10 @@ class HttpServer:
             self.judge(now, is_late=now - due > pause / 4)
 
     def judge(self, now: float, *, is_late: bool) -> None:
-        """Tell the connections whose deadline has passed at the loop's time `now`.
+        """Call `overdue` of each connection whose deadline has passed at the loop's time `now`.
 
-        `is_late`: this comes later than it was due, because the process was stopped or its loop was held up. Then a
-        client whose bytes lie in the socket was not silent, and is judged the next time.
+        `is_late`: the call is late, because the process was stopped or its loop was blocked. Then a connection with
+        unread bytes in its socket is judged at the next call, because its client was not silent.
         """
         for connection in [each for each in self.connections if each.deadline <= now or each.is_reading_paused]:
             if connection.deadline > now:
@@ -194,7 +195,7 @@ class HttpServer:
                 connection.overdue()
 
     def date(self) -> bytes:
-        """The value of the Date field of a response that is made now (RFC 9110 section 6.6.1)."""
+        """The value of the Date field of a response made now (RFC 9110 section 6.6.1)."""
         now = int(time.time())
         if now != self._dated_at:
             self._dated_at = now
@@ -202,7 +203,7 @@ class HttpServer:
         return self._date
 
     def drain(self) -> None:
-        """From now on every response closes its connection, and idle ones are closed."""
+        """Close idle connections. From now on every response closes its connection."""
         self.is_draining = True
         for connection in list(self.connections):
             connection.close_if_idle()
@@ -217,9 +218,9 @@ class HttpServer:
         await self.exchanges.wait()
 
     async def aclose(self) -> None:
-        """Cancel what is in progress, close every connection and return when all sockets are closed.
+        """Cancel exchanges in progress, close every connection, and return when all sockets are closed.
 
-        Responses that were written but not yet taken get `close_grace_seconds`.
+        A response that was written, but not yet read by its client, gets `close_grace_seconds`.
         """
         await self.stop_accepting()
         await self.exchanges.aclose()

@@ -7,13 +7,13 @@ A connection is always in one `_Phase`, and one deadline belongs to each:
      +--idle for too long--> CLOSED                +--all sent, it was the last--> GRACE --> CLOSED
 
 One request is in progress at a time. What the client sends behind it waits: one read of it here, counted in the budget
-of request bodies, and the rest in the socket, because nothing more is read (`pause`). While reading is paused the loop
-does not report that the client has left, so the sweep looks (`look_for_end`).
+of request bodies, and the rest in the socket, because reading is paused (`pause`). While reading is paused the loop
+does not report that the client has left, so the sweep checks it (`look_for_end`).
 
-What breaks the protocol is a refusal: it is answered, if no response has begun, and nothing more is read. A response
-after which the connection ends is followed by the close grace (RFC 9112 section 9.6): a socket that is closed while
-its client is still sending is reset, and the reset destroys the response before the client has read it. So the
-connection is half-closed, and what still comes is ignored for a while.
+A request that breaks the protocol is refused: if no response has begun, the refusal is the answer, and nothing more is
+read. The last response of a connection is followed by the close grace (RFC 9112 section 9.6). A socket that is closed
+while its client is still sending is reset, and the reset destroys the response before the client has read it. So the
+connection is half-closed, and what still arrives is ignored for a while.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class _Phase(Enum):
 class Http1Connection(ServerConnection):
     """One client connection that speaks HTTP/1.1 or 1.0, and the `Outlet` of the one answer in progress on it.
 
-    `_body` is the request's, as the handler has it; `_pipe` is the same while it arrives.
+    `_body` is the request's body that the handler has. `_pipe` is the same while the body arrives.
     """
 
     def __init__(self, server: HttpServer) -> None:
@@ -53,18 +53,18 @@ class Http1Connection(ServerConnection):
         self._limits = server.limits
         self._codec = ServerCodec(server.limits.head, server.limits.max_request_bytes)
         self._phase = _Phase.HEAD
-        self._head: RequestHead | None = None  # of the request in progress
+        self._head: RequestHead | None = None  # head of the request in progress
         self._body: Body = EMPTY
         self._pipe: Pipe | None = None
         self._answer: Answer | None = None
         self._task: asyncio.Task[None] | None = None
         self._response_head = b""  # not sent yet
         self._is_chunked = False
-        self._is_unframed = False  # the response's body ends where the connection does
-        self._refusal: Refusal | None = None  # why nothing more is read; the answer, unless one is on its way
+        self._is_unframed = False  # the response's body ends with the connection
+        self._refusal: Refusal | None = None  # why nothing more is read; also the answer, unless a response has begun
         self._has_eof = False
-        self._has_left = False  # seen behind bytes that were not read
-        self._held = 0  # bytes that the codec holds, as they were counted
+        self._has_left = False  # the client's end was seen behind unread bytes
+        self._held = 0  # bytes in the codec, as the budget counts them
         self._ignorable = server.limits.close_grace_bytes
         self._grace_end = NEVER
         self._unsent = 0  # bytes that the client had not taken when its deadline was set
@@ -72,7 +72,7 @@ class Http1Connection(ServerConnection):
     # What the socket reports
 
     def opened(self) -> None:
-        """A client connected: it must say something soon."""
+        """A client connected. Its first bytes must come soon."""
         super().opened()
         self.set_idle()
         self.set_high_water(self._limits.max_reader_bytes)
@@ -89,10 +89,10 @@ class Http1Connection(ServerConnection):
             self.expire_in(self._limits.head_timeout_seconds)  # counts from the head's first byte
         self._advance(self._codec.receive, data)
         if is_first and self._phase is _Phase.HEAD:
-            self.set_idle()  # as new: its request has begun
+            self.set_idle()  # moves it to the end of the idle connections: its request has begun
 
     def eof_received(self) -> bool:
-        """The client sends no more. A quick answer still reaches it; a long one has lost its reader."""
+        """The client sends no more. It still gets a response that ends soon; a long one has lost its reader."""
         self._has_eof = True
         if self._phase in (_Phase.GRACE, _Phase.CLOSED):
             return False
@@ -107,24 +107,24 @@ class Http1Connection(ServerConnection):
         return True
 
     def look_for_end(self) -> None:
-        """See ServerConnection. Only a pause for what is pipelined hides a client that has left an exchange."""
+        """See ServerConnection. Only a pause for pipelined bytes can hide that the client has left an exchange."""
         if self._codec.buffered and not self._has_left and self.has_peer_left():
             self._has_left = True
             self._loop.call_later(self._limits.half_close_grace_seconds, self.cut)
 
     def lost(self) -> None:
-        """The socket is closed: whatever was in progress has no caller any more."""
+        """The socket is closed. An exchange in progress has lost its caller."""
         self._phase = _Phase.CLOSED
         self._drop_pipelined()
         if self._task is not None:
             self._task.cancel()
-        self._body.close()  # a task that was cancelled before it began does not do it
+        self._body.close()  # a task that is cancelled before it begins does not do it
         super().lost()
 
     # Requests
 
     def _advance(self, step: Callable[..., Received[RequestHead]], *data: bytes) -> None:
-        """Act on what the codec found; what came before a fault is still good."""
+        """Act on what the codec found. Bytes before a fault are valid."""
         try:
             head, parts, ended = step(*data)
         except PeerError as error:
@@ -147,14 +147,14 @@ class Http1Connection(ServerConnection):
             self._hold(held)
 
     def _hold(self, count: int) -> None:
-        """Bytes that are pipelined: they count as request bodies do, and no more of them are read."""
+        """Hold pipelined bytes: they count like those of a request body, and no more are read."""
         if count:
             self.pause()
         self._server.bodies.budget.hold(count - self._held)
         self._held = count
 
     def _drop_pipelined(self) -> None:
-        """No other request will be answered."""
+        """Drop pipelined bytes: no other request will be answered."""
         self._codec.close()
         self._hold(0)
 
@@ -183,21 +183,21 @@ class Http1Connection(ServerConnection):
         return answer
 
     def _expect_body(self) -> None:
-        """More of the body, if there is more, must come soon; once a response is on its way it does not matter."""
+        """The rest of the request's body must come soon, unless a response has begun."""
         if self._phase is _Phase.REQUEST:
             self.expire_in(self._limits.body_timeout_seconds if self._pipe is not None else NEVER)
 
     def _invite(self) -> None:
-        """The handler wants a body whose sender waits for `100 Continue`: too late if a response has begun."""
+        """The handler wants a body whose sender waits for `100 Continue`. Too late when a response has begun."""
         if self._pipe is not None and self._phase is _Phase.REQUEST and self._refusal is None:
             self.write([CONTINUE])
             self._expect_body()
 
     def body_cut(self) -> None:
-        """The handler wants no more of the request's body: what still comes of it is dropped."""
+        """The handler wants no more of the request's body. What still arrives is dropped."""
 
     def _refuse(self, refusal: Refusal) -> None:
-        """The client broke the protocol. Answer, unless a response is already on its way, and read no more."""
+        """The client broke the protocol. Answer, unless a response has begun, and read no more."""
         if self._refusal is not None:
             return
         self._refusal = refusal
@@ -264,10 +264,10 @@ class Http1Connection(ServerConnection):
             self.deadline = NEVER
 
     def done(self, *, is_whole: bool) -> None:
-        """See Outlet: on to the next request, or to the end."""
+        """See Outlet. Go on with the next request, or end the connection."""
         self._task = self._answer = None
         if self._is_unframed and not is_whole:
-            self.reset()  # ended in order it would look whole: RFC 9112 section 8
+            self.reset()  # an orderly end would make it look whole (RFC 9112 section 8)
         self._is_unframed = False
         if not is_whole or self._refusal is not None or not self._codec.keep_alive:
             self._begin_grace()
@@ -275,7 +275,7 @@ class Http1Connection(ServerConnection):
             self._next()
 
     def _next(self) -> None:
-        """Go on with what was pipelined, or wait for more."""
+        """Go on with pipelined bytes, or wait for more."""
         self._phase = _Phase.HEAD
         self._body = EMPTY
         self.resume()
@@ -292,7 +292,7 @@ class Http1Connection(ServerConnection):
     # The end
 
     def _begin_grace(self) -> None:
-        """Half-close and ignore what still comes, so that the client reads the answer and not a reset."""
+        """Half-close, and ignore what still arrives, so that the client gets the answer and not a reset."""
         if self.is_closing:
             return
         self._drop_pipelined()
@@ -308,7 +308,7 @@ class Http1Connection(ServerConnection):
             self._watch_sending()
 
     def _ignore(self, count: int) -> None:
-        """The client still sends: it may go on for a while, for it will look at the answer when it is done."""
+        """The client still sends. It may go on for a while, because it may read the answer only when it is done."""
         self._ignorable -= count
         if self._ignorable < 0:
             self.cut()
@@ -317,7 +317,7 @@ class Http1Connection(ServerConnection):
             self.deadline = min(self.deadline, self._grace_end)
 
     def _close(self) -> None:
-        """Close once everything is sent, and while the client takes it."""
+        """Close when everything is sent, or when the client reads nothing for too long."""
         self._phase = _Phase.CLOSED
         self.set_busy()
         self.close()
@@ -351,10 +351,10 @@ class Http1Connection(ServerConnection):
         if self._phase is _Phase.HEAD and self._codec.idle:
             self._close()
         elif self._phase is _Phase.REQUEST and self.is_reading_paused:
-            self._expect_body()  # we did not let it in
+            self._expect_body()  # reading was paused, so the client could not send
         elif self._phase in (_Phase.HEAD, _Phase.REQUEST):
             self._refuse(Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time"))
         elif self.has_unsent and self.unsent < self._unsent:
-            self._watch_sending()  # the reader is slow but takes something
+            self._watch_sending()  # the client is slow, but it reads
         else:
             self.cut()

@@ -17,14 +17,14 @@ __all__ = ["Fleet", "FleetSettings"]
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """How the end of a transfer on another instance is awaited; times in seconds."""
+    """How the end of a transfer on another instance is awaited."""
 
-    first_pause_seconds: float  # before the first look whether the stream is closed; each later pause is twice as long
-    longest_pause_seconds: float  # between two looks
+    first_pause_seconds: float  # seconds before the first check of the stream; each later pause is twice as long
+    longest_pause_seconds: float  # longest pause between two checks, in seconds
 
 
 class Fleet:
-    """All instances on one storage, as far as their transfers can be ended from here."""
+    """Ends transfers on any instance of the same storage."""
 
     def __init__(
         self, members: Membership, records: Records, transfers: Transfers, endings: Endings, orphans: Watcher,
@@ -40,8 +40,9 @@ class Fleet:
     async def abort(self, stream_id: str, *, wait: float) -> bool:
         """Abort the transfer into this stream, wherever it runs.
 
-        True when it has stopped: its upstream is cut, or it can store nothing more. False when its owner has been told,
-        durably, but was not seen to stop within `wait` seconds. Raises StorageError when the owner could not be told.
+        True when it has stopped: its upstream is cut, or it can store nothing more. False when the message to its owner
+        is stored, but the transfer did not stop within `wait` seconds. Raises StorageError when no message could be
+        stored.
         """
         if self._transfers.get(stream_id) is not None:
             await self._transfers.end(stream_id, discard=False, wait=wait)
@@ -50,13 +51,13 @@ class Fleet:
             return True
         record = await self._records.get(stream_id)
         if record is None or not self._members.is_other(record.owner):
-            # It is open, and nobody is left who could write it but a transfer that has just begun to end here.
+            # The stream is open. Only a transfer that is just ending on this instance could still write to it.
             await self._endings.take_over(stream_id)
             return True
         return await self._abort_elsewhere(stream_id, record, wait)
 
     async def _abort_elsewhere(self, stream_id: str, record: Record, wait: float) -> bool:
-        self._orphans.watch(stream_id, record)  # it ends also when its owner dies over it
+        self._orphans.watch(stream_id, record)  # so it ends even when its owner dies before it reads the message
         is_told = False
         with anyio.move_on_after(wait):
             is_told = await self._members.tell(record.owner, stream_id)
@@ -69,8 +70,8 @@ class Fleet:
     async def discard(self, stream_id: str, *, wait: float) -> bool:
         """End the transfer into a stream that is about to be deleted; False when its last append is still under way.
 
-        One that runs elsewhere and does not end within `wait` seconds is fenced: it can store nothing more. Raises
-        StorageError.
+        A transfer on another instance that does not end within `wait` seconds is fenced: it can store nothing more.
+        Raises StorageError.
         """
         if self._transfers.get(stream_id) is not None:
             return await self._transfers.end(stream_id, discard=True, wait=wait)
@@ -79,7 +80,7 @@ class Fleet:
         except StorageError as error:
             if not error.is_final:
                 raise
-            record = None  # nobody can tell whose it is
+            record = None  # its owner is unknown
         if record is not None and self._members.is_other(record.owner):
             with anyio.move_on_after(wait):
                 if await self._endings.is_over(stream_id):
@@ -91,7 +92,7 @@ class Fleet:
         return True
 
     async def _saw_end(self, stream_id: str, record: Record) -> bool:
-        """Wait until the stream is closed; False when its owner has no lease any more."""
+        """Wait until the stream is closed; False when its owner no longer has a lease."""
         pause = self._settings.first_pause_seconds
         while await self._members.is_alive(record.owner):
             await asyncio.sleep(pause)

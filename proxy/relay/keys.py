@@ -53,16 +53,18 @@ __all__ = ["Claim", "KeySettings", "Keys", "Replay", "fingerprint", "lock_name"]
 
 logger = logging.getLogger(__name__)
 
-_STEP = 1 << 20  # bytes that are hashed before others get a turn: about a millisecond
+_STEP = 1 << 20  # bytes hashed before the event loop runs other work: about a millisecond
 
 
 def lock_name(hidden: str) -> str:
-    """The name of the lock of a key whose hidden name is given."""
+    """The name of a key's lock; `hidden` is the key's HMAC."""
     return f"_proxy/keys/{hidden}"
 
 
 async def fingerprint(method: bytes, target: bytes, body: Buffer) -> str:
-    """What makes two requests the same: method, URL and body. Hashed in steps, so that others get their turn."""
+    """A hash of method, URL and body: two requests are the same when theirs are equal. Lets the event loop run in
+    between.
+    """
     digest = hashlib.sha256()
     for part in (method, target, body):
         digest.update(b"%d:" % len(part))
@@ -84,13 +86,13 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class KeySettings:
-    """Times in seconds, and how locks are kept."""
+    """How the locks of keys are waited for and stored; times in seconds."""
 
-    key_patience_seconds: float  # that a call under way is waited for; then the caller gets 503
-    key_poll_seconds: float  # before the second look at a lock that is held; each later pause is twice as long
-    key_longest_poll_seconds: float  # between two looks
-    lease_look_seconds: float  # between two attempts at settling or giving back what storage did not let be
-    locks: LedgerSettings  # of the locks
+    key_patience_seconds: float  # longest wait for another call under the same key; then the caller gets 503
+    key_poll_seconds: float  # pause before the second look at a held lock; each later pause is twice as long
+    key_longest_poll_seconds: float  # longest pause between two looks
+    lease_look_seconds: float  # pause between two attempts to settle or give back a lock that storage has not changed
+    locks: LedgerSettings  # how the locks are stored
 
 
 class Claim:
@@ -105,13 +107,12 @@ class Claim:
     async def keep(self) -> None:
         """The stream and its record exist: from now on the key names them.
 
-        Raises StorageError when another has succeeded to the claim, or storage does not answer. Then, and when
-        cancelled, it is found out in the background what became of it, and the stream is removed unless the key names
-        it.
+        Raises StorageError when another instance has taken over the claim, or storage does not answer. Then, and when
+        cancelled, a background task finds out what became of the claim, and removes the stream unless the key names it.
         """
         try:
             is_kept = await self._lock.settle(self.stream_id)
-        except StorageError:  # the caller will ask again under its key: let it find the stream that it has paid for
+        except StorageError:  # the caller will retry with its key, and should find the stream that it has paid for
             self._keys.finish(self.stream_id, self._lock, is_wanted=True)
             raise
         except BaseException:
@@ -122,7 +123,7 @@ class Claim:
             raise StorageError("another call under this Idempotency-Key has begun meanwhile")
 
     def give_back(self) -> None:
-        """There is no stream: the key is free again, as soon as storage lets it be."""
+        """There is no stream: the key becomes free, as soon as storage accepts that."""
         self._keys.give_back(self.stream_id, self._lock)
 
 
@@ -147,9 +148,9 @@ class Keys:
     async def resolve(self, names: Sequence[str], request: str) -> Replay | Claim:
         """The stream of an earlier call, or the right to make it; `request` is the fingerprint.
 
-        `names` are the names of the key's lock: the first is the one to claim, the others are those that it may have
-        had under older secrets. Run it, and the call, in a `licensed` block. Raises Refusal when the key belongs to
-        another request, or another call under it takes too long, and StorageError. When cancelled, the key is free.
+        `names` are the names of the key's lock: the first is the one to claim, the others are its names under older
+        secrets. Use it, and make the call, inside a `licensed` block. Raises Refusal when the key belongs to another
+        request, or when another call under it takes too long, and StorageError. When cancelled, the key is free.
         """
         clock = asyncio.get_running_loop().time
         give_up = clock() + self._settings.key_patience_seconds
@@ -174,7 +175,7 @@ class Keys:
                 claim.give_back()
                 raise
             if is_ours:
-                if isinstance(former, Held):  # it was never settled, and cannot be any more
+                if isinstance(former, Held):  # it was not settled, and can no longer be
                     self.withdraw(former.token)
                 return claim
 
@@ -182,7 +183,7 @@ class Keys:
         return Lock(Ledger(self._storage, name, self._settings.locks))
 
     async def _found(self, lock: Lock, request: str, give_up: float) -> Replay | None:
-        """What the lock's state comes to in the end: a replay, or None when the lock may be claimed.
+        """Wait until the lock is settled or free: a replay, or None when the lock may be claimed.
 
         Raises Refusal, StorageError.
         """
@@ -218,9 +219,9 @@ class Keys:
         return Replay(state.token, record)
 
     def finish(self, stream_id: str, lock: Lock, *, is_wanted: bool) -> None:
-        """Bring the claim of a stream that was made to its end in the background.
+        """End the claim of a stream that exists, in the background.
 
-        Settle it if it `is_wanted`, else give it back; in the end the stream stays if the key names it, else it goes.
+        It is settled if it `is_wanted`, otherwise given back. Afterwards the stream is removed unless the key names it.
         """
         self._tasks.start(stream_id, self._finish(stream_id, lock, is_wanted))
 
@@ -230,7 +231,7 @@ class Keys:
 
         async def undo() -> bool:
             if isinstance(lock.state, Settled) and lock.state.token == stream_id:
-                return True  # it was settled just before it would have been given back: its stream stays
+                return True  # it had been settled before: its stream stays
             if not await lock.release(stream_id):
                 return False
             self.withdraw(stream_id)
@@ -239,20 +240,20 @@ class Keys:
         try:
             async with self._members.licensed():
                 await self._insist(stream_id, lock, settle if is_wanted else undo)
-        except (Refusal, StorageError):  # no lease: another may make the call from now on, so ours has to be over
+        except (Refusal, StorageError):  # without a lease, another instance may make the call now: ours must end
             self._transfers.abort(stream_id, Cut.SHUTDOWN)
             await self._insist(stream_id, lock, undo)
 
     def withdraw(self, stream_id: str) -> None:
-        """Remove a stream that no key names, and that nobody has been told of, in the background."""
+        """Remove a stream that no key names and no caller knows, in the background."""
         self._transfers.withdraw(stream_id)
 
     def give_back(self, stream_id: str, lock: Lock) -> None:
-        """Give back in the background the claim of a stream that was not made."""
+        """Give back the claim of a stream that was not made, in the background."""
         self._tasks.start(stream_id, self._insist(stream_id, lock, lambda: lock.release(stream_id)))
 
     async def _insist(self, stream_id: str, lock: Lock, work: Callable[[], Awaitable[bool]]) -> None:
-        """Bring the lock up to date and do `work`, until it returns True, however long storage does not let it be.
+        """Read the lock and do `work`, again and again until it returns True, however long storage fails.
 
         If this process dies meanwhile, the next caller finds a claim whose holder is dead.
         """
@@ -269,7 +270,7 @@ class Keys:
             await asyncio.sleep(self._settings.lease_look_seconds)
 
     async def aclose(self) -> None:
-        """Give back what storage takes back at once; the rest is found as the claims of a dead instance."""
+        """Try once to give back each open claim. Those left over look like claims of a dead instance."""
         with anyio.move_on_after(self._settings.lease_look_seconds):
             await self._tasks.wait()
         await self._tasks.aclose()

@@ -1,4 +1,4 @@
-"""The lease that says that this instance lives, and how the leases of others are read.
+"""The lease, which says that this instance is alive, and how the leases of other instances are read.
 
 Owns its form in storage: `_proxy/instances/{name}` is a stream that expires `lease_seconds` after it was last read,
 and only its owner reads it. So storage's own expiry is the failure detector, and no clocks are compared:
@@ -6,14 +6,14 @@ and only its owner reads it. So storage's own expiry is the failure detector, an
 - The holder counts from before it sent the request that storage then answered. Storage counts from when the request
   came in, which is later. So a holder that goes by `held_until` never believes in a lease that storage has dropped, as
   long as both measure the same number of seconds.
-- Others look with HEAD, which does not renew. They take an instance for dead only when its lease was missing at three
-  looks in a row, some time apart: an instance that was cut off, and whose lease has lapsed, has this long to renew
-  it. The first of these looks cannot be before `held_until`, so that whatever the holder stops until then has stopped
-  before anybody acts on its death. What needs that is stopped one look after `held_until` (`Lease.on_lapse`), one look
-  before the earliest moment at which another instance can act.
+- Others look with HEAD, which does not renew. To them an instance is dead only when its lease was missing at three
+  looks in a row, some time apart. So an instance that was cut off, and whose lease has run out, has this long to renew
+  it. The first of these looks cannot come before `held_until`, so the third cannot come before two looks after it. What
+  must not overlap with a successor is stopped one look after `held_until` (`Lease.on_lapse`): one look before the
+  earliest moment at which another instance can act.
 
-A process that is frozen stops nothing. What it sends when it goes on is refused by storage: its appends carry an older
-epoch (`relay.takeover`), and so do its changes to locks (`relay.lock`).
+A frozen process cannot stop anything in time. When it continues, storage refuses what it sends: its appends carry an
+older epoch (`relay.takeover`), and so do its changes to locks (`relay.lock`).
 """
 
 import asyncio
@@ -31,7 +31,7 @@ __all__ = ["Lease", "LeaseSettings", "is_gone", "is_leased", "lease_name"]
 
 logger = logging.getLogger(__name__)
 
-_CERTAIN = 2  # failures in a row after which storage is known to be down
+_CERTAIN = 2  # failed renewals in a row after which storage counts as down
 _NAME = re.compile("[0-9a-f]{32}")
 
 
@@ -39,13 +39,13 @@ _NAME = re.compile("[0-9a-f]{32}")
 class LeaseSettings:
     """Times of leases in seconds, and their size in bytes."""
 
-    lease_seconds: int  # that a lease lasts after its last renewal
-    lease_renew_seconds: float  # between two renewals, and before one that failed is tried again
-    lease_attempt_seconds: float  # that one renewal may take, so that a request that is lost costs part of the lease
-    lease_request_seconds: float  # that its request may take; less, so that the time-out tells of deaf connections
-    lease_look_seconds: float  # between two looks at a lease that is missing
+    lease_seconds: int  # lifetime of a lease after its last renewal
+    lease_renew_seconds: float  # pause between two renewals, and before the retry of one that failed
+    lease_attempt_seconds: float  # time-out of one renewal, so that a lost request costs only part of the lease
+    lease_request_seconds: float  # time-out of its request; shorter, so that a deaf connection is noticed
+    lease_look_seconds: float  # pause between two looks at a missing lease
     lease_misses: int  # looks in a row without a lease after which its instance counts as dead
-    max_lease_bytes: int  # of the stream that stands for a lease; it is empty
+    max_lease_bytes: int  # largest stream that may stand for a lease; it is empty
 
 
 def lease_name(instance: str) -> str:
@@ -59,7 +59,7 @@ async def is_leased(storage: Storage, instance: str) -> bool:
 
 
 async def is_gone(storage: Storage, instance: str, settings: LeaseSettings) -> bool:
-    """Whether an instance is dead. Takes the time between the looks when it is. Raises StorageError."""
+    """Whether an instance is dead. To be sure it looks several times, with pauses. Raises StorageError."""
     for number in range(settings.lease_misses):
         if number:
             await asyncio.sleep(settings.lease_look_seconds)
@@ -74,30 +74,30 @@ class Lease:
     def __init__(
         self, storage: Storage, name: str, settings: LeaseSettings, prepare: Callable[[], Awaitable[object]]
     ) -> None:
-        """`prepare` is awaited before a lease is made: what others look for at a living instance is there first."""
+        """`prepare` is awaited before a lease is made: it makes what others need of a living instance."""
         self._storage = storage
         self._name = name
         self._settings = settings
         self._prepare = prepare
         self._held_until = 0.0
         self._renewing = asyncio.Lock()
-        self._tries = 0  # that have ended
-        self._failures = 0  # tries in a row
+        self._tries = 0  # attempts that have ended
+        self._failures = 0  # failed attempts in a row
         self._lapse: asyncio.TimerHandle | None = None
         self.on_lapse: Callable[[], None] = lambda: None
 
     @property
     def is_held(self) -> bool:
-        """Whether storage certainly has the lease."""
+        """Whether storage has the lease for certain."""
         return asyncio.get_running_loop().time() < self._held_until
 
     @property
     def is_troubled(self) -> bool:
-        """Whether storage failed at the last two tries to renew: one may be due to a connection that was lost."""
+        """Whether the last two renewals failed. A single failure may be due to one lost connection."""
         return self._failures >= _CERTAIN
 
     async def ensure(self) -> bool:
-        """Whether the lease is held; when it is not, one try is made, or the one that is under way is waited for."""
+        """Whether the lease is held. When it is not, make one attempt, or wait for the one in progress."""
         tries = self._tries
         if not self.is_held:
             async with self._renewing:
@@ -106,15 +106,15 @@ class Lease:
         return self.is_held
 
     async def keep(self) -> None:
-        """Renew the lease, for ever."""
+        """Renew the lease until cancelled."""
         while True:
             async with self._renewing:
                 await self._renew()
-            if self._failures != 1:  # after the first failure it is tried again at once
+            if self._failures != 1:  # the first failure is retried at once
                 await asyncio.sleep(self._settings.lease_renew_seconds)
 
     async def _renew(self) -> None:
-        """Try once; a lease that is not there, or no longer, is made."""
+        """One attempt to renew the lease; it is created when storage does not have it."""
         began = asyncio.get_running_loop().time()
         name = lease_name(self._name)
         try:
@@ -141,7 +141,7 @@ class Lease:
         return await self._storage.read_whole(name, settings.max_lease_bytes, timeout=settings.lease_request_seconds)
 
     def _watch_lapse(self) -> None:
-        """Call `on_lapse` one look after the lease has run out, unless it is renewed before."""
+        """Call `on_lapse` one look after the lease has run out, unless it is renewed by then."""
         if self._lapse is not None:
             self._lapse.cancel()
         loop = asyncio.get_running_loop()
@@ -152,9 +152,9 @@ class Lease:
         self.on_lapse()
 
     async def aclose(self) -> None:
-        """Let go: others find at once that this instance is gone. Call it when `keep` has ended and no transfer runs.
+        """Delete the lease, so that others soon see that this instance is gone. Call it when no transfer is left.
 
-        Storage that does not answer is not waited for: the lease runs out.
+        Call it after `keep` has ended. When storage does not answer, the lease runs out by itself.
         """
         if self._lapse is not None:
             self._lapse.cancel()

@@ -1,22 +1,22 @@
-"""A named lock in storage: of all instances on it, one holds the name; it gives it back, or settles it for good.
+"""A named lock in storage: one instance holds it, and then gives it back or settles it for good.
 
 Owns the form of the lock, a ledger at a name that the caller chooses, and the rules by which it changes hands:
 
-- FREE: anybody may claim it. A claim says which instance makes it, under a token that is used once, and a note.
-- HELD: nobody else may claim it while the instance that holds it lives. Once that instance is dead, anybody may.
-- SETTLED: it is not claimed while what it was settled for lasts, which only the caller can tell.
+- FREE: any instance may claim it. A claim names its instance, a token that is used once, and a note.
+- HELD: no other instance may claim it while its holder lives. When the holder is dead, any instance may.
+- SETTLED: no instance may claim it while the thing exists that it was settled for. Only the caller knows that.
 
-Each change is one message in the ledger, whose writer knew every message before it (`streams.ledger`). So two that
-claim at once cannot both succeed, and a holder that settles or gives back cannot do so once it has been succeeded,
-however late its request arrives: the epoch that it was sent under has passed. No message is ever deleted, and neither
-is the ledger: a deletion cannot be made to depend on what is there, so one that arrived late could remove a claim that
-came after. A lock that is not used any more expires.
+Each change is one message in the ledger. Storage accepts it only from a writer that has seen every message before it
+(`streams.ledger`). So of two claims at the same time only one succeeds. And a holder whose claim was taken over can no
+longer settle it or give it back, however late its request arrives: the epoch of that request has passed. Messages and
+ledger are never deleted, because a deletion cannot depend on what is stored: one that arrived late could remove a later
+claim. A lock that is no longer used expires.
 
-What a crash leaves: before the claim was stored, nothing. Afterwards a claim whose holder is dead, as soon as its lease
-has run out (`relay.lease`); the next claim succeeds it and learns which token it has succeeded, so that its maker can
-clear up what was made under it. After it was settled or given back, nothing.
+What a crash leaves: before the claim was stored, nothing. Afterwards a claim whose holder is dead as soon as its lease
+has run out (`relay.lease`). The next claim replaces it and learns its token, so that the new holder can remove what was
+made under that token. After the lock was settled or given back, nothing.
 
-The holder must stop its work before others can think it dead. `membership.licensed` sees to that.
+The holder must stop its work before others can count it as dead. `membership.licensed` stops it.
 """
 
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ class Free:
 class Held:
     """An instance holds the lock.
 
-    token: names this claim among all.
-    owner: the instance that made it.
-    note: what the caller wrote beside it.
+    token: identifies this claim.
+    owner: the instance that made the claim.
+    note: text that the caller stored with the claim.
     """
 
     token: str
@@ -61,9 +61,9 @@ FREE = Free()
 class Lock:
     """One lock, as this process last saw it. Not for concurrent use: each user of a name has a `Lock` of its own.
 
-    `state` is right as of the last request. `claim`, `settle` and `release` return False, and bring `state` up to date,
-    when somebody else has changed it since. They raise StorageError when it is unknown whether they took effect, and
-    may be repeated then. A cancelled call, too, may take effect at any later time, until `release` has returned True.
+    `state` is as of the last request. `claim`, `settle` and `release` return False, and update `state`, when another
+    instance has changed the lock since. They raise StorageError when it is unknown whether they took effect; then they
+    may be repeated. A cancelled call may take effect at any later time, until `release` has returned True.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -73,29 +73,29 @@ class Lock:
         self.state: State = FREE
 
     async def open(self) -> None:
-        """See how it stands; makes the lock when there is none. Raises StorageError."""
+        """Read the state; create the lock when there is none. Raises StorageError."""
         self._see(await self._ledger.open())
 
     async def look(self) -> None:
-        """See how it stands now. Raises StorageError."""
+        """Read the state. Raises StorageError."""
         self._see(await self._ledger.read())
 
     async def claim(self, token: str, owner: str, note: str) -> bool:
-        """Hold the lock from now on. The caller has made sure that `state` allows it."""
+        """Claim the lock; whether it is held now. The caller has checked that `state` allows it."""
         self._claimed = next_number(self._messages)
         return await self._change({"claim": token, "owner": owner, "note": note})
 
     async def settle(self, token: str) -> bool:
-        """Settle the lock that is held under `token`; True also when it was settled so before."""
+        """Settle the lock that is held under `token`. True also when the same claim has settled it before."""
         if isinstance(self.state, Held) and self.state.token == token:
             return await self._change({"settle": token})
         return isinstance(self.state, Settled) and self.state.token == token
 
     async def release(self, token: str) -> bool:
-        """Give back the lock if it is held under `token`; True when it is not, and never will be.
+        """Give back the lock if it is held under `token`. True when it is not held so, and never will be.
 
-        A claim whose request was cancelled or lost may still be on its way. Then the release takes the number that the
-        claim was sent under, so that storage refuses the claim when it comes.
+        A claim whose request was cancelled or lost may still be on its way. Then the release uses the number of that
+        claim, so that storage refuses the claim when it arrives.
         """
         is_held = isinstance(self.state, Held) and self.state.token == token
         if is_held or next_number(self._messages) <= self._claimed:
@@ -116,7 +116,7 @@ class Lock:
 
 
 def _state(messages: Sequence[Message]) -> State:
-    """What the messages come to. One that does not follow from those before it changes nothing."""
+    """The state after `messages`. A message that its predecessors do not allow changes nothing."""
     state: State = FREE
     for message in messages:
         if "claim" in message:

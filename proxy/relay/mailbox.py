@@ -1,8 +1,8 @@
-"""A mailbox of each instance, into which the others write what they want to be ended.
+"""The mailbox of each instance, in which others write which transfers it must end.
 
 Owns its form in storage: `_proxy/instances/{name}.mail` is a JSON stream that its owner follows by long-poll. It is
-apart from the lease, because writing to it would renew the lease. A message is written by a producer of its own, named
-after the stream that it means, so that repeating it stores it once.
+not the lease itself, because a write renews a stream, and only its owner may renew the lease. Each message has a
+producer of its own, named after the stream that it is about, so that a repeated message is stored once.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ __all__ = ["Mailbox", "MailboxSettings", "mailbox_name", "send_abort"]
 
 @dataclass(frozen=True, slots=True)
 class MailboxSettings:
-    """Times of a mailbox in seconds, sizes in bytes."""
+    """How a mailbox is stored and read."""
 
-    mailbox_ttl_seconds: int  # lifetime of a mailbox, from its last read or write
-    mailbox_listen_seconds: float  # that one long-poll may take; the next one has a connection that is not deaf
-    lease_renew_seconds: float  # before it is asked again when nothing had come, however soon storage said so
-    max_mail_bytes: int  # of mail that is read at once
+    mailbox_ttl_seconds: int  # lifetime of a mailbox in seconds, from its last read or write
+    mailbox_listen_seconds: float  # time-out of one long-poll; the next one may use another, working connection
+    lease_renew_seconds: float  # least time between two long-polls without mail, in case storage answers at once
+    max_mail_bytes: int  # most bytes of mail that are read at once
 
 
 def mailbox_name(instance: str) -> str:
@@ -44,7 +44,7 @@ async def send_abort(storage: Storage, instance: str, stream_id: str, retry: Ret
 
 
 def _aborted_streams(mail: bytes) -> Iterator[str]:
-    """The stream of each message; what is not one of ours is passed over."""
+    """The stream of each message. Messages of another form are skipped."""
     with suppress(ValueError, TypeError, RecursionError):
         for message in json.loads(mail or b"[]"):
             with suppress(TypeError, KeyError):
@@ -61,12 +61,12 @@ class Mailbox:
         self._exists = asyncio.Event()
 
     async def make(self) -> None:
-        """Make the mailbox unless it is there. Raises StorageError."""
+        """Create the mailbox, unless it exists. Raises StorageError."""
         await self._storage.create(self._name, JSON, self._settings.mailbox_ttl_seconds)
         self._exists.set()
 
     async def follow(self, abort: Callable[[str], None]) -> None:
-        """Call `abort` with the stream of every message as it comes, for ever; begins once the mailbox is made."""
+        """Call `abort` with the stream of every message, until cancelled. Waits until the mailbox was made."""
         await self._exists.wait()
         clock = asyncio.get_running_loop().time
         offset: bytes | None = None
@@ -81,7 +81,7 @@ class Mailbox:
             offset = following
 
     async def _read(self, offset: bytes | None, abort: Callable[[str], None]) -> bytes | None:
-        """Act on what follows `offset` (None: the start), waiting for it; the next offset. Raises StorageError."""
+        """Wait for mail after `offset` (None: the start) and act on it; the next offset. Raises StorageError."""
         settings = self._settings
         found = await self._storage.poll(
             self._name, offset, timeout=2 * settings.mailbox_listen_seconds, max_bytes=settings.max_mail_bytes
@@ -95,6 +95,6 @@ class Mailbox:
         return following
 
     async def aclose(self) -> None:
-        """Remove it; storage that does not answer is not waited for: the mailbox expires."""
+        """Delete the mailbox. When storage does not answer, it expires by itself."""
         with anyio.move_on_after(self._settings.lease_renew_seconds), suppress(StorageError):
             await self._storage.delete(self._name)

@@ -1,9 +1,9 @@
 """Who else writes to this storage, as a value: `Solo` has it to itself, a `Member` shares it with other instances.
 
-Owns the name of this life of the process, the answer to "is that instance alive", and the licence to begin something
-in storage. Everything else in the relay asks a `Membership` and does not know which one it has.
+Owns the name of this instance, the answer to "is that instance alive", and the permission to begin something in
+storage. All other modules of the relay ask a `Membership`, and do not know which of the two it is.
 
-An instance takes a new name at each start. Records and locks say who their owner is by that name.
+An instance takes a new name at each start. Records and locks name their owner by it.
 """
 
 import secrets
@@ -27,11 +27,11 @@ __all__ = ["Member", "MemberSettings", "Membership", "Solo"]
 
 @dataclass(frozen=True, slots=True)
 class MemberSettings:
-    """How a member of several instances lives with the others."""
+    """Settings of an instance that shares its storage with others."""
 
-    lease: LeaseSettings  # that says that it lives
-    mailbox: MailboxSettings  # in which others write to it
-    retry: RetryPolicy  # of messages to others
+    lease: LeaseSettings  # its lease, which says that it is alive
+    mailbox: MailboxSettings  # its mailbox, in which others write to it
+    retry: RetryPolicy  # retries of messages to others
 
 
 class Membership(Protocol):
@@ -40,16 +40,16 @@ class Membership(Protocol):
     name: str
 
     def open(self, abort: Callable[[str], None]) -> None:
-        """Start what runs in the background; `abort` is called with the streams that others want ended."""
+        """Start the background tasks. `abort` is called with each stream that another instance wants to end."""
 
     async def check(self) -> None:
-        """Raise Refusal when nothing may be begun now: nothing has been asked of an upstream so far."""
+        """Raise Refusal when nothing may be begun now. Call it before an upstream is asked."""
 
     async def owner(self) -> str:
         """The name under which something may be begun in storage. Raises StorageError without a lease."""
 
     def licensed(self) -> AbstractAsyncContextManager[None]:
-        """A block that is cancelled before others can take this instance for dead, and ends with StorageError then.
+        """A block that is cancelled, and then raises StorageError, before others can count this instance as dead.
 
         Raises Refusal when it cannot be entered.
         """
@@ -58,27 +58,27 @@ class Membership(Protocol):
         """Whether the owner is another instance, which may be alive."""
 
     async def is_alive(self, owner: str) -> bool:
-        """Whether an instance is alive as far as one look tells. Raises StorageError."""
+        """Whether an instance is alive, from one look at its lease. Raises StorageError."""
 
     async def is_gone(self, owner: str) -> bool:
-        """Whether an instance is dead, beyond doubt; takes seconds when it is. Raises StorageError."""
+        """Whether an instance is dead for certain. Takes seconds when it is. Raises StorageError."""
 
     async def tell(self, owner: str, stream_id: str) -> bool:
         """Ask another instance to abort a transfer; False when it cannot be reached. Raises StorageError."""
 
     async def aclose(self) -> None:
-        """Stop, and let others know."""
+        """Stop the background tasks, and let others see that this instance is gone."""
 
 
 class Room(Protocol):
     """A store that knows whether it is full."""
 
     def has_room(self) -> bool:
-        """Whether it would take another stream now."""
+        """Whether a stream could be created now."""
 
 
 class Solo:
-    """The only process on its storage, an embedded store: every other name is that of a former process."""
+    """The only process on its storage, an embedded store. Every other name belongs to an earlier process."""
 
     def __init__(self, store: Room) -> None:
         self.name = secrets.token_hex(16)
@@ -98,7 +98,7 @@ class Solo:
 
     @asynccontextmanager
     async def licensed(self) -> AsyncIterator[None]:
-        """Nobody else is there to think anything."""
+        """A block that is never cancelled, because there is no other instance."""
         yield
 
     def is_other(self, owner: str) -> bool:
@@ -110,11 +110,11 @@ class Solo:
         return owner == self.name
 
     async def is_gone(self, owner: str) -> bool:
-        """Whether it is a former process."""
+        """Whether it is an earlier process."""
         return owner != self.name
 
     async def tell(self, owner: str, stream_id: str) -> bool:
-        """Nobody is there."""
+        """False: there is no other instance."""
         return False
 
     async def aclose(self) -> None:
@@ -122,7 +122,7 @@ class Solo:
 
 
 class Member:
-    """One of several instances on a storage: it holds a lease and reads its mail for as long as it is open."""
+    """One of several instances on a storage. While it is open it holds a lease and reads its mailbox."""
 
     def __init__(self, storage: Storage, settings: MemberSettings) -> None:
         self.name = secrets.token_hex(16)
@@ -135,22 +135,22 @@ class Member:
         self._tasks = Tasks("instance")
 
     def open(self, abort: Callable[[str], None]) -> None:
-        """Begin to hold the lease and to read the mail. Call it inside the loop."""
+        """Begin to hold the lease and to read the mailbox. Call it inside the loop."""
         self._tasks.start("lease", self._lease.keep())
         self._tasks.start("mail", self._mailbox.follow(abort))
 
     async def check(self) -> None:
         """Raise Refusal when storage failed at the last renewals, or there is no lease.
 
-        So an upstream is not asked, and paid, for an answer that could not be kept.
+        So no upstream is asked, and paid, for an answer that could not be stored.
         """
         if not await self._lease.ensure() or self._lease.is_troubled:
             raise _unavailable()
 
     async def owner(self) -> str:
-        """Its name, if it holds the lease: a stream or a claim of an owner without a lease would be an orphan at once.
+        """The name of this instance. Raises StorageError without a lease.
 
-        Raises StorageError otherwise.
+        A stream or a claim whose owner has no lease would be an orphan at once.
         """
         if not await self._lease.ensure():
             raise StorageError("there is no lease")
@@ -158,7 +158,7 @@ class Member:
 
     @asynccontextmanager
     async def licensed(self) -> AsyncIterator[None]:
-        """A block that is cancelled one look after the lease has run out, one look before anybody can act on it."""
+        """A block that is cancelled one look after the lease has run out: one look before others can act on that."""
         if not await self._lease.ensure():
             raise _unavailable()
         scope = anyio.CancelScope()
@@ -176,23 +176,23 @@ class Member:
             scope.cancel()
 
     def is_other(self, owner: str) -> bool:
-        """Whether it is not this one."""
+        """Whether `owner` is not this instance."""
         return owner != self.name
 
     async def is_alive(self, owner: str) -> bool:
-        """Whether it is this one, or has a lease. Raises StorageError."""
+        """Whether `owner` is this instance, or has a lease. Raises StorageError."""
         return owner == self.name or await is_leased(self._storage, owner)
 
     async def is_gone(self, owner: str) -> bool:
-        """Whether its lease is missing at several looks in a row. Raises StorageError."""
+        """Whether the lease of `owner` is missing at several looks in a row. Raises StorageError."""
         return owner != self.name and await is_gone(self._storage, owner, self._settings.lease)
 
     async def tell(self, owner: str, stream_id: str) -> bool:
-        """Write into its mailbox. Raises StorageError."""
+        """Write into the mailbox of `owner`. Raises StorageError."""
         return await send_abort(self._storage, owner, stream_id, self._settings.retry)
 
     async def aclose(self) -> None:
-        """Let go of lease and mailbox: others find that this instance is gone. Call it when no transfer is left."""
+        """Delete lease and mailbox, so that others see that this instance is gone. Call it when no transfer is left."""
         await self._tasks.aclose()
         await self._lease.aclose()
         await self._mailbox.aclose()

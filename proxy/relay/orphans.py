@@ -1,8 +1,8 @@
-"""Streams of other instances that are read here: when their owner dies, they are ended from here.
+"""Streams of other instances that are read here: when their owner dies, this instance ends them.
 
-A death is announced to no one, and no one searches for deaths. A read of an open stream of another instance, or of its
-metadata, makes this instance watch the owner's lease for a while. When it is gone, every stream of that owner that is
-watched here is taken over (`relay.takeover`). A stream that nobody reads stays open until somebody does, or expires.
+No instance searches for dead ones. A read of an open stream of another instance, or of its metadata, makes this
+instance watch the owner's lease for a while. When the lease is gone, every watched stream of that owner is taken over
+(`relay.takeover`). A stream that nobody reads stays open until it is read, or expires.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
-    """What reads and aborts need of this: they say which streams matter to somebody."""
+    """What reads and aborts call, to say that a stream is in use."""
 
     def awaited(self, stream_id: str) -> None:
-        """Somebody is about to wait for more of the stream, whose record is not known yet."""
+        """A reader is about to wait for more of the stream. Its record was not read yet."""
 
     def watch(self, stream_id: str, record: Record) -> None:
-        """The stream is open, and matters to somebody."""
+        """The stream is open and in use."""
 
 
 class Unwatched:
-    """The watcher of a process that has its storage to itself: no owner can die but with it."""
+    """The watcher of a process that is alone on its storage: it owns every open stream."""
 
     def awaited(self, stream_id: str) -> None:
         """Nothing to do."""
@@ -49,10 +49,10 @@ class Unwatched:
 class OrphanSettings:
     """Bounds of the watch over open streams of other instances; times in seconds."""
 
-    lease_look_seconds: float  # between two looks at the leases of their owners
-    watch_seconds: float  # that a stream is watched after it was read
-    max_watched: int  # streams watched at once; beyond it the one read longest ago is dropped
-    recovery_at_once: int  # orphans that are closed at the same time
+    lease_look_seconds: float  # pause between two looks at the leases of the owners
+    watch_seconds: float  # how long a stream is watched after it was read
+    max_watched: int  # most streams watched at once; beyond it the one read longest ago is dropped
+    recovery_at_once: int  # most orphans that are closed at the same time
 
 
 @dataclass(slots=True)
@@ -90,7 +90,7 @@ class Orphans:
             self._tasks.start(f"find {stream_id}", self._find(stream_id))
 
     async def _find(self, stream_id: str) -> None:
-        with suppress(StorageError):  # the read itself will find out
+        with suppress(StorageError):  # the read itself reports the failure
             record = await self._records.get(stream_id)
             if record is not None:
                 self.watch(stream_id, record)
@@ -113,13 +113,13 @@ class Orphans:
             while self._watched and next(iter(self._watched.values())).until <= now:
                 self._watched.popitem(last=False)
             for owner in {watched.owner for watched in self._watched.values()} - self._suspects:
-                with suppress(StorageError):  # a lease that cannot be asked for says nothing
+                with suppress(StorageError):  # without an answer nothing is known about the lease
                     if not await self._members.is_alive(owner):
                         self._suspects.add(owner)
                         self._tasks.start(f"end those of {owner}", self._end_all(owner))
 
     async def _end_all(self, owner: str) -> None:
-        """End what is watched of an instance if it is dead; what storage refuses is tried again after a look."""
+        """End the watched streams of an instance if it is dead. Failures are retried after the next look."""
         limit = anyio.CapacityLimiter(self._settings.recovery_at_once)
         try:
             if not await self._members.is_gone(owner):
@@ -137,7 +137,7 @@ class Orphans:
             try:
                 if await self._endings.take_over(stream_id):
                     logger.warning("stream %s: its owner is dead (closed as interrupted)", stream_id)
-            except Exception as error:  # whatever it is, the other streams are ended
+            except Exception as error:  # one failure must not stop the others from being ended
                 watched = self._watched.get(stream_id)
                 if watched is not None and not watched.is_reported:
                     watched.is_reported = True

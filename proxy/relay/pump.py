@@ -1,4 +1,9 @@
-"""The pump: from an upstream's body into one stream, by reference, until either ends. The heart of the product."""
+"""The pump: appends an upstream's body to one stream, by reference, until either ends.
+
+It has no queue of its own. While one append is under way, the body collects what arrives; the next `take` returns all
+of it as one batch. When storage is slow, the body reaches its mark and its connection is no longer read (`http.pipe`),
+so memory stays bounded. The only timer is `append_interval_seconds`, if it is set: the least time between two appends.
+"""
 
 import asyncio
 from dataclasses import dataclass
@@ -29,7 +34,7 @@ class Pace:
 
 
 class Stopped(Exception):
-    """Storage wants no more from this producer: the stream is gone, closed or fenced, or has lost an append."""
+    """Storage accepts no more from this producer: the stream is gone, closed or fenced, or has lost an append."""
 
     def __init__(self, result: AppendResult) -> None:
         super().__init__(result.value)
@@ -37,7 +42,7 @@ class Stopped(Exception):
 
 
 class Waiting:
-    """Since when the pump has been waiting for the upstream, in the loop's time; None while it does not."""
+    """Since when the pump has been waiting for the upstream, in the loop's time; None while it is not waiting."""
 
     __slots__ = ("since",)
 
@@ -48,8 +53,8 @@ class Waiting:
 async def pump(body: Body, producer: Producer, pace: Pace, waiting: Waiting) -> Outcome:
     """Append everything that `body` yields, in order; a body that ends whole closes the stream with its last append.
 
-    Afterwards the body is closed: nobody else takes from it. COMPLETE means closed. Any other outcome leaves the
-    stream open, every byte before the cut stored. Raises Stopped, and StorageError when storage refused for longer
+    Afterwards the body is closed. COMPLETE means that the stream is closed. Any other outcome leaves the stream open,
+    and every byte before the cut is stored. Raises Stopped, and StorageError when storage refused for longer
     than the retry budget.
     """
     clock = asyncio.get_running_loop().time
@@ -65,13 +70,13 @@ async def pump(body: Body, producer: Producer, pace: Pace, waiting: Waiting) -> 
             _accepted(await producer.append(parts, close=body.ended))
             if producer.is_closed:
                 return Outcome.COMPLETE
-            del parts  # or it would stay in memory beside the next
+            del parts  # otherwise it stays in memory beside the next batch
             waiting.since = clock()
     except BodyError as error:
         return _OUTCOMES[error.cut]
     finally:
         waiting.since = None
-        body.close()  # nothing more is taken, and what was taken is not held any more
+        body.close()  # returns the memory of what was taken, and stops the upstream
     _accepted(await producer.close())
     return Outcome.COMPLETE
 

@@ -33,8 +33,8 @@ class Record:
     owner: the instance that writes the stream.
     key: the name of the lock by which an Idempotency-Key finds the stream, "" without a key.
     subject: the subject of the token that created the stream, to whom it belongs; None: it belongs to nobody.
-    outcome: how the stream ended, None as long as nothing is recorded. A stream that is closed without one is whole.
-    is_found: the outcome was recorded by another than the owner, who may have closed the stream nevertheless.
+    outcome: how the stream ended; None: not recorded. A stream that is closed without an outcome is whole.
+    is_found: the outcome was recorded by a finder. The owner may still have closed the stream first.
     """
 
     content_type: bytes
@@ -52,7 +52,7 @@ class Record:
         return [(b"upstream-status", b"%d" % self.status), *self.content_fields(), *self.passed]
 
     def content_fields(self) -> list[Field]:
-        """Those of them that a reader needs to understand the bytes: media type and coding."""
+        """The header fields that a reader needs to interpret the bytes: media type and coding."""
         fields = [(b"upstream-content-type", self.content_type)]
         if self.content_encoding is not None:
             fields.append((b"upstream-content-encoding", self.content_encoding))
@@ -77,7 +77,7 @@ class Record:
     def decode(cls, content: bytes) -> "Record | None":
         """The record from the JSON array that storage gives; None when it is empty: the record is being made.
 
-        Raises ValueError when it is none of ours.
+        Raises ValueError when it is not a record.
         """
         try:
             messages = json.loads(content)
@@ -111,7 +111,7 @@ def _fields(pairs: Iterable[tuple[str, str]]) -> tuple[Field, ...]:
 
 
 def _value(text: str) -> bytes:
-    """A header value as it was sent: what storage holds is not trusted to be one."""
+    """A header value. Storage is not trusted, so it is checked again."""
     ((_, value),) = Headers([(b"x", text.encode("latin-1"))])
     return value
 
@@ -123,7 +123,7 @@ def _status(number: object) -> int:
 
 
 def _matched(pattern: str, text: object) -> str:
-    """A text that becomes part of a path."""
+    """`text`, which becomes part of a path, if it matches `pattern`. Raises ValueError."""
     if not isinstance(text, str) or not re.fullmatch(pattern, text):
         raise ValueError("not a name of ours")
     return text
@@ -140,7 +140,7 @@ class RecordSettings:
 
     record_ttl_seconds: int  # lifetime of a record in storage, longer than its stream's
     record_cache: int  # records remembered in memory
-    max_record_bytes: int  # of one record that is read
+    max_record_bytes: int  # largest record that is read
     record_refresh_seconds: float  # after which a remembered record is read again, which also renews its lifetime
 
 
@@ -170,10 +170,11 @@ class Records:
     async def append(
         self, stream_id: str, outcome: Outcome, *, epoch: int, is_found: bool, budget: float | None = None
     ) -> AppendResult:
-        """Append an outcome under `epoch` and close the record with it; sent twice it is stored once.
+        """Append an outcome under `epoch`, and close the record with it. A repetition is stored once.
 
-        CLOSED or FENCED when it holds one already, GONE when there is no record. `budget`: seconds for all attempts,
-        in place of the policy's. Raises StorageError. Even a full store takes it, because it closes the record.
+        CLOSED or FENCED when it has an outcome already, GONE when there is no record. `budget`: seconds for all
+        attempts, in place of the policy's. Raises StorageError. Even a full store takes it, because it closes the
+        record.
         """
         self.forget(stream_id)
         message: dict[str, object] = {"outcome": outcome.value}
@@ -183,9 +184,9 @@ class Records:
         return await producer.append((json.dumps(message).encode(),), close=True, budget=budget)
 
     async def get(self, stream_id: str) -> Record | None:
-        """The record as it was at some time, None when there is none. Raises StorageError.
+        """The record, which may be out of date; None when there is none. Raises StorageError.
 
-        Only its outcome may be out of date: ask `relay.takeover` for that.
+        Only its outcome can be out of date. Ask `relay.takeover` for the outcome.
         """
         known = self._remembered(stream_id)
         return known.record if known is not None else await self.read(stream_id)
@@ -196,9 +197,9 @@ class Records:
         return known.record if known is not None and known.is_final else None
 
     async def read(self, stream_id: str) -> Record | None:
-        """The record as it is in storage now, None when there is none. Raises StorageError, a final one for nonsense.
+        """The record from storage; None when there is none. Raises StorageError, a final one for a malformed record.
 
-        Its key, if it has one, is kept from expiring, too: it finds the stream for as long as that is read.
+        This also renews the lock of its key, so that the key names the stream for as long as the stream is read.
         """
         self.forget(stream_id)
         content = await self._storage.read_whole(record_name(stream_id), self._settings.max_record_bytes)
@@ -216,7 +217,7 @@ class Records:
         return record
 
     def settle(self, stream_id: str, record: Record) -> None:
-        """Remember `record` as one whose outcome does not change any more."""
+        """Remember `record`, whose outcome is final."""
         self._remember(stream_id, record, is_final=True)
 
     async def delete(self, stream_id: str) -> None:

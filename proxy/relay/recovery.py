@@ -1,7 +1,7 @@
-"""At start-up: streams that the last process on this data directory left open are ended as interrupted.
+"""At start-up: ends, as interrupted, the streams that the previous process on this data directory left open.
 
-Only an embedded store can say which streams are open, and its directory belongs to one process at a time, so no other
-process writes them. Runs beside the first requests and never delays them; what storage refuses is tried again.
+Only an embedded store can list its open streams. Its directory belongs to one process at a time, so no other process
+writes them. Runs in the background and does not delay requests. Failures are retried.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ __all__ = ["OpenStreams", "Recovery", "RecoverySettings"]
 
 logger = logging.getLogger(__name__)
 
-_STREAM_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the store may hold streams that are not ours
+_STREAM_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # a store may hold other streams, too
 
 
 class OpenStreams(Protocol):
@@ -36,13 +36,13 @@ class OpenStreams(Protocol):
 class RecoverySettings:
     """Bounds of the recovery at a start; times in seconds."""
 
-    recovery_at_once: int  # streams that are closed at the same time
-    retry_longest_seconds: float  # before the second round over streams that could not be closed; then pauses double
+    recovery_at_once: int  # most streams that are closed at the same time
+    retry_longest_seconds: float  # pause before the second round over streams that could not be closed; it doubles
     close_retry_seconds: float  # longest pause between two rounds
 
 
 class Recovery:
-    """Finds and ends what was left open. Without a store that lists its streams there is nothing to do."""
+    """Finds and ends the streams that were left open. Does nothing without a store that lists its streams."""
 
     def __init__(
         self, store: OpenStreams | None, endings: Endings, transfers: Transfers, settings: RecoverySettings
@@ -51,11 +51,11 @@ class Recovery:
         self._endings = endings
         self._transfers = transfers
         self._settings = settings
-        self._refused: set[str] = set()  # each is reported once
+        self._refused: set[str] = set()  # streams that were reported, once each
         self._tasks = Tasks("recovery")
 
     def start(self) -> None:
-        """Begin, in the background."""
+        """Start the background task."""
         if self._store is not None:
             self._tasks.start("run", self._run(self._store))
 
@@ -66,14 +66,14 @@ class Recovery:
             pause = min(2 * pause, self._settings.close_retry_seconds)
 
     async def _round(self, store: OpenStreams) -> bool:
-        """End what is open and not written here; False when something of it could not be found or ended."""
+        """End the streams that are open and not written here; False when one could not be found or ended."""
         ended = failed = 0
 
         async def end(stream_id: str) -> None:
             nonlocal ended, failed
             try:
                 ended += await self._end(stream_id)
-            except Exception as error:  # whatever it is, the other streams are ended
+            except Exception as error:  # one failure must not stop the others from being ended
                 failed += 1
                 if stream_id not in self._refused:
                     self._refused.add(stream_id)
@@ -91,7 +91,7 @@ class Recovery:
                     for stream_id in (path.rpartition("/")[2] for path in paths):
                         if _STREAM_ID.fullmatch(stream_id):
                             group.start_soon(end, stream_id)
-        except Exception:  # whatever a store raises when its disk does
+        except Exception:  # any failure of the store
             logger.exception("streams left open by a former process could not be listed (tried again)")
             failed += 1
         if ended:
@@ -99,11 +99,11 @@ class Recovery:
         return not failed
 
     async def _end(self, stream_id: str) -> bool:
-        """End a stream that is open and not written here, and say whether it was. Raises StorageError."""
+        """End a stream, if it is open and not written here; whether it was. Raises StorageError."""
         if self._transfers.get(stream_id) is not None:
             return False
         return await self._endings.take_over(stream_id)
 
     async def aclose(self) -> None:
-        """Stop; what is left is found at the next start."""
+        """Stop. The next start finds what is left."""
         await self._tasks.aclose()

@@ -4,8 +4,8 @@ A stream S and its record R are two streams in storage, and nothing changes both
 that pumps into S; a finder is any other that finds S open and its owner dead, or must stop an owner that does not
 answer. Both write to S and to R as one idempotent producer each, the owner under epoch 0, finders under epoch 1.
 Storage refuses epoch 0 once it has accepted something under epoch 1, in each of the two. Every finder sends the same
-requests under the same numbers: of any number of finders storage takes one request each, and the others repeat it
-without harm.
+requests under the same numbers. So storage accepts each request from the first finder, and those of the others are
+duplicates without effect.
 
   owner, whole:       S: last append, which closes S            (R is not written: closed and no outcome is COMPLETE)
   owner, any other:   R: outcome, which closes R     then     S: close
@@ -13,18 +13,18 @@ without harm.
 
 R takes one outcome at most, because it is closed with it. What each crash leaves:
 
-- between R and S: S is open, and its next finder closes it. R is not looked at before S is closed, so nobody has heard
-  of the outcome. Never is S closed without its outcome in R, so that a cut stream cannot look whole.
-- an owner that is frozen, or cut off, and goes on later: its appends to S are refused (FENCED, or CLOSED), so nothing
-  is stored after the finder's close. An owner that has an outcome to record, and finds R closed, closes S as a finder
-  would, not under epoch 0, where its close would say "whole".
+- between R and S: S is open, and the next finder closes it. Nobody reads R before S is closed, so nobody has seen the
+  outcome. S is never closed before its outcome is in R, so a cut stream cannot look whole.
+- an owner that is frozen, or cut off, and continues later: its appends to S are refused (FENCED, or CLOSED), so nothing
+  is stored after the finder's close. An owner that wants to record an outcome, and finds R closed, closes S under the
+  finders' epoch. Under epoch 0 its close would mean "whole".
 
 One race is left. A finder records INTERRUPTED in R while the owner's last append, under way, closes S: then R says
 INTERRUPTED, and S is whole. Who closed S decides, and storage can be asked: the finders' close is sent once more.
 It is a duplicate when a finder closed S, and refused (CLOSED) when the owner did. That answer never changes, so that
 everyone who asks gives the same outcome: `record`.
 
-An outcome is final from the moment at which S is closed, and is not given to anybody earlier.
+An outcome is final when S is closed, and no caller gets it earlier.
 """
 
 from dataclasses import replace
@@ -45,7 +45,7 @@ _LOST = Record(content_type=OCTETS, status=200)
 
 
 class Endings:
-    """Ends streams, and says how they ended."""
+    """Ends streams, and tells how they ended."""
 
     def __init__(self, storage: Storage, records: Records, retry: RetryPolicy) -> None:
         self._storage = storage
@@ -57,23 +57,23 @@ class Endings:
 
         `budget`: seconds for all attempts at each of the two. May be repeated. Raises StorageError.
         """
-        assert record.outcome is not None  # noqa: S101  # the caller gives it
+        assert record.outcome is not None  # noqa: S101  # the caller has set it
         result = await self.records.append(stream_id, record.outcome, epoch=OWNER, is_found=False, budget=budget)
         if result in (AppendResult.FENCED, AppendResult.CLOSED):  # a finder was first
             await self._close_as_finder(stream_id, OCTETS, budget=budget)
             return
         if not producer.has_gap:
             await producer.close(budget=budget)
-        if producer.has_gap:  # storage has lost an append that it had acknowledged: a later epoch begins a new count
+        if producer.has_gap:  # storage lost an acknowledged append: a later epoch starts a new count
             await self._close_as_finder(stream_id, OCTETS, budget=budget)
         if result is AppendResult.ACCEPTED:
             self.records.settle(stream_id, record)
 
     async def take_over(self, stream_id: str, *, budget: float | None = None) -> bool:
-        """As a finder: end the stream; False when it was not open. Nothing of its owner is stored afterwards.
+        """As a finder: end the stream; False when it was not open. Afterwards storage refuses its owner's appends.
 
-        Whatever its record holds, the stream is ended. May be repeated, here or elsewhere at the same time. Raises
-        StorageError.
+        The stream is ended even when its record is lost. May be repeated, also by several instances at the same time.
+        Raises StorageError.
         """
         metadata = await self._storage.head(stream_id)
         if metadata is None or metadata.is_closed:
@@ -88,22 +88,22 @@ class Endings:
         return metadata is None or metadata.is_closed
 
     async def record_foreign_close(self, stream_id: str, *, budget: float) -> None:
-        """As an owner whose stream was closed by another: unless that was a finder, record that it is not whole.
+        """As an owner whose stream was closed by something else: unless that was a finder, record that it is not whole.
 
         Raises StorageError.
         """
         await self.records.append(stream_id, Outcome.INTERRUPTED, epoch=OWNER, is_found=False, budget=budget)
 
     async def record(self, stream_id: str, *, is_closed: bool) -> Record | None:
-        """The record of a stream that was seen; None when it is gone meanwhile. Raises StorageError.
+        """The record of a stream that exists; None when the stream is gone by now. Raises StorageError.
 
-        With `is_closed`, for a stream that was seen closed, its outcome is the final one. A stream whose record is lost
-        is INTERRUPTED: nobody can say that it is whole.
+        `is_closed`: the stream is closed; then the outcome is final. A stream whose record is lost is INTERRUPTED,
+        because nothing says that it is whole.
         """
         record = self.records.final(stream_id)
         if record is None:
             record = await (self.records.read(stream_id) if is_closed else self.records.get(stream_id))
-        if record is None:  # lost, or the stream is being deleted: the stream goes first
+        if record is None:  # lost, or the stream is being deleted: then the stream goes first
             if await self._storage.head(stream_id) is None:
                 return None
             record = _LOST if not is_closed else replace(_LOST, outcome=Outcome.INTERRUPTED)
@@ -116,7 +116,7 @@ class Endings:
         return record
 
     async def _final(self, stream_id: str, record: Record) -> Outcome | None:
-        """The outcome of a closed stream whose record, read after it was seen closed, does not say it for sure."""
+        """The outcome of a closed stream whose record does not decide it. The record was read after the close."""
         if record.outcome is None:
             return Outcome.COMPLETE
         closed = await self._close_as_finder(stream_id, OCTETS, budget=0.0)  # a reader waits

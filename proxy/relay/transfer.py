@@ -2,17 +2,17 @@
 
 Owns the states of a transfer, which only go forward:
 
-- MAKING: stream and record are being created, side by side. `established` is set at the end, with `failure` if they
-  could not be, and then nothing of them is left behind.
+- MAKING: stream and record are being created, at the same time. Then `established` is set. If one of them could not be
+  created, `failure` is set, too, and both are removed.
 - RUNNING: the pump is at work. The stream is open.
-- ENDING: the upstream's body has ended, other than whole; outcome and close are being written (`relay.takeover`).
-- LEFT_OPEN: storage has not taken the end within its budget. It is tried again for as long as the process runs, but the
-  transfer no longer counts as one of those that may run at once.
-- ENDED: `ended` is set. The stream is closed with an outcome, or gone, or another instance has ended it; or the process
-  stops, and somebody else will find it open.
+- ENDING: the upstream's body was cut. The outcome is being recorded, then the stream is closed (`relay.takeover`).
+- LEFT_OPEN: storage has not accepted outcome and close within their budget. They are retried for as long as the process
+  runs, but the transfer no longer counts against `max_transfers`.
+- ENDED: `ended` is set. The stream is closed with an outcome, or gone, or another instance has ended it. Or this
+  process stops, and another instance or the next start will find the stream open.
 
-The stream's name is a random id that nobody else knows until `established`, and that no other transfer ever uses. So
-whatever this transfer writes or deletes, however late storage gets it, is its own.
+The stream's name is a random id. No caller knows it until `established`, and no other transfer ever uses it. So a write
+or a deletion of this transfer that reaches storage late cannot hit anything else.
 """
 
 import asyncio
@@ -46,16 +46,16 @@ class TransferSettings:
     """Bounds of one transfer; times in seconds."""
 
     stream_ttl_seconds: int  # lifetime of a stream, from its last read or write
-    create_retry: RetryPolicy  # of creating a stream and its record: their caller is waiting
-    retry: RetryPolicy  # of one append
-    close_budget_seconds: float  # in which recording an outcome and closing is retried at the pace of an append
+    create_retry: RetryPolicy  # retries of creating a stream and its record, while the caller waits
+    retry: RetryPolicy  # retries of one append
+    close_budget_seconds: float  # for so long, recording an outcome and closing are retried as fast as an append
     close_retry_seconds: float  # longest pause between retries of closing, once that budget is spent
-    pace: Pace  # of the appends to one stream
+    pace: Pace  # how often one stream is appended to
 
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What every transfer of a process works with. `tasks`: where what it starts belongs."""
+    """What all transfers of a process share. `tasks` owns their background work."""
 
     storage: Storage
     records: Records
@@ -64,7 +64,7 @@ class Desk:
     tasks: Tasks
 
     async def remove(self, stream_id: str) -> None:
-        """Delete a stream and its record; what storage refuses to delete for as long as an append expires."""
+        """Delete a stream and its record. Retried for as long as an append is. What then is left expires."""
         for delete in (self.storage.delete, self.records.delete):
             with suppress(StorageError):
                 try:
@@ -84,7 +84,7 @@ class State(Enum):
 
 
 class Transfer:
-    """One running copy. `run` is its whole life, in a task of its own."""
+    """One running copy of an upstream's body into a stream. `run` is all of it, in a task of its own."""
 
     def __init__(
         self, stream_id: str, body: Body, record: Record, desk: Desk, entered: Callable[[State], None]
@@ -101,29 +101,29 @@ class Transfer:
         self.ended = asyncio.Event()
         self._desk = desk
         self._entered = entered
-        self._is_unwanted = False  # its stream shall not remain
-        self._dismissed = asyncio.Event()  # its end is not worth more than one try
+        self._is_unwanted = False  # the stream is to be removed
+        self._dismissed = asyncio.Event()  # the end is tried once, and not retried
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
-        """End the body; what arrived is still stored, then the stream is closed. The first cut wins."""
+        """End the body. What has arrived is still stored, then the stream is closed. The first cut counts."""
         self.body.abort(cut)
 
     def discard(self) -> None:
-        """End the body of a stream that is gone, or about to be: what arrived is dropped."""
+        """End the body and drop what has arrived, because the stream is gone or about to be deleted."""
         self.body.close()
         self._dismissed.set()
 
     def dismiss(self) -> None:
-        """Do not insist on an end that storage does not take."""
+        """Stop retrying an end that storage does not accept."""
         self._dismissed.set()
 
     def withdraw(self) -> None:
-        """Undo everything: nobody has been told of the stream. It is removed in the course of `run`."""
+        """Undo everything, because no caller knows the stream. `run` removes it."""
         self._is_unwanted = True
         self.discard()
 
     async def run(self) -> None:
-        """Make the stream, pump, end it. Never raises but for cancellation, which leaves the stream as it is."""
+        """Create the stream, pump, end it. Raises only when cancelled, and then leaves the stream as it is."""
         try:
             if await self._make():
                 self._enter(State.RUNNING)
@@ -134,13 +134,13 @@ class Transfer:
         finally:
             if self.state is State.MAKING and self.failure is None:
                 self.failure = StorageError("the transfer ended before its stream was made")
-            self.body.close()  # first: storage may be slow, and the upstream costs money
+            self.body.close()  # before storage, which may be slow: an upstream that goes on costs money
             self.established.set()
         if self._is_unwanted or self.failure is not None:
             await self._desk.remove(self.stream_id)
 
     def finish(self) -> None:
-        """The task has ended, in whatever way."""
+        """Called when the task has ended, however it ended."""
         self.body.close()
         self._enter(State.ENDED)
         self.established.set()
@@ -151,7 +151,7 @@ class Transfer:
         self._entered(state)
 
     async def _make(self) -> bool:
-        """Create stream and record side by side; False when one failed or nobody wants them any more."""
+        """Create stream and record at the same time; False when one failed, or `withdraw` was called."""
         desk, settings = self._desk, self._desk.settings
 
         async def tried(work: Awaitable[object]) -> None:
@@ -187,7 +187,7 @@ class Transfer:
             logger.warning("stream %s: an append failed for good: %s (it ends here)", self.stream_id, error)
             self.body.close()
             outcome = Outcome.STORAGE_ERROR
-        except Exception:  # whatever it is, the stream is closed with an outcome
+        except Exception:  # after any failure the stream is closed with an outcome
             logger.exception("stream %s: the pump failed (the stream ends as interrupted)", self.stream_id)
             self.body.close()
             outcome = Outcome.INTERRUPTED
@@ -202,7 +202,7 @@ class Transfer:
         await self._insist(outcome, lambda budget: end(self.stream_id, record, producer, budget=budget))
 
     async def _stopped(self, result: AppendResult) -> None:
-        """Storage takes nothing more from this producer: another has ended the stream, and knows how."""
+        """Storage accepts nothing more from this producer, because something else has ended the stream."""
         logger.info("stream %s: %s (its transfer stops)", self.stream_id, result.value)
         self._desk.records.forget(self.stream_id)
         if result is not AppendResult.CLOSED:
@@ -214,7 +214,7 @@ class Transfer:
         )
 
     async def _insist(self, outcome: Outcome, work: Callable[[float], Awaitable[None]]) -> None:
-        """Do `work`, which is given its budget, however long storage does not let it be done; unless dismissed."""
+        """Do `work`, and retry for as long as storage refuses, unless dismissed. `work` gets its budget in seconds."""
         settings = self._desk.settings
         budget, pause = settings.close_budget_seconds, settings.retry.longest_delay
         while True:

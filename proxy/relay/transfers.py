@@ -1,4 +1,4 @@
-"""What runs here: every transfer of this process. Owns their places, their tasks, deadlines and the drain."""
+"""All transfers of this process. Owns their places, tasks and deadlines, and the drain."""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -17,62 +17,62 @@ __all__ = ["TransferLimits", "Transfers"]
 
 @dataclass(frozen=True, slots=True)
 class TransferLimits:
-    """Bounds of all transfers together: numbers, and times in seconds."""
+    """Bounds of all transfers of a process; times in seconds."""
 
-    max_transfers: int  # at once; further ones are refused. Those whose end storage does not take count apart
-    inactivity_timeout_seconds: float  # without a byte from upstream; then the transfer ends as timeout
-    max_transfer_seconds: float  # duration of a transfer; a longer one ends as timeout
-    sweep_seconds: float  # between two checks of these times
+    max_transfers: int  # most at once; more are refused. As many again may be left open (`State.LEFT_OPEN`)
+    inactivity_timeout_seconds: float  # longest silence of an upstream; then the transfer ends as timeout
+    max_transfer_seconds: float  # longest duration of a transfer; a longer one ends as timeout
+    sweep_seconds: float  # pause between two checks of these times
 
 
 class Transfers:
-    """The transfers of this process, by stream id. Each runs in a task that belongs here."""
+    """The transfers of this process, by stream id. Owns the task of each."""
 
     def __init__(self, members: Membership, desk: Desk, limits: TransferLimits) -> None:
         self._members = members
         self._desk = desk
         self._limits = limits
         self._running: dict[str, Transfer] = {}
-        self._left_open = 0  # of those running
+        self._left_open = 0  # how many of the running transfers are LEFT_OPEN
         self._expected = 0
         self._sweeper = Tasks("transfers")
         self.is_draining = False
         self._is_closed = False
-        self._changed = asyncio.Event()  # a transfer is in another state, or a place was given back
+        self._changed = asyncio.Event()  # set when a transfer changes its state, or a place is given back
 
     def __len__(self) -> int:
-        """How many keep a place."""
+        """How many transfers have a place."""
         return len(self._running) - self._left_open
 
     def open(self) -> None:
-        """Start looking after deadlines. Call it inside the loop."""
+        """Start checking deadlines. Call it inside the loop."""
         self._sweeper.start("sweep", self._sweep())
 
     def reserve(self) -> None:
-        """Claim a place for a transfer to come; `release` it in any case. Raises Refusal."""
+        """Reserve a place for a transfer. The caller must `release` it. Raises Refusal when there is none."""
         if self.is_draining:
             raise Refusal(Code.DRAINING, "the proxy is shutting down")
         at_once = self._limits.max_transfers
-        # Those left open keep no place, but are no more than there are places.
+        # A transfer that is left open has no place, but there may be only as many of them as there are places.
         if max(len(self), len(self._running) - at_once) + self._expected >= at_once:
             raise Refusal(Code.OVERLOADED, "too many streams are running")
         self._expected += 1
 
     def release(self) -> None:
-        """Give a reserved place back; a started transfer counts by itself."""
+        """Give a reserved place back. A transfer that was started has a place of its own."""
         self._expected -= 1
         self._changed.set()
 
     def get(self, stream_id: str) -> Transfer | None:
-        """The transfer into this stream if it runs here."""
+        """The transfer into this stream, if it runs here."""
         return self._running.get(stream_id)
 
     async def start(self, stream_id: str, body: Body, record: Record) -> None:
-        """Create stream and record and pump `body` into the stream; returns when both exist.
+        """Create stream and record, and pump `body` into the stream. Returns when both exist.
 
-        `stream_id` was never used before. The caller holds a place until after this. Raises StorageError when they
-        cannot be created, or without a lease, and Refusal after `aclose`; then, and when cancelled, nothing of ours
-        remains, but what is to be removed may still be there for a while.
+        `stream_id` was never used before. The caller holds a reserved place. Raises StorageError when they cannot be
+        created, or without a lease, and Refusal after `aclose`. Then, and when cancelled, both are removed, in the
+        background.
         """
         if self._is_closed:
             raise Refusal(Code.DRAINING, "the proxy is shutting down")
@@ -80,7 +80,7 @@ class Transfers:
         transfer = Transfer(stream_id, body, record, self._desk, self._entered)
         self._running[stream_id] = transfer
         self._desk.tasks.start(stream_id, self._run(transfer))
-        self._expected -= 1  # the place that the caller holds stands for both of us
+        self._expected -= 1  # the caller's reserved place becomes the transfer's
         try:
             await transfer.established.wait()
         except asyncio.CancelledError:
@@ -104,7 +104,7 @@ class Transfers:
         self._changed.set()
 
     def withdraw(self, stream_id: str) -> None:
-        """Remove a stream that nobody has been told of, and its record, in the background; it may have ended."""
+        """Remove a stream that no caller knows, and its record, in the background. It may have ended."""
         transfer = self._running.get(stream_id)
         if transfer is not None:
             transfer.withdraw()
@@ -112,13 +112,13 @@ class Transfers:
             self._desk.tasks.start(f"{stream_id} removal", self._desk.remove(stream_id))
 
     def abort(self, stream_id: str, cut: Cut = Cut.ABORTED) -> None:
-        """Abort the transfer into this stream if it runs here; `cut` says why."""
+        """Abort the transfer into this stream, if it runs here; `cut` says why."""
         transfer = self._running.get(stream_id)
         if transfer is not None:
             transfer.abort(cut)
 
     async def end(self, stream_id: str, *, discard: bool, wait: float) -> bool:
-        """Abort or discard the transfer into this stream if it runs here.
+        """Abort or discard the transfer into this stream, if it runs here.
 
         False when it has not ended within `wait` seconds.
         """
@@ -134,7 +134,7 @@ class Transfers:
         return transfer.ended.is_set()
 
     async def _sweep(self) -> None:
-        """Abort what has waited or run too long."""
+        """Abort transfers that have waited or run too long."""
         clock = asyncio.get_running_loop().time
         limits = self._limits
         while True:
@@ -147,7 +147,7 @@ class Transfers:
                     transfer.abort(Cut.IDLE)
 
     async def drain(self, seconds: float) -> None:
-        """Take no new transfers; those that run, and those whose upstream is being asked, go on for `seconds`."""
+        """Refuse new transfers. Those that run, or whose upstream is being asked, get `seconds` to end."""
         self.is_draining = True
         with anyio.move_on_after(seconds):
             while len(self) or self._expected:
@@ -155,7 +155,7 @@ class Transfers:
                 await self._changed.wait()
 
     async def aclose(self, seconds: float) -> None:
-        """End every transfer as interrupted, flushed and closed; what takes longer than `seconds` is cancelled."""
+        """End every transfer as interrupted, flushed and closed. Cancel those that take longer than `seconds`."""
         self.is_draining = self._is_closed = True
         for transfer in list(self._running.values()):
             transfer.abort(Cut.SHUTDOWN)

@@ -41,16 +41,16 @@ _FORBIDDEN = (
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """Bounds of an upstream's response: times in seconds, sizes in bytes."""
+    """Bounds of an upstream's response."""
 
-    upstream_timeout_seconds: float  # until the response head has arrived
-    error_body_timeout_seconds: float  # for reading the body of an error
-    max_response_bytes: int  # of a body; a longer one is cut, and one that announces more is refused
-    max_error_bytes: int  # of an error body that are passed on; the rest is cut
+    upstream_timeout_seconds: float  # longest wait for the response head
+    error_body_timeout_seconds: float  # longest time for the body of an error
+    max_response_bytes: int  # largest body; a longer one is cut, and one that announces more is refused
+    max_error_bytes: int  # most bytes of an error's body that are passed on; the rest is cut
 
 
 class Upstream:
-    """The world of upstreams behind one pool."""
+    """Asks upstreams, over one pool of connections."""
 
     def __init__(self, pool: Pool, rules: AddressRules, settings: UpstreamSettings) -> None:
         self._pool = pool
@@ -58,7 +58,7 @@ class Upstream:
         self._settings = settings
 
     async def ask(self, url: Url, match: Match, method: bytes, headers: Headers, body: Body) -> Response:
-        """The upstream's answer: 2xx with its body to come, or an error status. Raises Refusal for all else.
+        """The upstream's answer: 2xx whose body is still arriving, or an error status. Otherwise raises Refusal.
 
         When cancelled, the connection is closed.
         """
@@ -81,7 +81,7 @@ class Upstream:
         return response
 
     async def error_body(self, response: Response) -> BytesBody:
-        """As much of an error's body as comes in time and fits."""
+        """The body of an error: as much as arrives in time and is allowed."""
         settings = self._settings
         collected: list[Buffer] = []
         size = 0
@@ -91,14 +91,14 @@ class Upstream:
                     collected += parts
                     size += sum(map(len, parts))
         except BodyError:
-            pass  # what came is passed on
+            pass  # what has arrived is passed on
         finally:
             response.body.close()
         return BytesBody(first_bytes(collected, settings.max_error_bytes))
 
 
 def _announced(response: Response) -> int:
-    """The body's length if the upstream said one; of a body without, that it has arrived whole says nothing."""
+    """The length that the upstream announced; 0 when it announced none, even if the body has arrived whole."""
     length = response.headers.get(b"content-length") or b""
     return int(length) if length.isdigit() else 0
 
@@ -113,7 +113,7 @@ def _refusal(error: ExchangeError) -> Refusal:
 
 
 def described(response: Response, passed: PassedHeaders) -> Record:
-    """What is remembered of an upstream's answer: status, content type and coding, the header fields that pass."""
+    """The record of an upstream's answer: status, content type and coding, and the header fields that pass."""
     headers = response.headers
     return Record(
         content_type=content_type(headers),
@@ -124,7 +124,7 @@ def described(response: Response, passed: PassedHeaders) -> Record:
 
 
 def error_answer(response: Response, body: BytesBody, passed: PassedHeaders) -> Response:
-    """The 502 that hands an upstream's error on."""
+    """The 502 that carries an upstream's error."""
     record = described(response, passed)
     fields = [(b"content-type", record.content_type), *record.fields()]
     return Response(502, Headers.trusted(fields), body)
