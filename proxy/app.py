@@ -29,6 +29,7 @@ from proxy.policy.allowlist import Allowlist
 from proxy.policy.auth import Keyring
 from proxy.policy.caller import Access
 from proxy.policy.cors import Cors
+from proxy.relay.clocks import Clocks
 from proxy.relay.fleet import Fleet
 from proxy.relay.keys import Keys
 from proxy.relay.membership import Member, Membership, Solo
@@ -66,7 +67,8 @@ class App:
         embedded = None if config.storage.durable_streams_url else self._embedded()
         # Last of what may fail or runs in the background: nothing is left of an app that is not made.
         self._pools = _pools(config, tls, egress)
-        storage = Storage(self._endpoint(embedded))
+        clocks = Clocks(time.time, time.monotonic, config.clocks)
+        storage = Storage(self._endpoint(embedded), clocks.saw)
         records = Records(storage, config.retry, config.records)
         endings = Endings(storage, records, config.retry)
         # An embedded store is this process's alone: no owner of a stream can die but with it.

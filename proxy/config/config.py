@@ -27,6 +27,7 @@ from proxy.net.dial import DialLimits
 from proxy.net.listen import AcceptSettings
 from proxy.net.liveness import Liveness
 from proxy.net.resolve import ResolverLimits
+from proxy.relay.clocks import ClockSettings
 from proxy.relay.fleet import FleetSettings
 from proxy.relay.keys import KeySettings
 from proxy.relay.lease import LeaseSettings
@@ -185,6 +186,7 @@ class Config:
     transfers: TransferLimits
     records: RecordSettings
     lease: LeaseSettings
+    clocks: ClockSettings
     mailbox: Annotated[
         MailboxSettings,
         _From(

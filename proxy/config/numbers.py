@@ -85,6 +85,10 @@ FIXED = (
     ),
     Fixed("max_key_bytes", 255, "bytes", "Maximum size of an Idempotency-Key (protocol)"),
     Fixed("max_ledger_bytes", 1 * _MIB, "bytes", "Maximum size of an Idempotency-Key's lock: 4,000 calls that failed"),
+    Fixed(
+        "clock_skew_seconds", 600.0, "s", "Difference between this machine's clock and storage's that is not reported"
+    ),
+    Fixed("clock_check_seconds", 60.0, "s", "Interval at which this machine's clock is compared with storage's"),
     Fixed("lease_misses", 3, "looks", "Looks without a lease in a row, after which its instance counts as dead"),
     # The embedded store: how much it takes
     Fixed("store_append_bytes", 16 * _MIB, "bytes", "Maximum size of one append"),

@@ -85,8 +85,9 @@ class Engine(Protocol):
         """Whether `aclose` was called: requests are refused and live reads end. Called at each step."""
 
     def now(self) -> int:
-        """Unix time in milliseconds, by the clock that decides about expiry. It never goes back.
+        """Unix time in milliseconds, by the clock that measures lifetimes. It never goes back.
 
+        Lifetimes must not depend on whether somebody sets the machine's clock: proxies find dead instances by them.
         Called for cursors.
         """
 

@@ -46,14 +46,19 @@ class Store:
 
 
 def open_store(
-    directory: Path, settings: StoreSettings, *, wall: Callable[[], float] = time.time, is_public: bool = True
+    directory: Path,
+    settings: StoreSettings,
+    *,
+    wall: Callable[[], float] = time.time,
+    ticks: Callable[[], float] = time.monotonic,
+    is_public: bool = True,
 ) -> Store:
     """The store in `directory`, which is made when absent. Blocks for some milliseconds; call it in the event loop.
 
-    `wall` gives Unix time in seconds. `is_public` lets shared caches keep responses that cannot change any more. Raises
-    StoreUnusable. The engine's module is imported here, so that a process needs only the libraries of the engine it
-    uses.
+    `wall` gives Unix time, `ticks` a time that only runs, both in seconds. `is_public` lets shared caches keep
+    responses that cannot change any more. Raises StoreUnusable. The engine's module is imported here, so that a process
+    needs only the libraries of the engine it uses.
     """
     from proxy.store.sqlite.engine import open_engine  # noqa: PLC0415  # see above
 
-    return Store(open_engine(directory, settings, wall), settings, is_public=is_public)
+    return Store(open_engine(directory, settings, wall, ticks), settings, is_public=is_public)

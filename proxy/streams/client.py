@@ -5,6 +5,7 @@ only where a caller brings a `RetryPolicy`.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,8 +68,10 @@ class ReadQuery:
 class Storage:
     """A durable-streams backend. Stream names are ASCII paths below the root, chosen by the caller."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, saw_date: Callable[[bytes], None] = lambda _: None) -> None:
+        """`saw_date` is called with the `Date` of answers, though not of all of them."""
         self._endpoint = endpoint
+        self._saw_date = saw_date
 
     def target(self, name: str) -> bytes:
         """The request target of the stream called `name`."""
@@ -152,6 +155,8 @@ class Storage:
             if response.status != 200:
                 _discard(response)
                 raise unexpected(response)
+            if (date := response.headers.get(b"date")) is not None:
+                self._saw_date(date)
             collected += await _small_body(response, self._endpoint.timeout, max_bytes - len(collected))
             metadata = Metadata.of(response)
             if metadata.is_up_to_date or metadata.next_offset in (None, offset):

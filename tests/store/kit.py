@@ -13,12 +13,17 @@ __all__ = ["Clock", "engine_of", "opened"]
 
 
 class Clock:
-    """Unix time in seconds, moved by hand."""
+    """Unix time in seconds, moved by hand; `ahead` of what has really passed when somebody sets it."""
 
     def __init__(self) -> None:
         self.time = 1_800_000_000.0
+        self.ahead = 0.0
 
     def __call__(self) -> float:
+        return self.time + self.ahead
+
+    def ticks(self) -> float:
+        """A time that nobody can set."""
         return self.time
 
 
@@ -34,7 +39,8 @@ async def opened(
     directory: Path, settings: StoreSettings | None = None, clock: Clock | None = None
 ) -> AsyncIterator[tuple[Store, Client]]:
     """A store and a client of it, until the block ends."""
-    store = open_store(directory, settings or store_settings(), wall=clock or Clock())
+    clock = clock or Clock()
+    store = open_store(directory, settings or store_settings(), wall=clock, ticks=clock.ticks)
     try:
         yield store, Client(store.handler)
     finally:

@@ -74,12 +74,60 @@ async def test_a_read_that_moves_the_expiry_leaves_all_else_as_it_was(tmp_path: 
         assert (await client.post("/s", b"y", stream_seq="6")).status == 409
 
 
-async def test_a_clock_that_goes_back_brings_nothing_back(client: Client, clock: Clock) -> None:
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_lifetime_is_what_has_passed_whoever_sets_the_clock(client: Client, clock: Clock, hours: int) -> None:
     await client.put("/s", stream_ttl="10")
-    clock.time += 11
-    await client.put("/another")
-    clock.time -= 3600
+    await client.put("/kept", stream_ttl="10")
+    clock.ahead += 3600 * hours
+    clock.time += 9
+    assert (await client.get("/kept")).status == 200
+    assert (await client.head("/s")).status == 200
+    clock.time += 1
     assert (await client.head("/s")).status == 404
+    clock.time += 8
+    assert (await client.head("/kept")).status == 200
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_the_sweep_goes_by_what_has_passed_and_for_dates_by_the_clock(
+    tmp_path: Path, clock: Clock, hours: int
+) -> None:
+    async with opened(tmp_path, store_settings(sweep_seconds=0.01), clock) as (store, client):
+        then = datetime.fromtimestamp(clock.time + 1800, UTC).isoformat()
+        await client.put("/short", stream_ttl="10")
+        await client.put("/long", stream_ttl="1000")
+        await client.put("/date", stream_expires_at=then)
+        clock.ahead += 3600 * hours
+        clock.time += 60
+        left = ["/date", "/long"] if hours < 0 else ["/long"]
+
+        async def is_swept() -> bool:
+            return len(await store.open_streams("", 9)) == len(left)
+
+        await until(is_swept)
+        assert await store.open_streams("", 9) == left
+
+
+async def test_a_date_that_has_passed_stays_passed_when_the_clock_goes_back(client: Client, clock: Clock) -> None:
+    then = datetime.fromtimestamp(clock.time + 10, UTC).isoformat()
+    await client.put("/s", stream_expires_at=then)
+    clock.ahead += 11
+    await client.head("/another")
+    await client.post("/s", b"x")
+    clock.ahead -= 3600
+    assert (await client.head("/s")).status == 404
+
+
+async def test_a_clock_that_went_back_over_a_restart_lengthens_no_lifetime_by_more_than_itself(
+    tmp_path: Path, clock: Clock
+) -> None:
+    async with opened(tmp_path, clock=clock) as (_, client):
+        await client.put("/s", stream_ttl="8")
+    clock.ahead -= 3600
+    async with opened(tmp_path, clock=clock) as (_, client):
+        assert (await client.head("/s")).status == 200
+        clock.time += 9
+        assert (await client.head("/s")).status == 404
 
 
 async def test_the_sweep_removes_what_expired_and_shrinks_the_file(tmp_path: Path, clock: Clock) -> None:

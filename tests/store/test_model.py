@@ -46,7 +46,7 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         async def start() -> None:
-            self.store = open_store(self.root / str(self.opened), SETTINGS, wall=self.clock)
+            self.store = open_store(self.root / str(self.opened), SETTINGS, wall=self.clock, ticks=self.clock.ticks)
 
         self.runner.run(start())
         self.client = Client(self.store.handler)

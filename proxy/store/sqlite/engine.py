@@ -17,6 +17,7 @@ from proxy.store.port import StoreUnusable, Unreadable
 from proxy.store.recent import RecentPieces
 from proxy.store.rules import accept, fork_refusal, inherited_spec, is_same, judge
 from proxy.store.settings import StoreSettings
+from proxy.store.sqlite.clock import StoreClock
 from proxy.store.sqlite.commits import Commits
 from proxy.store.sqlite.forks import Branch, inherited
 from proxy.store.sqlite.lock import DirectoryLock
@@ -37,19 +38,16 @@ _APPENDS_LEAVE = 4  # appends are refused when a quarter is left of the free spa
 
 
 class SqliteEngine:
-    """The streams of one directory, which `lock` holds. `wall` gives Unix time in seconds."""
+    """The streams of one directory, which `lock` holds."""
 
-    def __init__(
-        self, directory: Path, lock: DirectoryLock, settings: StoreSettings, wall: Callable[[], float]
-    ) -> None:
+    def __init__(self, directory: Path, lock: DirectoryLock, settings: StoreSettings, clock: StoreClock) -> None:
         """Open the database; blocks for some milliseconds and raises what `open_for_writing` does.
 
         The engine then owns `lock`, and releases it in `aclose`.
         """
         path = directory / _DATABASE
         self._settings = settings
-        self._wall = wall
-        self._latest = 0
+        self._clock = clock
         self._recent = RecentPieces(settings.tail_bytes, settings.tails_bytes)
         self._table = StreamTable(settings.streams, lambda entry: self._recent.drop(entry.recent))
         self._commits = Commits(path, settings, self._table, self._recent)
@@ -71,10 +69,8 @@ class SqliteEngine:
         self._lock.release()
 
     def now(self) -> int:
-        """Unix time in milliseconds. It never goes back, so that an expired stream stays expired."""
-        now = int(self._wall() * 1000)
-        self._latest = max(self._latest, now)
-        return self._latest
+        """Unix time in milliseconds, by which lifetimes are measured."""
+        return self._clock.now()
 
     # Finding
 
@@ -89,7 +85,10 @@ class SqliteEngine:
 
     def _is_current(self, entry: Entry) -> bool:
         """Whether `entry` can be used as it is. An expired stream cannot: it must be removed first."""
-        return entry.expires is None or entry.expires > self.now() or entry.absence is not None
+        clock, expires = self._clock, entry.expires
+        if expires is None or entry.absence is not None:
+            return True
+        return expires > (clock.now() if entry.stream.ttl is not None else clock.date())
 
     async def _find(self, path: str) -> Entry | None:
         """The entry of the stream at `path`, which may be a deleted stream with forks; None when there is none.
@@ -118,6 +117,7 @@ class SqliteEngine:
         finally:
             is_current = self._table.end(path)
             if entry is not None and is_current:
+                entry.bound_expiry(self.now())
                 self._table.put(entry)
         return entry is not None
 
@@ -283,16 +283,16 @@ class SqliteEngine:
         """Remove expired streams from time to time, a bounded number in each transaction."""
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
-            now = self.now()
+            due = self._clock.now(), self._clock.date()
             try:
-                while await self.threads.run(lambda connection: connection.has_expired(now)):  # noqa: B023  # awaited at once
-                    if await self._expire(now) in _REFUSED:
+                while await self.threads.run(lambda connection: connection.has_expired(due)):  # noqa: B023  # awaited at once
+                    if await self._expire(due) in _REFUSED:
                         break
             except Unreadable as error:
                 logger.warning("sweep of expired streams failed: %s (the next one follows)", error)
 
-    async def _expire(self, now: int) -> Verdict:
-        return (await self._commits.put(Write(expires=now, result=Result(Verdict.DELETED)))).verdict
+    async def _expire(self, due: tuple[int, int]) -> Verdict:
+        return (await self._commits.put(Write(expires=due, result=Result(Verdict.DELETED)))).verdict
 
 
 def _write(entry: Entry, pieces: list[bytes], size: int) -> Write:
@@ -320,16 +320,18 @@ def _row(entry: Entry, closed: bool, source: Entry | None) -> tuple[Value, ...]:
     )  # fmt: skip
 
 
-def open_engine(directory: Path, settings: StoreSettings, wall: Callable[[], float]) -> SqliteEngine:
+def open_engine(
+    directory: Path, settings: StoreSettings, wall: Callable[[], float], ticks: Callable[[], float]
+) -> SqliteEngine:
     """The engine over the database in `directory`, which is made when absent and belongs to this process until the end.
 
-    Raises StoreUnusable.
+    `wall` and `ticks` as for `StoreClock`. Raises StoreUnusable.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = DirectoryLock(directory)
         try:
-            return SqliteEngine(directory, lock, settings, wall)
+            return SqliteEngine(directory, lock, settings, StoreClock(wall, ticks))
         except BaseException:
             lock.release()
             raise

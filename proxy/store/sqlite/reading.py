@@ -16,7 +16,7 @@ import apsw
 from proxy.store.model import Fork, Piece, Spec, Stream, Verdict
 from proxy.store.port import Unreadable
 from proxy.store.rules import AppendState
-from proxy.store.sqlite.schema import open_for_reading
+from proxy.store.sqlite.schema import DUE, open_for_reading
 from proxy.store.sqlite.state import Entry, Segment
 
 __all__ = ["ReadConnection", "ReadThreads"]
@@ -191,9 +191,9 @@ class ReadConnection:
                 return b"".join(parts)
         return b""
 
-    def has_expired(self, now: int) -> bool:
-        """Whether a stream was due at Unix time `now` (milliseconds)."""
-        return self._cursor.execute("SELECT 1 FROM streams WHERE expires <= ? LIMIT 1", (now,)).fetchone() is not None
+    def has_expired(self, due: tuple[int, int]) -> bool:
+        """Whether a stream was due; `due` as in `Write.expires`."""
+        return self._cursor.execute(DUE, (*due, 1)).fetchone() is not None
 
     def open_streams(self, after: str, count: int) -> list[str]:
         """Paths of at most `count` streams that are neither closed nor deleted, those after `after`, in order."""

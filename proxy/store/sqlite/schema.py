@@ -10,7 +10,7 @@ import apsw
 
 from proxy.store.port import StoreUnusable
 
-__all__ = ["MIGRATIONS", "open_for_reading", "open_for_writing"]
+__all__ = ["DUE", "MIGRATIONS", "open_for_reading", "open_for_writing"]
 
 _SAFE = (3, 51, 3)  # older versions may lose committed writes when the write-ahead log is reset
 _APPLICATION_ID = 0x64737472  # "dstr": `file` and sqlite3 recognise the database by it
@@ -58,6 +58,10 @@ MIGRATIONS = (
     ) STRICT, WITHOUT ROWID;
     """,
 )
+
+
+DUE = "SELECT id FROM streams WHERE expires <= max(?1, ?2) AND expires <= iif(ttl IS NULL, ?2, ?1) LIMIT ?3"
+"""Streams that are due at the Unix times ?1 (for lifetimes) and ?2 (for dates), in milliseconds; at most ?3."""
 
 
 def open_for_writing(path: Path) -> apsw.Connection:

@@ -97,6 +97,15 @@ class Entry:
         self.expires_kept = self.expires + ttl * 1000 // _TTL_SLACK
         return self.expires_kept
 
+    def bound_expiry(self, now: int) -> None:
+        """A stream that was loaded at `now` has no longer to live than its TTL allows.
+
+        What is stored was measured by an earlier process, whose clock may have been ahead of this one's by hours.
+        """
+        ttl = self.stream.ttl
+        if ttl is not None and self.expires is not None:
+            self.expires = min(self.expires, now + ttl * 1000 + ttl * 1000 // _TTL_SLACK)
+
     def wake(self) -> None:
         """Something changed: every waiting reader looks again."""
         for waiter in self.waiters:

@@ -12,7 +12,7 @@ from typing import cast
 import apsw
 
 from proxy.store.model import Piece, Result, Verdict
-from proxy.store.sqlite.schema import open_for_writing
+from proxy.store.sqlite.schema import DUE, open_for_writing
 from proxy.store.sqlite.state import Entry
 
 __all__ = ["Database", "Value", "Write"]
@@ -41,8 +41,8 @@ class Write:
     """The row of a new stream. When its path is taken, nothing of this write is stored."""
     removes: int | None = None
     """The number of a stream to remove."""
-    expires: int | None = None
-    """Unix time in milliseconds: streams that were due by then are removed."""
+    expires: tuple[int, int] | None = None
+    """Unix times in milliseconds, for lifetimes and for dates: streams that were due by then are removed."""
     removed: tuple[tuple[str, bool], ...] = ()
     """Filled in by the database: the path of each removed stream, and whether that path is free. It is not free when
     the stream has forks; the stream is then only marked as deleted."""
@@ -182,9 +182,9 @@ class Database:
             self._cursor.execute("UPDATE streams SET forks = forks + 1 WHERE id = ?", (source,))
         return True
 
-    def _expire(self, now: int, write: Write) -> None:
-        """Remove streams that are due at `now`, a bounded number at once."""
-        rows = self._cursor.execute("SELECT id FROM streams WHERE expires <= ? LIMIT ?", (now, _EXPIRED_AT_ONCE))
+    def _expire(self, due: tuple[int, int], write: Write) -> None:
+        """Remove streams that are due, a bounded number at once."""
+        rows = self._cursor.execute(DUE, (*due, _EXPIRED_AT_ONCE))
         for (number,) in rows.fetchall():
             self._remove(cast(int, number), write)
 
