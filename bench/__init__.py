@@ -1,5 +1,5 @@
-"""How fast it is, and how that was found out: `python -m bench` lists the scenarios, `python -m bench NAME` runs one.
+"""Benchmarks: `python -m bench` lists the scenarios, `python -m bench NAME` runs one.
 
-Everything is seen from outside: the proxy is a process, its CPU and memory are read from the kernel, its peers run
-beside it in turn, and every stream that a run drives through is checked byte by byte.
+Everything is measured from outside: the proxy is a process, and the kernel tells its CPU and memory. Its peers run in
+turn with it. Every stream of a run is checked byte by byte.
 """

@@ -27,7 +27,7 @@ _PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
 
 def main(argv: list[str]) -> int:
-    """0; 1 for a run whose output was wrong; 2 for a command that cannot be done."""
+    """The exit code: 0; 1 for a run whose output was wrong; 2 for a command that cannot be run."""
     try:
         if argv[:1] == ["compare"]:
             return _compare(argv[1:])
@@ -100,7 +100,7 @@ def _list() -> None:
 
 
 def _write(results: Results, directory: Path) -> Path:
-    """Written after each scenario, so that an interrupted run keeps what it has."""
+    """Save the results. Called after each scenario, so that an interrupted run keeps them."""
     which = results.outcomes[0].scenario if len(results.outcomes) == 1 else f"{len(results.outcomes)}-scenarios"
     stamp = results.begun.replace(":", "").replace("+0000", "Z")
     path = directory / f"{stamp}-{which}.json"
@@ -134,7 +134,7 @@ def _report(argv: list[str]) -> int:
 
 
 def _first_case(scenario: Scenario) -> Scenario:
-    """Its first trial alone, which is one of ours."""
+    """The scenario with its first trial alone, which measures our own process."""
     return replace(scenario, plan=lambda quick: scenario.plan(quick)[:1])
 
 

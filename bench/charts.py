@@ -1,4 +1,4 @@
-"""Bar charts as inline SVG: a bar a contender, a whisker from the lowest to the highest repeat."""
+"""Bar charts as inline SVG: one bar for each contender, with a whisker from the lowest to the highest repeat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _GAP = 12
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar: bars of one `case` stand together; `ours` is drawn in the accent colour."""
+    """One bar. Bars of one `case` are drawn together. `ours` has the accent colour."""
 
     case: str
     peer: str

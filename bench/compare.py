@@ -1,4 +1,4 @@
-"""Two result files side by side: the ratio of each figure they share, and whether it is more than noise."""
+"""Compares two result files: the ratio of each figure that both have, and whether it is more than noise."""
 
 from bench.figures import judge, show
 from bench.results import Results

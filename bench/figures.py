@@ -39,7 +39,7 @@ class Series:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median."""
         return statistics.median(self.values)
 
     @property
@@ -66,7 +66,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def ratio(of: Series, to: Series) -> Series:
-    """`of` over `to`, repeat by repeat where both have the same number: neighbours in time share their noise."""
+    """`of` over `to`. With the same number of repeats, each is divided by its neighbour in time: they share noise."""
     if len(of.values) == len(to.values):
         pairs = list(zip(of.values, to.values, strict=True))
     else:
@@ -76,14 +76,14 @@ def ratio(of: Series, to: Series) -> Series:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a later series stands to an earlier one: their medians' ratio, and in a word what that means."""
+    """A later series compared with an earlier one: the ratio of their medians, and what that means in one word."""
 
     ratio: float
     word: str
 
 
-_FEW = 3  # with fewer repeats there is no range to hold a difference against
-_SAME = 0.02  # two medians closer than this are called the same even if no value overlaps: clocks and caches do that
+_FEW = 3  # with fewer repeats there is no range to compare a difference with
+_SAME = 0.02  # medians closer than this count as the same even if no value overlaps: clocks and caches differ so much
 
 
 def judge(before: Series, after: Series, better: Better) -> Verdict:
@@ -100,7 +100,7 @@ def judge(before: Series, after: Series, better: Better) -> Verdict:
 
 
 def show(value: float) -> str:
-    """A number with three digits that mean something."""
+    """A number with three significant digits."""
     if value == float("inf"):
         return "∞"
     size = abs(value)

@@ -9,7 +9,7 @@ __all__ = ["Goal", "Reached", "evaluate"]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`of` (over `against`, where given) is to be at most `at_most`, or at least `at_least`."""
+    """`of` (divided by `against`, if given) must be at most `at_most`, or at least `at_least`."""
 
     text: str
     of: Key
@@ -27,7 +27,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """A goal held against a run. `measured` None: a figure is missing (a peer was not there)."""
+    """A goal compared with a run. `measured` None: a figure is missing, because a peer was not installed."""
 
     text: str
     bound: str

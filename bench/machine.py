@@ -1,4 +1,4 @@
-"""The conditions of a run, as a reader needs them to judge it: machine, versions, pinning, what else ran."""
+"""The conditions of a run, which a reader needs to judge it: machine, versions, pinning, other load."""
 
 import importlib.metadata
 import os

@@ -13,7 +13,7 @@ __all__ = ["figures", "profile", "write_page"]
 
 
 def write_page(path: Path, what: str, text: str) -> None:
-    """Replaces what stands between the marks of `what` (figures, profile). Raises ValueError when there are none."""
+    """Replace the text between the marks of `what` (figures, profile). Raises ValueError when there are no marks."""
     mark, last = f"<!-- {what}: begin -->", f"<!-- {what}: end -->"
     before, begin, rest = path.read_text().partition(mark)
     _, end, after = rest.partition(last)

@@ -1,6 +1,6 @@
-"""A process under test: started on its core, its CPU and memory read from outside, ended.
+"""A process under test: starts it on its core, reads its CPU and memory from outside, ends it.
 
-Owns `/proc` and signals; knows nothing of what the process does.
+Owns `/proc` and signals. Does not know what the process does.
 """
 
 import os
@@ -21,7 +21,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 CORES = sorted(os.sched_getaffinity(0))
-"""Those that this process might run on when it began."""
+"""The cores that this process might use at its start."""
 PROXY_CORE = CORES[0]
 LOAD_CORE = CORES[-1]
 
@@ -35,7 +35,7 @@ def pin_self() -> bool:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now, below those that the system gives to connections."""
+    """A free port of 127.0.0.1, below the range that the system uses for outgoing connections."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe:
@@ -65,7 +65,7 @@ def _user_and_system(pid: int) -> tuple[float, float]:
 
 
 class Child:
-    """A process and those it started, on `core`. `directory` is its own and goes when it does."""
+    """A process and its descendants, on `core`. `directory` belongs to it and is removed with it."""
 
     def __init__(self, command: Sequence[str], directory: Path, env: Mapping[str, str], core: int) -> None:
         self.command = command
@@ -92,12 +92,12 @@ class Child:
 
     @property
     def output(self) -> str:
-        """What it has written, the last 4 KiB."""
+        """The last 4 KiB that it has written."""
         self._output.seek(0)
         return self._output.read().decode(errors="replace")[-4096:]
 
     def wait_for_port(self, port: int) -> None:
-        """Returns when it accepts connections. Raises RuntimeError, with its output, if it does not."""
+        """Wait until the process accepts connections. Raises RuntimeError, with its output, if it does not."""
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until and self._process.poll() is None:
             with socket.socket() as probe:
@@ -108,11 +108,11 @@ class Child:
         raise RuntimeError(f"{' '.join(self.command)} did not start:\n{self.output}")
 
     def alive(self) -> bool:
-        """It has not ended."""
+        """Whether the process has not ended."""
         return self._process.poll() is None
 
     def pids(self) -> list[int]:
-        """It and its descendants."""
+        """The process and its descendants."""
         found, waiting = [], [self.pid]
         while waiting:
             pid = waiting.pop()
@@ -126,7 +126,7 @@ class Child:
         return sum(cpu_seconds(pid) for pid in self.pids())
 
     def user_and_system(self) -> tuple[float, float]:
-        """The two apart, in seconds, as `/proc/PID/stat` counts them."""
+        """User and system time, in seconds, as `/proc/PID/stat` counts them."""
         both = [_user_and_system(pid) for pid in self.pids()]
         return sum(user for user, _ in both), sum(system for _, system in both)
 
@@ -139,7 +139,7 @@ class Child:
         return self._status("VmHWM")
 
     def reset_peak(self) -> None:
-        """Lets `peak` begin anew at what is resident now."""
+        """Let `peak` start again from the memory that is resident now."""
         for pid in self.pids():
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
@@ -152,7 +152,7 @@ class Child:
         return total
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL for one that does not end."""
+        """End the process by SIGTERM, and by SIGKILL if it does not end."""
         if self.alive():
             self._process.terminate()
             try:

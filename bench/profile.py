@@ -1,6 +1,6 @@
 """Where a contender's CPU time goes: samples of `perf`, sorted by what each was spent on.
 
-Owns perf and the sorting. While a profile is taken the figures of its run are worth nothing: sampling costs time.
+Owns perf and the sorting. Figures of a profiled run mean nothing, because sampling costs time.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 __all__ = ["REST", "SPENT_ON", "profiling", "sampled", "sort", "spent_on"]
 
 _HZ = 999
-_STACK_BYTES = 16_384  # of each sample's stack are kept: enough to reach the event loop
+_STACK_BYTES = 16_384  # kept of each sample's stack: enough to reach the event loop
 
 SPENT_ON: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("SQLite, and its system calls", re.compile(r"sqlite3_")),
@@ -28,7 +28,7 @@ SPENT_ON: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("Python: what was received (codec, pipe)", re.compile(r"^uv__read$|uv_stream_on_read")),
     ("Python: other threads", re.compile(r"^thread_run$|^pythread_wrapper$")),
 )
-"""What time is spent on, and the functions that tell: the first that is on a sample's stack."""
+"""What time is spent on, and the functions that show it: the first one on a sample's stack counts."""
 
 REST = "the event loop itself, timers, the rest"
 
@@ -37,8 +37,8 @@ _samples: Path | None = None
 
 @contextlib.contextmanager
 def profiling() -> Iterator[Path]:
-    """Within, every measured block is sampled; the directory holds a file for each. Raises OSError without perf."""
-    global _samples  # noqa: PLW0603  # scenarios need not know whether they are looked at
+    """A block in which every measurement is sampled, into a file each in the directory. Raises OSError without perf."""
+    global _samples  # noqa: PLW0603  # so that scenarios need not know whether they are profiled
     if shutil.which("perf") is None:
         raise OSError("a profile needs perf (Debian: linux-perf)")
     with tempfile.TemporaryDirectory() as directory:
@@ -51,7 +51,7 @@ def profiling() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def sampled(pid: int) -> Iterator[None]:
-    """The measured block of a run: sampled while a profile is taken, else left alone."""
+    """The measured block of a run. It is sampled while a profile is taken."""
     if _samples is None:
         yield
         return
@@ -66,7 +66,7 @@ def sampled(pid: int) -> Iterator[None]:
 
 
 def sort(path: Path) -> Counter[str]:
-    """Samples by what they were spent on. Raises OSError when perf cannot read its own file."""
+    """The number of samples by what they were spent on. Raises OSError when perf cannot read its file."""
     script = ["perf", "script", "--no-inline", "-F", "ip,sym", "-i", str(path)]
     with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as perf:
         assert perf.stdout is not None
@@ -77,7 +77,7 @@ def sort(path: Path) -> Counter[str]:
 
 
 def _stacks(lines: Iterable[str]) -> Iterator[list[str]]:
-    """The functions of each sample, innermost first; samples are apart by empty lines."""
+    """The functions of each sample, innermost first. Empty lines separate samples."""
     stack: list[str] = []
     for line in lines:
         words = line.split(maxsplit=1)

@@ -1,4 +1,4 @@
-"""A result as one HTML file that needs nothing else: no script, no font, no picture from anywhere."""
+"""A result as one HTML file that loads nothing else: no script, no font, no picture."""
 
 from html import escape
 

@@ -1,6 +1,6 @@
 """A run as it is saved: a JSON file with everything that was measured and the conditions it was measured under.
 
-Owns the file's format. What a newer or broken file says is refused with a ValueError, not guessed at.
+Owns the file's format. A newer or broken file is refused with a ValueError.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Runs a scenario: its trials in turn, forwards and backwards alternately, progress as it goes, goals at the end."""
+"""Runs a scenario: its trials in turn, forwards and backwards alternately. Prints progress, and goals at the end."""
 
 import asyncio
 import time
@@ -30,10 +30,10 @@ class Options:
 
 
 async def run_scenario(scenario: Scenario, options: Options, say: Say) -> Outcome:
-    """Raises BrokenRun when any stream of any trial was not what it must be. A peer that is missing is left out.
+    """Raises BrokenRun when any stream of any trial was wrong. A peer that is not installed is left out.
 
-    Neighbours in time are compared, so the trials take turns; every other repeat goes backwards, so that a machine
-    that warms up or slows down favours nobody. Repeats stop when two minutes would be exceeded.
+    Trials take turns, because neighbours in time are compared. Every other repeat runs them backwards, so that a
+    machine that warms up or slows down favours no contender. Repeats stop before two minutes are exceeded.
     """
     begun = time.monotonic()
     repeats = options.repeats or scenario.repeats
@@ -79,7 +79,7 @@ async def run_scenario(scenario: Scenario, options: Options, say: Say) -> Outcom
 
 
 async def _measure(trial: Trial) -> dict[str, float]:
-    """What goes wrong in a callback of the loop, where no caller sees it, voids the trial too."""
+    """Run a trial. An error in a callback of the loop, which no caller sees, also voids it."""
     loop = asyncio.get_running_loop()
     task: asyncio.Task[dict[str, float]] = loop.create_task(_coroutine(trial))
     unseen: list[BaseException] = []
@@ -120,7 +120,7 @@ def _brief(scenario: Scenario, figures: dict[str, float]) -> str:
 
 
 def outcome_lines(outcome: Outcome) -> list[str]:
-    """The figures as text: a block a metric, a line a contender."""
+    """The figures as text: a block for each metric, a line for each contender."""
     lines = [f"\n{outcome.scenario}: {outcome.summary}"]
     for metric in outcome.metrics:
         rows = [(key, series) for key, series in outcome.table.items() if key.metric == metric.name]

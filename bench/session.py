@@ -20,7 +20,7 @@ from bench.rig.upstream import Upstream
 
 __all__ = ["Run", "Session", "opened"]
 
-_OUTCOMES_ASKED = 20  # of a run's streams are asked for their outcome afterwards; every one's bytes are checked
+_OUTCOMES_ASKED = 20  # streams of a run whose outcome is asked for afterwards; the bytes of all are checked
 _SETTLE_SECONDS = 0.3
 _DEADLINE_SECONDS = 100.0
 
@@ -113,7 +113,7 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def measured(self, run: Run) -> AsyncIterator[Run]:
-        """Fills in what the block costs the peer, and the rig beside it."""
+        """Fill in what the block costs the peer, and the rig."""
         child = self.peer.child
         run.memory_before = child.memory()
         child.reset_peak()
@@ -132,7 +132,7 @@ class Session:
             raise BrokenRun(f"{self.upstream.requests - asked} upstream requests for {run.streams} streams")
 
     def verify(self, check: Check, index: int, size: int) -> None:
-        """Raises BrokenRun unless exactly the right bytes came."""
+        """Raises BrokenRun unless exactly the right bytes arrived."""
         if not check.intact or check.index != index or check.received != size:
             raise BrokenRun(
                 f"{self.peer.name}: stream {index} of {size} bytes came as {check.index} with {check.received}"
@@ -140,7 +140,7 @@ class Session:
             )
 
     def verify_stored(self, stored: Stored, index: int, size: int) -> None:
-        """The same of a stream in storage, which must be closed."""
+        """Raises BrokenRun unless a stream in storage is closed and has exactly the right bytes."""
         if stored.check is None or not stored.closed:
             raise BrokenRun(f"{self.peer.name}: stream {index} is no closed data stream")
         self.verify(stored.check, index, size)
@@ -187,7 +187,7 @@ async def opened(
         starting = asyncio.ensure_future(asyncio.to_thread(start, name, upstream.port, url, options))
         try:
             peer = await asyncio.shield(starting)
-        except asyncio.CancelledError:  # a thread is not cancelled: what it starts would be left behind
+        except asyncio.CancelledError:  # a thread is not cancelled, and would leave behind what it starts
             (await starting).child.stop()
             raise
         try:

@@ -247,7 +247,7 @@ def test_a_comma_is_part_of_the_secret(args: list[str]) -> None:
 
 
 def _status(proxy: ProxyProcess, secret: str) -> int:
-    """400 for who may create (nothing is asked for), 401 for who may not."""
+    """400 with a valid secret (no upstream is named), 401 without."""
     return httpx.post(f"{proxy.url}/v1/proxy", headers={"Authorization": f"Bearer {secret}"}).status_code
 
 

@@ -107,3 +107,16 @@ def test_every_file_of_the_repository_lies_where_the_manifest_includes_it() -> N
 def test_the_page_about_tests_names_every_kit_and_no_other() -> None:
     kits = {path.stem for path in (ROOT / "tests" / "kit").glob("*.py") if not path.name.startswith(("_", "test_"))}
     assert set(re.findall(r"`kit\.(?!py`)(\w+)", (ROOT / "tests" / "README.md").read_text())) == kits
+
+
+def test_no_text_has_a_word_that_the_style_excludes() -> None:
+    line = re.search(r"Not: ((?:`[^`]+`,?\s*)+)\.", (ROOT / "CONTRIBUTING.md").read_text())
+    assert line is not None
+    words = re.findall(r"`([^`]+)`", line[1])
+    assert len(words) > 3
+    excluded = re.compile(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE)
+    for name in tracked():
+        if name.endswith((".py", ".md", ".js", ".ts")) and (ROOT / name).exists():
+            text = (ROOT / name).read_text().replace(line[0], "")
+            found = excluded.search(text)
+            assert found is None, f"{name}: {found[0]}"

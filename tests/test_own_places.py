@@ -59,7 +59,7 @@ async def test_the_proxy_is_no_upstream_of_its_own(tmp_path: Path, host: str, pl
 
 
 async def test_storage_is_no_upstream(tmp_path: Path, upstream: Upstream) -> None:
-    """Whoever reads storage without the proxy reads records, and deletes streams without a credential of ours."""
+    """A client that reaches storage without the proxy reads records, and deletes streams without our credentials."""
     store = StoreServer(Config.of(port=0, data_dir=str(tmp_path / "data")))
     port = int(store.url.rpartition(":")[2])
     async with await started(tmp_path, durable_streams_url=f"http://localhost:{port}") as server:

@@ -1,4 +1,4 @@
-"""What the small pieces on the hot path cost: `python -m pytest bench/micro`. Not part of the tests.
+"""The cost of small pieces on the hot path: `python -m pytest bench/micro`. Not part of the tests.
 
-`--benchmark-save NAME` keeps a run, `--benchmark-compare` holds a later one against it.
+`--benchmark-save NAME` saves a run, `--benchmark-compare` compares a later one with it.
 """

@@ -1,4 +1,4 @@
-"""Decoding one read of 64 KiB: large and small chunks, a length, and h11 beside them."""
+"""Decoding one read of 64 KiB: large and small chunks, a length, and h11 for comparison."""
 
 import h11
 import pytest

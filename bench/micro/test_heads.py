@@ -1,4 +1,4 @@
-"""Heads of HTTP/1.1: what arrives and what is sent, the short way and h11."""
+"""Heads of HTTP/1.1, received and sent: our fast path, and h11."""
 
 import h11
 from pytest_benchmark.fixture import BenchmarkFixture

@@ -1,6 +1,6 @@
 """What is measured: our proxy and store, and what a user would otherwise run, each started by one function.
 
-Exports `Peer` and `start`, `Store` and `start_store`: whoever runs behind them, the same load drives them.
+Exports `Peer` and `start`, `Store` and `start_store`. The same load drives every peer and every store.
 """
 
 import os
@@ -37,7 +37,7 @@ class Peer:
         return self.name == "nginx"
 
     def request(self, path: str) -> bytes:
-        """The request that has `path` of the upstream fetched; the same body for everyone."""
+        """The request that makes the peer fetch `path` of the upstream. Its body is the same for all peers."""
         if self.relay:
             head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
         else:
@@ -113,6 +113,6 @@ def start_store(name: str, core: int = PROXY_CORE) -> Store:
 
 
 def _environment(secret: str) -> dict[str, str]:
-    """The secret, and nothing that the user's own settings would change."""
+    """The environment with the secret, and without the user's own settings of the proxy."""
     ours = {name: "" for name in os.environ if name.startswith(("PROXY_", "DURABLE_STREAMS_"))}
     return {**ours, "PROXY_SECRET": secret, "BENCH_SECRET": secret, "PYTHONPATH": str(_ROOT)}

@@ -1,4 +1,4 @@
-"""nginx as a plain relay: the limit in C, which stores nothing. Owns its configuration and its installation."""
+"""nginx as a plain relay, which stores nothing: what is possible in C. Owns its configuration and its installation."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ _CONFIG = Path(__file__).with_name("nginx.conf")
 
 
 class Missing(Exception):
-    """A peer is not on this machine, and what would bring it."""
+    """A peer is not installed. The message says how to install it."""
 
 
 def find_nginx() -> str:

@@ -1,7 +1,7 @@
 """The obvious Python proxy: Starlette, uvicorn and httpx doing create, append and read in the ordinary way.
 
-What a user would write in an afternoon, kept fair: pooled connections, no log line a request, one append a chunk as
-httpx hands it over. It leaves out what an afternoon leaves out: retries, records, leases, limits, an allowlist.
+What a user would write in an afternoon, with a fair chance: pooled connections, no log line for each request, one
+append for each chunk that httpx returns. It has no retries, records, leases, limits or allowlist.
 `python bench/peers/obvious.py PORT STORAGE_URL`, the secret in BENCH_SECRET.
 """
 

@@ -1,4 +1,4 @@
-"""What the streams carry, and the checks that hold what arrives against it. Owns bytes, knows no HTTP.
+"""What the streams carry, and the checks of what arrives. Owns bytes, knows no HTTP.
 
 Two kinds. A *flat* body is a function of (index, offset): a label that names the index, then text out of one pool,
 begun at another place for each index, so that a byte lost, doubled or swapped between streams shows. A *timed* body
@@ -43,7 +43,7 @@ def timed_event(index: int, number: int, now: int) -> bytes:
 
 
 class Check(Protocol):
-    """Takes a stream's bytes as they come and remembers whether they were the right ones."""
+    """Gets a stream's bytes as they arrive, and remembers whether they were right."""
 
     index: int
     received: int
@@ -54,7 +54,7 @@ class Check(Protocol):
 
 
 class FlatCheck:
-    """Holds bytes against the flat body that their label names; `index` is -1 until the label is whole."""
+    """Compares bytes with the flat body that their label names. `index` is -1 until the label is whole."""
 
     __slots__ = ("_label", "_phase", "index", "intact", "received")
 
@@ -90,7 +90,7 @@ class FlatCheck:
 
 
 class TimedCheck:
-    """Holds bytes against a timed body, and notes how old each event was when its last byte arrived."""
+    """Compares bytes with a timed body, and notes the age of each event when its last byte arrived."""
 
     __slots__ = ("_partial", "events", "index", "intact", "latencies", "received")
 

@@ -1,7 +1,6 @@
-"""As much HTTP/1.1 as the rig's own three parties speak: they trust each other's peers to be correct, not fast.
+"""The part of HTTP/1.1 that the rig's own three parties speak. They expect correct peers.
 
-Owns finding fields in a head and decoding a response's body; refuses nothing politely: what it cannot read is a
-failed run.
+Owns finding fields in a head and decoding a response's body. Input that it cannot read fails the run.
 """
 
 from collections.abc import Callable
@@ -11,7 +10,7 @@ __all__ = ["BrokenRun", "Chunks", "field", "number"]
 
 
 class BrokenRun(Exception):
-    """A run whose output is wrong, or that cannot go on: its figures are not figures."""
+    """A run whose output is wrong, or that cannot go on. Its figures are void."""
 
 
 def field(head: bytes, name: bytes) -> bytes | None:

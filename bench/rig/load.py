@@ -1,6 +1,6 @@
-"""The callers: keep-alive connections that ask and read answers, and jobs kept going so many at a time.
+"""The callers: keep-alive connections that send requests and read answers, and a fixed number of jobs at a time.
 
-Owns sending requests and timing answers; what an answer's body must be, the caller's `deliver` knows.
+Owns sending requests and timing answers. The caller's `deliver` checks an answer's body.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ __all__ = ["Link", "Reply", "at_a_time", "for_seconds", "until"]
 
 Deliver = Callable[[memoryview, int], None]
 
-_BUFFER = memoryview(bytearray(262_144))  # one for all: what is read is used before the loop reads again
+_BUFFER = memoryview(bytearray(262_144))  # shared: the bytes of a read are used before the loop reads again
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Reply:
 
 
 class Link(asyncio.BufferedProtocol):
-    """A connection that asks one thing at a time."""
+    """A connection with one request at a time."""
 
     transport: asyncio.Transport
 
@@ -169,7 +169,7 @@ async def at_a_time(port: int, width: int, indices: range, job: Job) -> None:
 
 
 async def for_seconds(port: int, width: int, seconds: float, begin: int, job: Job) -> int:
-    """Starts jobs `width` at a time for so long, waits for the last; how many there were, numbered from `begin`."""
+    """Start jobs for `seconds`, `width` at a time, and wait for the last; how many. Numbers start at `begin`."""
     until = time.monotonic() + seconds
     started = 0
 
@@ -189,7 +189,7 @@ async def for_seconds(port: int, width: int, seconds: float, begin: int, job: Jo
 
 
 async def until(holds: Callable[[], bool], every: float = 0.002) -> None:
-    """Waits for what another process does, looking each `every` seconds."""
+    """Wait until `holds` is true of another process. Checked each `every` seconds."""
     while not holds():  # noqa: ASYNC110  # what is waited for happens elsewhere: there is no event to set
         await asyncio.sleep(every)
 

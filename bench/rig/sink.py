@@ -1,4 +1,4 @@
-"""Storage that stores next to nothing: as much of the durable-streams protocol as a proxy needs, as fast as it goes.
+"""Storage that stores nearly nothing: only what a proxy needs of the durable-streams protocol, as fast as possible.
 
 A proxy's data streams (named by a UUID) are checked against what the upstream sent and thrown away: only length,
 closure and producer state stay. Every other stream (records, leases) is kept whole, so that it can be read back.
@@ -22,7 +22,7 @@ _LONG_POLL_SECONDS = 30.0
 
 
 class Stored:
-    """What is left of a stream."""
+    """What is kept of a stream."""
 
     __slots__ = ("appends", "check", "closed", "content_type", "epoch", "kept", "length", "parked", "seq")
 
@@ -43,7 +43,7 @@ class Stored:
         return b"%016d_%016d" % (0, self.length)
 
     def wake(self) -> None:
-        """Tells every reader that waits."""
+        """Wake every waiting reader."""
         parked, self.parked = self.parked, []
         for reader in parked:
             reader()
@@ -113,7 +113,7 @@ class _Link(asyncio.BufferedProtocol):
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self._partial = b""  # of a head, or of a small body
+        self._partial = b""  # part of a head, or of a small body
         self._left = 0  # bytes of an append's body that are still to come
         self._head = b""
         self._stored: Stored | None = None
@@ -167,7 +167,7 @@ class _Link(asyncio.BufferedProtocol):
         return self._take(data)
 
     def _take(self, data: memoryview) -> memoryview:
-        """Body bytes, checked where they lie."""
+        """Body bytes, checked without a copy."""
         piece = data[: self._left]
         stored = self._stored
         if stored is not None and not stored.closed:
@@ -293,7 +293,7 @@ class _Link(asyncio.BufferedProtocol):
         )
 
     def _sse(self, stored: Stored, query: bytes) -> None:
-        """Control events only: who reads from the null storage waits for the end, not for the bytes."""
+        """Control events only: a reader of the null storage waits for the end, not for bytes."""
         self.transport.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nStream-SSE-Data-Encoding: base64\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"

@@ -1,4 +1,4 @@
-"""A scripted origin: the path says what it answers. Owns pacing and framing; knows nothing of who asks.
+"""A scripted origin: the path says what it answers. Owns pacing and framing. Does not know its callers.
 
 /flat/INDEX/SIZE     a body with Content-Length, as fast as the socket takes it
 /chunked/INDEX/SIZE  the same in chunks of 64 KiB; SIZE 0 never ends
@@ -24,7 +24,7 @@ __all__ = ["Upstream"]
 
 _CHUNK = 65_536
 _CHUNKS_A_TURN = 8
-_TURN = {"events": 1, "dense": 64}  # writes in one turn of the loop: more would keep the storage beside us waiting
+_TURN = {"events": 1, "dense": 64}  # writes in one turn of the loop: more would delay the storage in the same loop
 _LAST = b"0\r\n\r\n"
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 _CHUNKED = _HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -201,7 +201,7 @@ class _Exchange:
         self._link.exchange = None
 
     def go(self) -> None:
-        """Past the point where the script waits."""
+        """Let the script go on from where it waits."""
         self._wait_at = -1
         self._chunks()
 

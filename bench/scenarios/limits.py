@@ -129,7 +129,7 @@ MAX_BYTES = Scenario(
     _max_bytes,
     [
         "`proxy`: endless bodies; every stream is checked to hold exactly the limit and to be `truncated`. Each cut"
-        " costs a connection, which the next body opens anew.",
+        " costs a connection, so the next body opens a new one.",
         "`not cut`: bodies that end by themselves just at the limit; `no limit`: the same with the limit far off.",
     ],
     repeats=3,

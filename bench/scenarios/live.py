@@ -1,4 +1,4 @@
-"""Tokens as they come: `tokens` (to storage), `growth` (many streams, the same rate), `tail` (to a reader)."""
+"""Tokens one by one: `tokens` (to storage), `growth` (many streams, the same rate), `tail` (to a reader)."""
 
 import asyncio
 import base64
@@ -32,7 +32,7 @@ def _ages(latencies: list[int]) -> Figures:
 
 
 async def measure_timed(peer: str, streams: int, period: float, rounds: int) -> Figures:
-    """`streams` at once, an event each `period` seconds on each; the play is measured, opening and closing is not."""
+    """`streams` at once, with an event each `period` seconds on each. Opening and closing are not measured."""
     latencies: list[int] = []
     async with opened(peer, sink=Sink(lambda: TimedCheck(latencies))) as session, asyncio.timeout(_DEADLINE_SECONDS):
         drive = _relayed if session.peer.relay else _pumped
@@ -178,7 +178,7 @@ class _Reader:
 
 
 async def measure_tail(storage: str, streams: int, period: float, rounds: int) -> Figures:
-    """The same with a reader on each stream; a latency ends where the reader has the event."""
+    """`measure_timed` with a reader on each stream. A latency ends when the reader has the event."""
     npm = await asyncio.to_thread(start_store, "npm", LOAD_CORE) if storage == "npm" else None
     latencies: list[int] = []
     try:

@@ -14,7 +14,7 @@ SHARES = (
     Metric("core", "its core used", "%", ""),
     Metric("rig", "the other core used by load, upstream and storage", "%", ""),
 )
-"""What wall times and rates are bound by: the contender, or the load."""
+"""What limits wall times and rates: the contender, or the load."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Our store beside the npm server, both durable: `store`."""
+"""Our store and the npm server, both durable: `store`."""
 
 import asyncio
 import itertools
@@ -62,7 +62,7 @@ class _Producer:
             raise BrokenRun(f"append {self.appends - 1} was answered {reply.status}")
 
     async def verify(self) -> None:
-        """Reads the whole stream back, in as many pieces as the server likes, and compares."""
+        """Read the whole stream back, in any number of responses, and compare."""
         check, offset = FlatCheck(), "-1"
         while True:
             reply = await self._link.ask(
@@ -120,7 +120,7 @@ async def _appends_until(producer: _Producer, until: float) -> None:
 
 
 async def _measure_through_proxy(count: int) -> Figures:
-    """Small streams through the proxy into the store of its own process; the CPU of all until it idles again."""
+    """Small streams through the proxy into its embedded store: the CPU of all, until the process is idle again."""
     async with opened("proxy", embedded=True) as session, asyncio.timeout(_DEADLINE_SECONDS):
         await _create_all(session, 200)
         cpu, wall = session.peer.child.cpu(), time.monotonic()

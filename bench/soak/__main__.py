@@ -1,4 +1,4 @@
-"""The command: a baseline, the same with adversaries, then peace; figures, and 1 when a bound does not hold."""
+"""The command: a baseline, the same load with adversaries, then rest. Prints figures; exits with 1 if a bound fails."""
 
 import argparse
 import asyncio
@@ -20,7 +20,7 @@ from bench.rig.upstream import Upstream
 from bench.soak.adversaries import ADVERSARIES, Adversary
 from bench.soak.target import Target
 
-_SECRET = "soak-secret-that-is-longer-than-32-bytes"  # of this run's own proxy
+_SECRET = "soak-secret-that-is-longer-than-32-bytes"  # the secret of this run's own proxy
 _EVENTS = 20
 _ANSWERS_A_SECOND = 10
 _P99_RATIO = 3.0
@@ -97,7 +97,7 @@ async def _measure(
 ) -> bool:  # fmt: skip
     say(f"baseline: a good client alone for {seconds:.0f} s")
     target.popular = await target.create(f"{upstream.url}/held/1000000")
-    await _behave(target, upstream, seconds / 4)  # what is made once is made
+    await _behave(target, upstream, seconds / 4)  # objects that are made once are made now
     alone = await _behave(target, upstream, seconds)
     memory = child.memory()
     say(f"  create p99 {alone.p99():.1f} ms, errors {len(alone.errors)}, memory {memory / 2**20:.1f} MiB")

@@ -1,4 +1,4 @@
-"""Those who take what they can: each is a number of connections that misuse one thing until it is cancelled."""
+"""Adversaries: each is a number of connections that misuse one thing until it is cancelled."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ Work = Callable[[Target, int], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Adversary:
-    """`count` of them do `work` over and over; each is given its number."""
+    """`count` connections do `work` again and again. Each call gets its number."""
 
     name: str
     count: int
@@ -26,11 +26,11 @@ class Adversary:
             for number in range(self.count):
                 group.create_task(self._again(target, number))
                 if number % 50 == 49:
-                    await asyncio.sleep(0.02)  # a listen queue is not what is tested
+                    await asyncio.sleep(0.02)  # not to fill the listen queue, which is not tested
 
     async def _again(self, target: Target, number: int) -> None:
         while True:
-            with contextlib.suppress(OSError, EOFError):  # cut off: as it should be
+            with contextlib.suppress(OSError, EOFError):  # cut off, as expected
                 await self.work(target, number)
             await asyncio.sleep(0.5)
 

@@ -1,4 +1,4 @@
-"""The proxy under test, as its clients see it. Owns requests and their answers, as far as the soak needs them."""
+"""The proxy under test, as its clients see it. Owns the requests that the soak needs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ class Target:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """A connection; reset at the end, so that none is left in a time-wait of ours."""
+        """A connection, which is reset at the end, so that no socket is left in TIME_WAIT."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=_LIMIT)
         try:
             yield reader, writer
@@ -49,7 +49,7 @@ class Target:
         return location.decode()
 
     async def read(self, location: str) -> bytes:
-        """The whole of a stream as it comes, its events' data joined. Raises BrokenRun, OSError, EOFError."""
+        """A whole stream, read live: the data of its events, joined. Raises BrokenRun, OSError, EOFError."""
         data = b""
         async with self.connected() as (reader, writer):
             writer.write(f"GET {location}&live=sse&offset=-1 HTTP/1.1\r\nHost: h\r\n\r\n".encode())

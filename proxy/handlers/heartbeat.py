@@ -1,12 +1,12 @@
 """How long storage may be silent on a live read: learned from how often it says on silent reads that it is there.
 
-A connection can go deaf: the peer, or what keeps its address on the way, is gone, and nothing tells so. A storage that
-works breaks its silence now and then, with a comment or with a control event that carries no news. How often is its
-own affair, so it is measured. The silence that counts as deafness is a multiple of the longest such interval.
+A connection can go deaf: the peer, or a gateway on the way to it, is gone, and nothing reports that. A working storage
+sends something even in silence, now and then: a comment, or a control event without news. Each storage has its own
+interval, so the interval is measured. The silence that counts as deafness is a multiple of the longest one.
 
-A wrong measure would break off good reads for ever, because no longer interval could be seen any more. So only the
-time between two signs of the same kind counts, with nothing between them: it is the interval of storage's timer, also
-if that timer runs on regardless of what is sent.
+A wrong measure would cut good reads for ever, because no longer interval could be seen any more. So only the time
+between two signs of the same kind counts, with nothing between them. That is the interval of storage's timer, also if
+that timer runs on regardless of what is sent.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ _CLOSED = b"streamClosed"
 class HeartbeatSettings:
     """Bounds of the silence that is allowed to storage; times in seconds."""
 
-    storage_timeout_seconds: float  # the least: storage may take as long over any request
-    storage_silence_seconds: float  # the most, and what is allowed until something was learned
-    missed_beats: float  # of storage's own intervals without a sign, after which it counts as silent
+    storage_timeout_seconds: float  # least silence that is allowed: any request to storage may take as long
+    storage_silence_seconds: float  # most silence that is allowed, also before anything was learned
+    missed_beats: float  # how many of storage's own intervals may pass without a sign
 
 
 class Heartbeat:
@@ -35,11 +35,11 @@ class Heartbeat:
     def __init__(self, settings: HeartbeatSettings) -> None:
         self._settings = settings
         self.limit = settings.storage_silence_seconds
-        """Seconds of silence after which a live read is to be broken off."""
+        """Seconds of silence after which a live read must be cut."""
         self._longest = 0.0
 
     def learn(self, seconds: float) -> None:
-        """Storage let `seconds` pass between two signs of life, of its own accord."""
+        """Storage let `seconds` pass between two signs of life."""
         if seconds > self._longest:
             settings = self._settings
             self._longest = seconds

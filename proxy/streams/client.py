@@ -240,7 +240,7 @@ async def _small_body(answer: Response | Reading, timeout: float, max_bytes: int
         raise StorageError("a stream is larger than it should be", is_final=True) from None
     except (BodyError, TimeoutError):
         answer.body.close()
-        raise StorageError("a read broke off") from None
+        raise StorageError("a read was cut") from None
 
 
 def _discard(response: Response) -> None:

@@ -1,7 +1,7 @@
 """A proxy that speaks the protocol and does what a test says: streams are written by the test, answers cut at any byte.
 
 A real socket server in its own thread. `reads`, `creates` and `aborts` are what it was asked; `cuts` ends a read's
-answer after so many bytes, head included; `slices` sends answers in pieces of that size.
+answer after a number of bytes, head included; `slices` sends answers in pieces of that size.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ Fields = dict[str, str]
 
 
 class Framing(Enum):
-    """How the end of a plain answer's body is told."""
+    """How the end of a plain answer's body is marked."""
 
     LENGTH = "Content-Length"
     CHUNKED = "chunked"
@@ -122,7 +122,7 @@ class ScriptedProxy:
         self.keep_alive_seconds: float | None = None  # comments on an idle live read
         self._on_read: tuple[int, Callable[[], None]] | None = None
         self.forwards = False  # creates are sent on to the upstream that they name
-        self.lose_creates = 0  # so many creates are carried out and their answers lost
+        self.lose_creates = 0  # creates that are carried out, but whose answers are lost
         self._loop = LoopThread("scripted proxy")
         self._server = self._loop.run(self._listen())
 
@@ -204,7 +204,7 @@ class ScriptedProxy:
         self.drop_connections()
 
     def on_read(self, count: int, act: Callable[[], None]) -> None:
-        """Have a thread do something as soon as there have been so many reads."""
+        """Let a thread do something as soon as there were `count` reads."""
         self._on_read = (count, act)
 
     def drop_connections(self) -> None:

@@ -1,4 +1,4 @@
-"""Servers between the client and the proxy answer in its place: nothing of that is taken for the stream or its end."""
+"""Servers between the client and the proxy answer in its place. The client takes none of it for the stream."""
 
 import time
 

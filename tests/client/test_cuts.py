@@ -39,7 +39,7 @@ class Reader:
         self.size = proxy.first_sent()
 
     def read(self, *cuts: int) -> None:
-        """Read a stream whole, its first answers ended after so many bytes."""
+        """Read a stream whole, whose first answers end after a number of bytes."""
         self.proxy.stream(*APPENDS)
         if self._catch_up:
             self._fetch(request_id="again").close()

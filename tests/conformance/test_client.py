@@ -200,7 +200,7 @@ def test_from_the_offset_only_the_rest_comes(connect: Connect, upstream: Upstrea
     first.close()
     route.release()
     second = fetch(route.url, request_id=request_id)
-    assert second.read() == b"twothree"  # who did not ask for more had not consumed "two"
+    assert second.read() == b"twothree"  # "two" was not consumed, because nothing asked for more after it
     assert route.count == 1
 
 

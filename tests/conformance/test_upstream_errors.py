@@ -1,4 +1,4 @@
-"""What the caller is told when the upstream refuses, redirects, or does not speak HTTP; and that it is asked once."""
+"""What the caller gets when the upstream refuses, redirects, or does not speak HTTP; and that it is asked once."""
 
 import socket
 

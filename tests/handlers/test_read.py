@@ -121,7 +121,7 @@ async def test_shared_caching_is_a_setting(tmp_path: Path) -> None:
 
 
 async def test_a_read_by_a_credential_is_its_reader_s_alone_also_where_caches_are_shared(tmp_path: Path) -> None:
-    """A shared cache keys by the URL: it would hand the answer to those who have no credential."""
+    """A shared cache keys by the URL, so it would give the answer to clients without a credential."""
     _, storage = scripted(Response(200, Headers([(b"cache-control", b"public, max-age=60")])))
     token = make_token(SECRET, time.time(), 60)
     async with running(tmp_path, lambda _: storage, shared_cache=True) as house:

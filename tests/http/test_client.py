@@ -469,7 +469,7 @@ async def test_a_body_that_nobody_takes_pauses_its_origin() -> None:
         held = sum(map(len, await response.body.take()))
         await asyncio.sleep(0.05)  # what was taken is still in hand
         assert held <= budget.used < 512 << 10
-        assert await response.body.take()  # who comes again is given more
+        assert await response.body.take()  # the next take gets more
         response.body.close()
         await until(lambda: len(pool) == 0)
         assert budget.used == 0

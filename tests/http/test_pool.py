@@ -257,7 +257,7 @@ async def test_places_of_dials_that_fail_are_free_again() -> None:
 
 
 async def _cancelled_after(steps: int, work: Awaitable[object]) -> bool:
-    """Cancel `work` after so many turns of the loop; False when it was over before."""
+    """Cancel `work` after a number of turns of the loop; False when it was over before."""
     task = asyncio.ensure_future(work)
     for _ in range(steps):
         await asyncio.sleep(0)

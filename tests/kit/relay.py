@@ -1,4 +1,4 @@
-"""A TCP relay that cuts a connection where the test says: after so many bytes, by FIN, RST or silence.
+"""A TCP relay that cuts a connection where the test says: after a number of bytes, by FIN, RST or silence.
 
 It runs in its own thread.
 """

@@ -68,7 +68,7 @@ async def test_the_next_address_is_tried_when_one_refuses(monkeypatch: pytest.Mo
 
 @contextmanager
 def swallowing(host: str) -> Iterator[int]:
-    """A port of `host` whose backlog is full: whoever connects gets no answer."""
+    """A port of `host` whose backlog is full: a connection attempt gets no answer."""
     with socket.create_server((host, 0), backlog=0) as full:
         port = full.getsockname()[1]
         fillers = [socket.socket() for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Resolving: a name whose servers are silent holds up nobody but those who ask for it."""
+"""Resolving: a name whose servers are silent delays only the callers that ask for it."""
 
 import asyncio
 import socket

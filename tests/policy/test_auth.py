@@ -451,7 +451,7 @@ def test_a_reader_by_the_url_is_told_from_one_by_a_credential() -> None:
     (expires,), (signature,) = presigned()
     by_url = KEYS.admit(Access.READ, ID, [(b"expires", expires), (b"signature", signature)], [], NOW)
     assert (by_url.is_signed, by_url.is_service) == (True, False)
-    assert by_url.may_open("whoever owns the stream")
+    assert by_url.may_open("any subject")
     assert not caller(Access.READ).is_signed
     assert not KEYS.admit(Access.READ, ID, [(b"secret", SECRET.encode())], [], NOW).is_signed
 

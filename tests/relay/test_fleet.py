@@ -30,7 +30,7 @@ async def test_an_abort_is_told_to_the_owner_and_awaited() -> None:
         assert await there.fleet.abort(ID, wait=5.0)
         assert tap.is_cut
         assert ending(storage) == (b"one", True, "aborted")
-        assert await there.fleet.abort(ID, wait=5.0)  # it has ended: nobody is told
+        assert await there.fleet.abort(ID, wait=5.0)  # it has ended: no message is sent
         mail = storage.named(mailbox_name(here.name))
         assert mail is not None
         assert mail.data.count(b"abort") == 1

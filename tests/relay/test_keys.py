@@ -414,7 +414,7 @@ async def test_a_holder_that_is_cut_off_while_it_settles_cuts_its_upstream_befor
 
 
 class Believed(Solo):
-    """A member of a fleet in which everyone knows at once who has died."""
+    """A member of a fleet in which every instance knows at once which one has died."""
 
     def __init__(self, name: str, dead: set[str]) -> None:
         super().__init__(Roomy())

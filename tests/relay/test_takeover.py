@@ -1,4 +1,4 @@
-"""How a stream ends, and that nobody ever hears two different outcomes of it, whoever is ahead of whom."""
+"""How a stream ends. No reader ever gets two different outcomes, in whatever order owner and finders act."""
 
 import asyncio
 from dataclasses import replace
@@ -29,7 +29,7 @@ async def made(relay: Relay, *, data: bytes = b"some") -> Producer:
 
 
 async def outcome_seen(memory: MemoryStorage) -> Outcome | None:
-    """What a reader on an instance that knows nothing is told; None while the stream is open."""
+    """The outcome that a reader gets from an instance that knows nothing; None while the stream is open."""
     relay = Relay.over(memory)
     metadata = await relay.storage.head(ID)
     assert metadata is not None

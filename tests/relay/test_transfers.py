@@ -1,4 +1,4 @@
-"""Transfers from create to recorded outcome: faults of storage, races of those who end one, and what must be left."""
+"""Transfers from create to recorded outcome: faults of storage, races between ways to end one, what is left."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -450,7 +450,7 @@ async def test_a_stream_that_another_closed_is_recorded_once_storage_works(at: i
 
 @pytest.mark.parametrize("who", ["delete", "stop"])
 @in_virtual_time
-async def test_a_stream_that_is_left_open_holds_nobody_up(who: str) -> None:
+async def test_a_stream_that_is_left_open_delays_no_one(who: str) -> None:
     memory = MemoryStorage()
     failing = Failing(memory, when=lambda r: r.method == b"POST")
     relay = Relay.over(failing)

@@ -21,7 +21,7 @@ from tests.store.kit import Clock, engine_of, opened
 
 
 def grow_to(store: Store, pages: int) -> None:
-    """Let SQLite fail with "disk full" past so many pages (0: no bound)."""
+    """Let SQLite fail with "disk full" beyond a number of pages (0: no bound)."""
     connection = engine_of(store)._commits._writer._database._connection
     connection.execute(f"PRAGMA max_page_count = {pages or 1 << 30}")
 
@@ -309,7 +309,7 @@ async def test_a_sweep_that_was_not_committed_is_done_again(tmp_path: Path, monk
         database = engine_of(store)._commits._writer._database
 
         async def is_swept() -> bool:
-            await client.post("/u", b"u")  # what could not be tidied is tried again after a write
+            await client.post("/u", b"u")  # failed maintenance is done again after a write
             return not database.has_garbage
 
         await until(is_swept)

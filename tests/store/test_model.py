@@ -129,7 +129,7 @@ class StoreMachine(RuleBasedStateMachine):
         after.mkdir()
         log = "streams.db-wal"
         start = b""
-        while start != (before / log).read_bytes()[:32]:  # the log did not start anew while we looked
+        while start != (before / log).read_bytes()[:32]:  # the log did not restart meanwhile
             start = (before / log).read_bytes()[:32]
             for name in ("streams.db", log):  # in this order: the log holds what the database has not yet
                 shutil.copy(before / name, after / name)

@@ -100,7 +100,7 @@ class Service:
         )
 
     async def __call__(self, request: Request) -> Response:
-        """Answer one request. Raises BodyError when the request's body broke off."""
+        """Answer one request. Raises BodyError when the request's body was cut."""
         if self._engine.is_closing:
             return _failed(Result(Verdict.FAILED))
         path, _, query = request.target.partition(b"?")
