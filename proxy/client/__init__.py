@@ -17,14 +17,31 @@ from proxy.client._sync.create import create_durable_fetch
 from proxy.client._sync.fetch import DurableFetch
 from proxy.client._sync.response import DurableResponse
 from proxy.client.context import durable_request
-from proxy.client.errors import DurableError, Fault, IncompleteStream, NetworkError, ProxyError
+from proxy.client.errors import DurableError, IncompleteStream, NetworkError, NetworkFault, ProxyError
 from proxy.client.options import Live, Retry, Timeouts
-from proxy.client.storage import FileStorage, MemoryStorage, Storage
+from proxy.client.storage import CredentialStorage, FileStorage, MemoryStorage
 from proxy.streams.names import Outcome
 
 __all__ = [
-    "AsyncDurableFetch", "AsyncDurableResponse", "DurableError", "DurableFetch", "DurableResponse", "Fault",
-    "FileStorage", "IncompleteStream", "Live", "MemoryStorage", "NetworkError", "Outcome", "ProxyError", "Retry",
-    "Storage", "Timeouts", "create_abort", "create_async_abort", "create_async_durable_fetch", "create_durable_fetch",
+    "AsyncDurableFetch",
+    "AsyncDurableResponse",
+    "CredentialStorage",
+    "DurableError",
+    "DurableFetch",
+    "DurableResponse",
+    "FileStorage",
+    "IncompleteStream",
+    "Live",
+    "MemoryStorage",
+    "NetworkError",
+    "NetworkFault",
+    "Outcome",
+    "ProxyError",
+    "Retry",
+    "Timeouts",
+    "create_abort",
+    "create_async_abort",
+    "create_async_durable_fetch",
+    "create_durable_fetch",
     "durable_request",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Stopping an upstream call: one PATCH on the stream's signed URL, which may be repeated. Decides; a driver sends."""
 
 from proxy.client.access import abort_url
-from proxy.client.errors import Fault, NetworkError, ProxyError
+from proxy.client.errors import NetworkError, NetworkFault, ProxyError
 from proxy.client.messages import Fields, Send, proxy_error
 from proxy.client.options import TRANSIENT_STATUSES, Backoff, Retry, Timeouts
 
@@ -42,7 +42,7 @@ class Aborting:
 
     def failed(self, error: NetworkError) -> None:
         """Note that no answer came. Raises `error` when no attempt is left, or the proxy had the request."""
-        if error.fault is Fault.READ_TIMEOUT:
+        if error.fault is NetworkFault.READ_TIMEOUT:
             raise error
         self._failed(error, None)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
-__all__ = ["Access", "Authorization", "Place", "abort_url"]
+__all__ = ["Authorization", "Place", "StreamAccess", "abort_url"]
 
 _VISIBLE = re.compile(r"[!-~]+")
 
@@ -52,7 +52,7 @@ class Place:
         return url if location and is_web and _VISIBLE.fullmatch(url) else None
 
 
-class Access:
+class StreamAccess:
     """How one stream is read: by its signed URL, and once the proxy has refused that, by the service secret."""
 
     def __init__(self, place: Place, stream_url: str) -> None:
@@ -62,7 +62,7 @@ class Access:
         self.stream_id = urlsplit(stream_url).path.rpartition("/")[2]
 
     def __repr__(self) -> str:
-        return f"<Access {self.stream_id}>"
+        return f"<StreamAccess {self.stream_id}>"
 
     def url(self, query: list[tuple[str, str]]) -> str:
         """The URL of a read with these parameters."""

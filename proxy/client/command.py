@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from proxy.client._sync.create import create_durable_fetch
 from proxy.client._sync.fetch import DurableFetch
 from proxy.client._sync.response import DurableResponse
-from proxy.client.errors import DurableError, Fault, IncompleteStream, NetworkError, ProxyError, printable
+from proxy.client.errors import DurableError, IncompleteStream, NetworkError, NetworkFault, ProxyError, printable
 from proxy.client.storage import FileStorage
 
 __all__ = ["add_arguments", "main"]
@@ -97,7 +97,7 @@ def main(args: argparse.Namespace, made_secret: Path | None = None) -> int:
     except ProxyError as error:
         return _fail(REFUSED, f"the proxy refused: {error}")
     except NetworkError as error:
-        if error.fault is Fault.REQUEST:
+        if error.fault is NetworkFault.REQUEST:
             return _fail(USAGE, str(error))
         return _fail(UNREACHABLE, f"the proxy could not be reached: {error}{_hint(fetch, args)}")
     except IncompleteStream as error:

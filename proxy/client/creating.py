@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from proxy.client.access import Place
 from proxy.client.decoding import decoded
-from proxy.client.errors import Fault, NetworkError, ProxyError
+from proxy.client.errors import NetworkError, NetworkFault, ProxyError
 from proxy.client.messages import Fields, Send, proxy_error
 from proxy.client.options import RETRY_AFTER_SECONDS, TRANSIENT_STATUSES, Backoff, Retry, Timeouts
 
@@ -163,10 +163,10 @@ class Creating:
 
     def failed(self, error: NetworkError) -> None:
         """Note that no answer came. Raises `error` when the caller's time is up or no attempt is left."""
-        if error.fault is Fault.REQUEST:
+        if error.fault is NetworkFault.REQUEST:
             raise error
         self.leaves_open = True
-        if error.fault is Fault.READ_TIMEOUT:
+        if error.fault is NetworkFault.READ_TIMEOUT:
             raise error
         self._failed(error, None)
 

@@ -17,9 +17,9 @@ from urllib.parse import quote
 from proxy.client.creating import Created, UpstreamRequest
 from proxy.client.messages import Fields
 from proxy.client.reading import START, Position
-from proxy.client.storage import Storage
+from proxy.client.storage import CredentialStorage
 
-__all__ = ["Credentials", "Ledger", "new_key"]
+__all__ = ["CredentialEntries", "Credentials", "new_key"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +63,14 @@ def new_key() -> str:
     return secrets.token_urlsafe(24)
 
 
-class Ledger:
+class CredentialEntries:
     """The entries of one proxy in one storage. Threads and processes may share the storage.
 
     A lock makes each change atomic within this process. Between processes the last write wins, so a change to a stored
     entry is made only when its key is the caller's own: a slow reader never touches a newer stream's entry.
     """
 
-    def __init__(self, storage: Storage, prefix: str, proxy_url: str) -> None:
+    def __init__(self, storage: CredentialStorage, prefix: str, proxy_url: str) -> None:
         self._storage = storage
         self._scope = f"{prefix}{proxy_url}:"
         self._lock = threading.Lock()

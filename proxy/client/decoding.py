@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from proxy.client.options import DECODED_STEP_BYTES, ERROR_BODY_BYTES, TAIL_BYTES
 
-__all__ = ["Decoder", "Tail", "decoded"]
+__all__ = ["BodyEnd", "Decoder", "decoded"]
 
 _GZIP = re.compile(r"\s*(?:x-)?gzip\s*", re.IGNORECASE)
 _DEFLATE = re.compile(r"\s*deflate\s*", re.IGNORECASE)
@@ -71,7 +71,7 @@ def decoded(body: bytes, coding: str) -> bytes | None:
     return bytes(collected[:ERROR_BODY_BYTES])
 
 
-class Tail:
+class BodyEnd:
     """The last bytes of a body as its caller sees them, decoded when the body has a coding.
 
     A coding that cannot be undone here hides the end: then `says_done` stays False.

@@ -9,7 +9,15 @@ from enum import Enum
 
 from proxy.streams.names import Outcome
 
-__all__ = ["INVALID_RESPONSE", "DurableError", "Fault", "IncompleteStream", "NetworkError", "ProxyError", "printable"]
+__all__ = [
+    "INVALID_RESPONSE",
+    "DurableError",
+    "IncompleteStream",
+    "NetworkError",
+    "NetworkFault",
+    "ProxyError",
+    "printable",
+]
 
 INVALID_RESPONSE = "INVALID_RESPONSE"  # our own code for an answer that breaks the protocol
 
@@ -64,7 +72,7 @@ class ProxyError(DurableError):
         return self.from_proxy and self.status in (401, 403)
 
 
-class Fault(Enum):
+class NetworkFault(Enum):
     """What failed between the client and the proxy; the values are the names of httpx's exceptions."""
 
     CONNECT = "ConnectError"
@@ -81,7 +89,7 @@ class Fault(Enum):
 class NetworkError(DurableError):
     """The connection to the proxy failed, and no retry was left. `fault` says how it failed last."""
 
-    def __init__(self, fault: Fault, detail: str) -> None:
+    def __init__(self, fault: NetworkFault, detail: str) -> None:
         super().__init__(printable(detail))
         self.fault = fault
 

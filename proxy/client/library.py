@@ -14,7 +14,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from proxy.client.errors import Fault, NetworkError
+from proxy.client.errors import NetworkError, NetworkFault
 from proxy.client.messages import Fields, Send
 from proxy.client.options import ERROR_BODY_BYTES, ERROR_BODY_SECONDS, MAX_CONNECTIONS, MAX_IDLE_CONNECTIONS
 
@@ -23,8 +23,8 @@ __all__ = [
     "transport_options",
 ]  # fmt: skip
 
-_FAULTS = {fault.value: fault for fault in Fault}
-_FAULTS |= {"CloseError": Fault.READ, "DecodingError": Fault.PROTOCOL, "ProxyError": Fault.CONNECT}
+_FAULTS = {fault.value: fault for fault in NetworkFault}
+_FAULTS |= {"CloseError": NetworkFault.READ, "DecodingError": NetworkFault.PROTOCOL, "ProxyError": NetworkFault.CONNECT}
 _SIGNATURE = re.compile(r"(signature=)[\w-]+")
 
 
@@ -69,10 +69,10 @@ def translated(library: ModuleType) -> Iterator[None]:
     try:
         yield
     except library.LocalProtocolError:
-        raise NetworkError(Fault.REQUEST, "the request holds a header that cannot be sent") from None
+        raise NetworkError(NetworkFault.REQUEST, "the request holds a header that cannot be sent") from None
     except library.HTTPError as error:
         names = [kind.__name__ for kind in type(error).__mro__]
-        fault = next((_FAULTS[name] for name in names if name in _FAULTS), Fault.PROTOCOL)
+        fault = next((_FAULTS[name] for name in names if name in _FAULTS), NetworkFault.PROTOCOL)
         detail = _SIGNATURE.sub(r"\1…", str(error)) or fault.value
         raise NetworkError(fault, detail) from None
 

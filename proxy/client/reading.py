@@ -21,8 +21,8 @@ import json
 from base64 import b64decode
 from dataclasses import dataclass
 
-from proxy.client.access import Access
-from proxy.client.errors import INVALID_RESPONSE, Fault, IncompleteStream, NetworkError, ProxyError
+from proxy.client.access import StreamAccess
+from proxy.client.errors import INVALID_RESPONSE, IncompleteStream, NetworkError, NetworkFault, ProxyError
 from proxy.client.events import Event, EventDecoder, EventTooLarge
 from proxy.client.messages import Fields, Send, proxy_error
 from proxy.client.options import (
@@ -51,7 +51,8 @@ class Position:
 
 START = Position("-1", 0)
 
-_UNCONNECTED = frozenset({Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.POOL_TIMEOUT})  # says nothing about responses
+# These say nothing about how responses are buffered on the way.
+_UNCONNECTED = frozenset({NetworkFault.CONNECT, NetworkFault.CONNECT_TIMEOUT, NetworkFault.POOL_TIMEOUT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Reading:
     """
 
     def __init__(
-        self, access: Access, position: Position, *, retry: Retry, timeouts: Timeouts, catch_up: bool, now: float
+        self, access: StreamAccess, position: Position, *, retry: Retry, timeouts: Timeouts, catch_up: bool, now: float
     ) -> None:
         self._access = access
         self._offset = position.offset
@@ -193,7 +194,7 @@ class Reading:
             self._end_plain(self._plain)
         elif not self.satisfied and not self._spoke:
             self._count_fruitless()
-            self._failed(NetworkError(Fault.PROTOCOL, "a live read ended without an event"), now)
+            self._failed(NetworkError(NetworkFault.PROTOCOL, "a live read ended without an event"), now)
         elif not self.satisfied and not self._brought:
             self.delay = self._backoff.pause()
         if self.outcome is None:
@@ -203,7 +204,7 @@ class Reading:
         """Note that no answer came, or that it was cut. Raises `error` when no attempt or no time is left."""
         if self.outcome is not None:
             return  # the closing event had arrived before: nothing was lost
-        if error.fault is Fault.READ_TIMEOUT:
+        if error.fault is NetworkFault.READ_TIMEOUT:
             self._check(now)
         if error.fault not in _UNCONNECTED:
             self._count_fruitless()
@@ -248,7 +249,7 @@ class Reading:
                 fresh.append(self._event(event))
         except EventTooLarge:
             self._live = Live.LONG_POLL
-            self._broken = NetworkError(Fault.PROTOCOL, "an event was larger than the client holds")
+            self._broken = NetworkError(NetworkFault.PROTOCOL, "an event was larger than the client holds")
         except (NetworkError, ProxyError) as error:
             self._broken = error
         if not any(fresh):
@@ -332,9 +333,9 @@ class Reading:
 
     def _check(self, now: float) -> None:
         if self._patience is not None and now - self._since >= self._patience:
-            raise NetworkError(Fault.READ_TIMEOUT, "no new byte of the answer arrived in time")
+            raise NetworkError(NetworkFault.READ_TIMEOUT, "no new byte of the answer arrived in time")
 
 
 def _broken(detail: str) -> NetworkError:
     """The error for bytes that break the protocol. It is retried, as a lost connection is."""
-    return NetworkError(Fault.PROTOCOL, detail)
+    return NetworkError(NetworkFault.PROTOCOL, detail)

@@ -9,10 +9,10 @@ from proxy.client.reading import Reading
 from proxy.client.session import Delivery
 from proxy.streams.names import Outcome
 
-__all__ = ["ResponseHead"]
+__all__ = ["DurableHead"]
 
 
-class ResponseHead:
+class DurableHead:
     """An upstream's answer, read from a durable stream.
 
     - `status_code`, `headers`: the upstream's.

@@ -1,7 +1,7 @@
 """One request from the first attempt to the last byte, without I/O: what is resumed, asked again and remembered.
 
-A `Session` is a durable fetch without its connections. A `Call` is one request. A `Delivery` is the stream that answers
-it, with its entry in the ledger and what closing it early means. Drivers wait and send.
+A `Session` is a durable fetch without its connections. A `FetchCall` is one request. A `Delivery` is the stream that
+answers it, with its stored entry and what closing it early means. Drivers wait and send.
 
 When credentials are forgotten. An entry is the only way back to an answer that has been paid for, so it is removed only
 when nobody can need it: the answer was read to its end, the caller aborted it, or the proxy itself said that the stream
@@ -15,16 +15,16 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from proxy.client.access import Access, Place
+from proxy.client.access import Place, StreamAccess
 from proxy.client.creating import Created, Creating, UpstreamRequest
-from proxy.client.credentials import Credentials, Ledger, new_key
-from proxy.client.decoding import Tail
+from proxy.client.credentials import CredentialEntries, Credentials, new_key
+from proxy.client.decoding import BodyEnd
 from proxy.client.errors import DurableError, IncompleteStream, ProxyError
 from proxy.client.options import LOST_ATTEMPTS, OnClose, Retry, Timeouts
 from proxy.client.reading import START, Position, Reading
-from proxy.client.storage import Storage
+from proxy.client.storage import CredentialStorage
 
-__all__ = ["Call", "Delivery", "Session", "Settings"]
+__all__ = ["Delivery", "FetchCall", "Session", "Settings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Settings:
     """
 
     place: Place
-    storage: Storage
+    storage: CredentialStorage
     storage_prefix: str
     auto_resume: bool
     resume_from: Literal["start", "offset"]
@@ -58,7 +58,7 @@ class _Terms:
 
 
 class Session:
-    """The settings, the ledger, and the keys of requests whose answer was lost.
+    """The settings, the stored entries, and the keys of requests whose answer was lost.
 
     An SDK repeats a failed request without saying which one it repeats, and without a request id. So the key of a
     request whose answer was lost is kept by fingerprint: a retry of the same request takes it, and gets the stream that
@@ -67,25 +67,25 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.ledger = Ledger(settings.storage, settings.storage_prefix, settings.place.url)
+        self.entries = CredentialEntries(settings.storage, settings.storage_prefix, settings.place.url)
         self._lost: OrderedDict[str, str] = OrderedDict()  # fingerprints by key, the latest loss last
         self._lock = threading.Lock()
 
     def call(
         self, upstream: UpstreamRequest, request_id: str | None, *, timeouts: Timeouts, attempt: int | None
-    ) -> "Call":
+    ) -> "FetchCall":
         """The call for a request. `attempt`: as in `DurableFetch.perform`."""
         terms = _Terms(request_id, timeouts, repeats=attempt is not None)
         if request_id is not None:
-            credentials, is_new = self.ledger.begin(request_id, upstream)
-            return Call(self, upstream, credentials, terms, is_new=is_new)
+            credentials, is_new = self.entries.begin(request_id, upstream)
+            return FetchCall(self, upstream, credentials, terms, is_new=is_new)
         lost = self._take_lost(upstream.fingerprint) if attempt else None
         credentials = Credentials(upstream.fingerprint, upstream.idempotency_key or lost or new_key())
-        return Call(self, upstream, credentials, terms, is_new=lost is None)
+        return FetchCall(self, upstream, credentials, terms, is_new=lost is None)
 
     def kept(self, request_id: str) -> "Delivery | None":
         """The stream that is remembered under the id, to be read from there; None when there is none."""
-        credentials = self.ledger.find(request_id)
+        credentials = self.entries.find(request_id)
         if credentials is None or credentials.created is None:
             return None
         return Delivery(
@@ -109,7 +109,7 @@ class Session:
             return key
 
 
-class Call:
+class FetchCall:
     """One request: answered by a stream that it already has, or to be asked."""
 
     def __init__(
@@ -132,7 +132,7 @@ class Call:
     def creating(self) -> Creating:
         """The create for this request. A stream that it had before is forgotten."""
         if self._credentials.stream_url is not None and self._terms.request_id is not None:
-            self._credentials = self._session.ledger.renew(self._terms.request_id, self._upstream)
+            self._credentials = self._session.entries.renew(self._terms.request_id, self._upstream)
             self._is_new = True
         place, retry = self._session.settings.place, self._session.settings.retry
         self._creating = Creating(place, self._upstream, self._credentials.key, retry, self._terms.timeouts)
@@ -148,7 +148,7 @@ class Call:
     def created(self, created: Created) -> "Delivery":
         """The stream that the create was answered with. It is remembered before anything else happens."""
         if self._terms.request_id is not None:
-            self._credentials = self._session.ledger.complete(self._terms.request_id, self._credentials, created)
+            self._credentials = self._session.entries.complete(self._terms.request_id, self._credentials, created)
         return self._delivery(created)
 
     def failed(self, error: DurableError | None) -> None:
@@ -161,7 +161,7 @@ class Call:
         if leaves_open and self._terms.request_id is None:
             self._session.remember_lost(self._credentials)
         if not leaves_open and self._terms.request_id is not None:
-            self._session.ledger.remove(self._terms.request_id, self._credentials)
+            self._session.entries.remove(self._terms.request_id, self._credentials)
 
     def _delivery(self, created: Created) -> "Delivery":
         return Delivery(self._session, created, self._credentials, self._terms)
@@ -177,10 +177,10 @@ class Delivery:
         self._timeouts = terms.timeouts
         streamed = created.headers.get("content-type", "").lower().startswith("text/event-stream")
         self._repeats = terms.repeats and not streamed  # an SDK that was handed a stream does not ask again
-        self._tail = Tail(created.headers.get("content-encoding"))
+        self._end = BodyEnd(created.headers.get("content-encoding"))
         self.over = False  # nothing is left to close
         self.created = created
-        self.access = Access(session.settings.place, created.stream_url)
+        self.access = StreamAccess(session.settings.place, created.stream_url)
         self.position = START  # every byte before it has been consumed
 
     def __repr__(self) -> str:
@@ -206,20 +206,20 @@ class Delivery:
 
     def took(self, piece: bytes) -> None:
         """Note that the caller is about to get these bytes."""
-        self._tail.add(piece)
+        self._end.add(piece)
 
     def consumed(self, position: Position) -> None:
         """Note that the caller asked for more, so everything before `position` has been consumed."""
         if position != self.position:
             self.position = position
             if self._request_id is not None:
-                self._session.ledger.advance(self._request_id, self._credentials, position)
+                self._session.entries.advance(self._request_id, self._credentials, position)
 
     def finished(self) -> None:
         """Forget the stream: it was read to its end, or aborted, or no longer exists."""
         self.over = True
         if self._request_id is not None:
-            self._session.ledger.remove(self._request_id, self._credentials)
+            self._session.entries.remove(self._request_id, self._credentials)
 
     def failed(self, error: DurableError) -> None:
         """Note that reading ended with an error that the caller sees.
@@ -242,7 +242,7 @@ class Delivery:
         """
         if self.over:
             return False
-        if self._tail.says_done:
+        if self._end.says_done:
             self.finished()
             return False
         self.over = True

@@ -13,12 +13,12 @@ from typing import Protocol
 
 from proxy.client.options import ABANDONED_SECONDS, MEMORY_ENTRIES
 
-__all__ = ["FileStorage", "MemoryStorage", "Storage"]
+__all__ = ["CredentialStorage", "FileStorage", "MemoryStorage"]
 
 _OURS = re.compile(r"[0-9a-f]{64}\.json|\.[0-9a-f]{64}\.json\.[0-9a-f]{16}")
 
 
-class Storage(Protocol):
+class CredentialStorage(Protocol):
     """Texts by key. The values open streams, so they need as much privacy as the answers do."""
 
     def get(self, key: str) -> str | None:

@@ -24,9 +24,9 @@ from proxy.client.context import REQUEST_ID_HEADER, current_request_id
 from proxy.client.creating import UpstreamRequest
 from proxy.client.errors import DurableError, IncompleteStream, NetworkError, ProxyError
 from proxy.client.options import DEFAULT_PREFIX, OnClose, OnCloseName, Retry, Timeouts
-from proxy.client.responses import ResponseHead
+from proxy.client.responses import DurableHead
 from proxy.client.session import Settings
-from proxy.client.storage import MemoryStorage, Storage
+from proxy.client.storage import CredentialStorage, MemoryStorage
 from proxy.client.upstream import bare_url
 from proxy.streams.names import Outcome
 
@@ -61,7 +61,7 @@ class TransportOptions:
         *,
         proxy_authorization: Authorization,
         auto_resume: bool = True,
-        storage: Storage | None = None,
+        storage: CredentialStorage | None = None,
         storage_prefix: str = DEFAULT_PREFIX,
         on_close: OnCloseName = "auto",
         retry: Retry | None = None,
@@ -103,7 +103,7 @@ class TransportOptions:
             None if count is None else int(count != "0"),
         )
 
-    def _response(self, response: ResponseHead, stream: Any) -> Any:
+    def _response(self, response: DurableHead, stream: Any) -> Any:
         """The library's response. Its extension `durable_response` is ours, to abort it or to see its offset."""
         return self.library.Response(
             response.status_code,

@@ -14,7 +14,7 @@ from proxy.http.message import Response
 from proxy.relay.orphans import Watcher
 from proxy.relay.record import Record
 from proxy.relay.takeover import Endings
-from proxy.streams.answers import Metadata, Reading, ReadRefused, StorageError
+from proxy.streams.answers import Metadata, ReadRefused, ReadResult, StorageError
 from proxy.streams.client import ReadQuery, Storage
 from proxy.wire.headers import Field, Headers
 
@@ -82,7 +82,7 @@ class Read:
             found.body.close()
             raise
 
-    async def _answer(self, call: Call, found: Reading) -> Response:
+    async def _answer(self, call: Call, found: ReadResult) -> Response:
         stream_id, metadata = call.stream_id, found.metadata
         record = await self._endings.record(stream_id, is_closed=metadata.is_closed)
         if record is None:

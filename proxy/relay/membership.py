@@ -70,7 +70,7 @@ class Membership(Protocol):
         """Stop the background tasks, and let others see that this instance is gone."""
 
 
-class Room(Protocol):
+class Capacity(Protocol):
     """A store that knows whether it is full."""
 
     def has_room(self) -> bool:
@@ -80,7 +80,7 @@ class Room(Protocol):
 class Solo:
     """The only process on its storage, an embedded store. Every other name belongs to an earlier process."""
 
-    def __init__(self, store: Room) -> None:
+    def __init__(self, store: Capacity) -> None:
         self.name = secrets.token_hex(16)
         self._store = store
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from proxy.http.message import Handler
 from proxy.store.port import Engine
-from proxy.store.protocol.service import Service
+from proxy.store.protocol.service import StreamService
 from proxy.store.settings import StoreSettings
 
 __all__ = ["Store", "open_store"]
@@ -28,7 +28,7 @@ class Store:
 
     def __init__(self, engine: EmbeddedEngine, settings: StoreSettings, *, is_public: bool) -> None:
         self._engine = engine
-        self._service = Service(engine, settings, is_public=is_public)
+        self._service = StreamService(engine, settings, is_public=is_public)
         self.handler: Handler = self._service
 
     async def open_streams(self, after: str, count: int) -> list[str]:

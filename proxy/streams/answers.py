@@ -17,7 +17,16 @@ from proxy.streams.names import (
 )
 from proxy.wire.headers import Field
 
-__all__ = ["GONE", "AppendResult", "Metadata", "ReadRefused", "Reading", "StorageError", "append_result", "unexpected"]
+__all__ = [
+    "GONE",
+    "AppendResult",
+    "Metadata",
+    "ReadRefused",
+    "ReadResult",
+    "StorageError",
+    "append_result",
+    "unexpected",
+]
 
 GONE = (404, 410)  # the statuses for a stream that is not there: never made or expired, deleted
 _FOR_READERS = (b"etag", b"content-type", b"cache-control", b"vary")  # beside every `Stream-*`
@@ -90,7 +99,7 @@ class Metadata:
 
 
 @dataclass(slots=True)
-class Reading:
+class ReadResult:
     """The answer to a read. Its receiver takes `body` to the end or closes it.
 
     status: 200, 204 when nothing new came during a long-poll, 304 when the reader's copy is current.

@@ -15,8 +15,8 @@ from proxy.streams.answers import (
     GONE,
     AppendResult,
     Metadata,
-    Reading,
     ReadRefused,
+    ReadResult,
     StorageError,
     append_result,
     unexpected,
@@ -163,7 +163,7 @@ class Storage:
                 return collected
             offset = metadata.next_offset or offset
 
-    async def read(self, name: str, query: ReadQuery, *conditions: Field, timeout: float) -> Reading | ReadRefused:
+    async def read(self, name: str, query: ReadQuery, *conditions: Field, timeout: float) -> ReadResult | ReadRefused:
         """A read whose body is streamed; `conditions` are the reader's Accept and If-None-Match.
 
         `timeout`: seconds until the head of the answer; that of a long-poll comes when there is something to read.
@@ -173,7 +173,7 @@ class Storage:
         target = self.target(name) + (b"?" + parameters if parameters else b"")
         response = await self._repeatable(b"GET", target, self.headers(*conditions), timeout=timeout)
         if response.status in (200, 204, 304):
-            return Reading(response.status, Metadata.of(response), response.body)
+            return ReadResult(response.status, Metadata.of(response), response.body)
         _discard(response)
         if response.status in GONE:
             return ReadRefused.GONE
@@ -231,7 +231,7 @@ class Storage:
         raise AssertionError("unreachable")
 
 
-async def _small_body(answer: Response | Reading, timeout: float, max_bytes: int) -> bytes:
+async def _small_body(answer: Response | ReadResult, timeout: float, max_bytes: int) -> bytes:
     """The whole body within `timeout` seconds. Raises StorageError, a final one past `max_bytes`."""
     try:
         async with asyncio.timeout(timeout):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.client.decoding import Decoder, Tail, decoded
+from proxy.client.decoding import BodyEnd, Decoder, decoded
 from proxy.client.options import DECODED_STEP_BYTES, ERROR_BODY_BYTES
 from tests.client.conftest import Connect
 from tests.client.drivers import Driver
@@ -60,7 +60,7 @@ def test_a_small_body_cannot_fill_the_memory() -> None:
 @pytest.mark.parametrize("coding", ["br", "zstd", "", "gzip, gzip"])
 def test_a_coding_that_is_not_known_hides_the_end(coding: str) -> None:
     assert decoded(b"x", coding) is None
-    tail = Tail(coding)
+    tail = BodyEnd(coding)
     tail.add(DONE)
     assert not tail.says_done
 

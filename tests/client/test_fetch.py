@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from proxy.client import Fault, IncompleteStream, NetworkError, Outcome, ProxyError, Retry, Timeouts
+from proxy.client import IncompleteStream, NetworkError, NetworkFault, Outcome, ProxyError, Retry, Timeouts
 from tests.client.conftest import QUICK, Connect
 from tests.client.drivers import Driver
 from tests.client.scripted_proxy import ScriptedProxy, error_answer
@@ -343,21 +343,21 @@ def test_a_lost_answer_costs_no_second_upstream_call(proxy: ScriptedProxy, fetch
 def test_a_proxy_that_is_not_there_is_a_network_error_soon(connect: Connect) -> None:
     with pytest.raises(NetworkError) as raised:
         connect(proxy_url="http://127.0.0.1:1")(URL)
-    assert raised.value.fault is Fault.CONNECT
+    assert raised.value.fault is NetworkFault.CONNECT
 
 
 def test_no_answer_in_time_is_raised_and_not_repeated(proxy: ScriptedProxy, connect: Connect) -> None:
     proxy.answers.append(b"")
     with pytest.raises(NetworkError) as raised:
         connect(timeouts=Timeouts(answer=0.05))(URL)
-    assert raised.value.fault is Fault.READ_TIMEOUT
+    assert raised.value.fault is NetworkFault.READ_TIMEOUT
     assert len(proxy.creates) == 1
 
 
 def test_a_header_that_cannot_be_sent_is_an_error_that_does_not_show_it(proxy: ScriptedProxy, fetch: Driver) -> None:
     with pytest.raises(NetworkError) as raised:
         fetch(URL, headers={"Authorization": "Bearer sk-CANARY\n"})
-    assert raised.value.fault is Fault.REQUEST
+    assert raised.value.fault is NetworkFault.REQUEST
     assert "CANARY" not in f"{raised.value!r} {raised.value.__cause__!r}"
     assert raised.value.__suppress_context__
     assert proxy.creates == []
@@ -436,7 +436,7 @@ def test_patience_counts_data_and_not_keep_alives(proxy: ScriptedProxy, connect:
     assert response.take(5) == b"hello"
     with pytest.raises(NetworkError) as raised:
         list(response.pieces())
-    assert raised.value.fault is Fault.READ_TIMEOUT
+    assert raised.value.fault is NetworkFault.READ_TIMEOUT
     assert len(proxy.reads) == 1
 
 

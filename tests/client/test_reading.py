@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.client.access import Access, Place
-from proxy.client.errors import Fault, IncompleteStream, NetworkError, ProxyError
+from proxy.client.access import Place, StreamAccess
+from proxy.client.errors import IncompleteStream, NetworkError, NetworkFault, ProxyError
 from proxy.client.messages import Fields
 from proxy.client.options import (
     RETRY_AFTER_SECONDS,
@@ -31,7 +31,7 @@ URL = "http://proxy.test/v1/proxy/0?expires=1&signature=s"
 
 
 def lost() -> NetworkError:
-    return NetworkError(Fault.READ, "cut")
+    return NetworkError(NetworkFault.READ, "cut")
 
 
 def plain_reading(*, data: float | None = None) -> Reading:
@@ -51,7 +51,7 @@ def reading(
     data: float | None = None,
     catch_up: bool = False,
 ) -> Reading:
-    access = Access(Place("http://proxy.test", "secret"), URL)
+    access = StreamAccess(Place("http://proxy.test", "secret"), URL)
     return Reading(access, position, retry=retry, timeouts=Timeouts(data=data), catch_up=catch_up, now=0.0)
 
 
@@ -322,8 +322,8 @@ def test_a_plain_body_whose_end_cannot_be_told_from_a_cut_is_not_used() -> None:
     assert [query.get("live") for query in server.queries] == [None, "sse"]
 
 
-CUT = NetworkError(Fault.READ, "cut")
-MUTE = NetworkError(Fault.READ_TIMEOUT, "nothing came")
+CUT = NetworkError(NetworkFault.READ, "cut")
+MUTE = NetworkError(NetworkFault.READ_TIMEOUT, "nothing came")
 
 
 def cut_before_its_head(loop: Reading) -> None:
@@ -381,7 +381,7 @@ def test_one_event_is_enough_to_go_on_with_events() -> None:
 
 def test_a_proxy_that_cannot_be_reached_says_nothing_about_events() -> None:
     loop = reading()
-    for fault in (Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.POOL_TIMEOUT) * 3:
+    for fault in (NetworkFault.CONNECT, NetworkFault.CONNECT_TIMEOUT, NetworkFault.POOL_TIMEOUT) * 3:
         loop.request(0.0)
         loop.lost(NetworkError(fault, "refused"), 0.0)
     assert "live=sse" in loop.request(0.0).url
@@ -549,7 +549,7 @@ def test_a_wait_for_data_longer_than_the_callers_patience_is_a_read_timeout_what
     assert loop.receive(body, 9.9) == b""
     with pytest.raises(NetworkError) as raised:
         loop.receive(b": keep-alive\n\n", 10.0)
-    assert raised.value.fault is Fault.READ_TIMEOUT
+    assert raised.value.fault is NetworkFault.READ_TIMEOUT
 
 
 def test_each_new_byte_begins_the_wait_anew_and_so_does_the_caller_who_comes_back_for_more() -> None:
@@ -572,7 +572,7 @@ def test_a_socket_is_given_what_is_left_of_the_patience() -> None:
 
 
 def test_a_silent_connection_is_given_up_and_the_read_goes_on_while_there_is_patience() -> None:
-    silent = NetworkError(Fault.READ_TIMEOUT, "nothing came")
+    silent = NetworkError(NetworkFault.READ_TIMEOUT, "nothing came")
     loop = reading(retry=Retry(reads=3, first_delay=0.0), data=200.0)
     loop.request(0.0)
     loop.lost(silent, 90.0)

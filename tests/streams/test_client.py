@@ -7,7 +7,7 @@ import pytest
 
 from proxy.http.body import EMPTY, BodyError, BytesBody, Cut, read_all
 from proxy.http.message import Fault, Handler, Request, Response
-from proxy.streams.answers import AppendResult, Reading, ReadRefused, StorageError
+from proxy.streams.answers import AppendResult, ReadRefused, ReadResult, StorageError
 from proxy.streams.client import Endpoint, ReadQuery, Storage
 from proxy.streams.retry import RetryPolicy
 from proxy.wire.headers import Field, Headers
@@ -342,7 +342,7 @@ async def test_a_read_gives_its_readers_the_fields_of_the_stream_and_no_others()
         return Response(200, Headers([*ours, (b"set-cookie", b"a=b"), (b"server", b"s")]))
 
     reading = await storage_at(handler).read("s", ReadQuery(), timeout=1.0)
-    assert isinstance(reading, Reading)
+    assert isinstance(reading, ReadResult)
     assert reading.metadata.fields == ours
     assert (reading.metadata.is_closed, reading.metadata.next_offset) == (True, b"7")
     assert reading.metadata.is_event_stream

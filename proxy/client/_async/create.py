@@ -6,7 +6,7 @@ from proxy.client._async.fetch import AsyncDurableFetch
 from proxy.client.access import Authorization, Place
 from proxy.client.options import DEFAULT_PREFIX, OnClose, OnCloseName, Retry, Timeouts
 from proxy.client.session import Settings
-from proxy.client.storage import MemoryStorage, Storage
+from proxy.client.storage import CredentialStorage, MemoryStorage
 
 __all__ = ["create_async_durable_fetch"]
 
@@ -16,7 +16,7 @@ def create_async_durable_fetch(  # noqa: PLR0913  # the options have the names o
     *,
     proxy_authorization: Authorization,
     auto_resume: bool = True,
-    storage: Storage | None = None,
+    storage: CredentialStorage | None = None,
     storage_prefix: str = DEFAULT_PREFIX,
     resume_from: Literal["start", "offset"] = "start",
     on_close: OnCloseName = "auto",

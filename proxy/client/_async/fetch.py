@@ -12,7 +12,7 @@ from proxy.client.errors import DurableError, ProxyError
 from proxy.client.flavours import async_each
 from proxy.client.messages import Plan
 from proxy.client.options import Timeouts
-from proxy.client.session import Call, Session, Settings
+from proxy.client.session import FetchCall, Session, Settings
 from proxy.client.upstream import Content, HeaderInput, Json, upstream_request
 
 __all__ = ["AsyncDurableFetch"]
@@ -106,7 +106,7 @@ class AsyncDurableFetch(AsyncManaged):
 
     def forget(self, request_id: str) -> None:
         """Forget the id. The upstream call goes on."""
-        self._session.ledger.forget(request_id)
+        self._session.entries.forget(request_id)
 
     async def aclose(self) -> None:
         """Close every unfinished response as its own close does, then wait for aborts and close the connections."""
@@ -123,7 +123,7 @@ class AsyncDurableFetch(AsyncManaged):
             self._responses.add(response)
         return response
 
-    async def _ask(self, call: Call) -> Asked:
+    async def _ask(self, call: FetchCall) -> Asked:
         try:
             plan: Plan[Asked] = call.creating()
             asked = await self._link.wire.settle(plan)

@@ -13,13 +13,13 @@ from proxy.client.creating import Answered
 from proxy.client.errors import DurableError, NetworkError, ProxyError
 from proxy.client.library import translated
 from proxy.client.reading import Reading
-from proxy.client.responses import ResponseHead
+from proxy.client.responses import DurableHead
 from proxy.client.session import Delivery
 
 __all__ = ["AsyncDurableResponse"]
 
 
-class AsyncDurableResponse(AsyncManaged, ResponseHead):
+class AsyncDurableResponse(AsyncManaged, DurableHead):
     """An upstream's answer, to be read once. Close it, use it as a context manager, or read it to its end.
 
     One task or thread at a time may use it.

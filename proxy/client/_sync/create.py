@@ -7,7 +7,7 @@ from proxy.client._sync.fetch import DurableFetch
 from proxy.client.access import Authorization, Place
 from proxy.client.options import DEFAULT_PREFIX, OnClose, OnCloseName, Retry, Timeouts
 from proxy.client.session import Settings
-from proxy.client.storage import MemoryStorage, Storage
+from proxy.client.storage import CredentialStorage, MemoryStorage
 
 __all__ = ["create_durable_fetch"]
 
@@ -17,7 +17,7 @@ def create_durable_fetch(  # noqa: PLR0913  # the options have the names of the 
     *,
     proxy_authorization: Authorization,
     auto_resume: bool = True,
-    storage: Storage | None = None,
+    storage: CredentialStorage | None = None,
     storage_prefix: str = DEFAULT_PREFIX,
     resume_from: Literal["start", "offset"] = "start",
     on_close: OnCloseName = "auto",

@@ -13,7 +13,7 @@ from proxy.client.errors import DurableError, ProxyError
 from proxy.client.flavours import each
 from proxy.client.messages import Plan
 from proxy.client.options import Timeouts
-from proxy.client.session import Call, Session, Settings
+from proxy.client.session import FetchCall, Session, Settings
 from proxy.client.upstream import Content, HeaderInput, Json, upstream_request
 
 __all__ = ["DurableFetch"]
@@ -107,7 +107,7 @@ class DurableFetch(Managed):
 
     def forget(self, request_id: str) -> None:
         """Forget the id. The upstream call goes on."""
-        self._session.ledger.forget(request_id)
+        self._session.entries.forget(request_id)
 
     def close(self) -> None:
         """Close every unfinished response as its own close does, then wait for aborts and close the connections."""
@@ -124,7 +124,7 @@ class DurableFetch(Managed):
             self._responses.add(response)
         return response
 
-    def _ask(self, call: Call) -> Asked:
+    def _ask(self, call: FetchCall) -> Asked:
         try:
             plan: Plan[Asked] = call.creating()
             asked = self._link.wire.settle(plan)

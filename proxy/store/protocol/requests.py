@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from proxy.store.model import DEFAULT_TYPE, Append, Fork, ProducerStamp, Spec, media_type
 from proxy.store.protocol.offsets import parse_offset
 
-__all__ = ["BadRequest", "Fields", "Live", "Query", "parse_append", "parse_query", "parse_spec"]
+__all__ = ["BadRequest", "Fields", "LiveMode", "Query", "parse_append", "parse_query", "parse_spec"]
 
 Fields = Mapping[bytes, bytes]
 """A request's header fields by name, repeated ones joined."""
@@ -28,7 +28,7 @@ class BadRequest(Exception):
     """The request cannot be understood; the message is for the caller."""
 
 
-class Live(Enum):
+class LiveMode(Enum):
     """How a read goes on when it has everything."""
 
     LONG_POLL = "long-poll"
@@ -40,7 +40,7 @@ class Query:
     """A read. `position` None: the stream's end as it is now."""
 
     position: int | None
-    live: Live | None
+    live: LiveMode | None
     cursor: str | None
 
 
@@ -58,11 +58,11 @@ def parse_query(query: bytes) -> Query:
     return Query(_position(given.get("offset", "-1")), live, given.get("cursor"))
 
 
-def _live(value: str | None) -> Live | None:
+def _live(value: str | None) -> LiveMode | None:
     if value is None:
         return None
     try:
-        return Live(value)
+        return LiveMode(value)
     except ValueError:
         raise BadRequest("live is neither long-poll nor sse") from None
 

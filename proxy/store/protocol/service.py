@@ -15,13 +15,13 @@ from proxy.store.protocol.intake import Intake, Overloaded, TooLong
 from proxy.store.protocol.json_mode import InvalidJson, TooManyValues, as_array
 from proxy.store.protocol.live import LiveBody, LiveLimits
 from proxy.store.protocol.offsets import format_offset
-from proxy.store.protocol.requests import BadRequest, Fields, Live, Query, parse_append, parse_query, parse_spec
+from proxy.store.protocol.requests import BadRequest, Fields, LiveMode, Query, parse_append, parse_query, parse_spec
 from proxy.store.protocol.snapshot import SnapshotBody
 from proxy.store.protocol.sse import Encoding, encoding_of
 from proxy.store.settings import StoreSettings
 from proxy.wire.headers import Field, Headers
 
-__all__ = ["BASE_FIELDS", "Service"]
+__all__ = ["BASE_FIELDS", "StreamService"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ _STATUS = {
 }
 
 
-class Service:
+class StreamService:
     """A durable-streams server over `engine`. Unless `is_public`, shared caches may not keep its responses."""
 
     def __init__(self, engine: Engine, settings: StoreSettings, *, is_public: bool) -> None:
@@ -198,11 +198,11 @@ class Service:
             return _failed(Result(view.absence))
         reader.touch()
         position = view.tail if query.position is None else query.position
-        if query.live is Live.SSE:
+        if query.live is LiveMode.SSE:
             is_binary = encoding_of(view.stream.media) is Encoding.BASE64
             headers = _EVENTS.plus((b"stream-sse-data-encoding", b"base64")) if is_binary else _EVENTS
             return Response(200, headers, LiveBody(self._engine, reader, position, query.cursor, self._live))
-        if query.live is Live.LONG_POLL:
+        if query.live is LiveMode.LONG_POLL:
             if position == view.tail:
                 return await self._long_poll(reader, position, query, fields)
             return await self._catch_up(reader, view, position, fields, self._cursor(query))
