@@ -34,7 +34,7 @@ class Record:
     key: the name of the lock by which an Idempotency-Key finds the stream, "" without a key.
     subject: the subject of the token that created the stream, to whom it belongs; None: it belongs to nobody.
     outcome: how the stream ended; None: not recorded. A stream that is closed without an outcome is whole.
-    is_found: the outcome was recorded by a finder. The owner may still have closed the stream first.
+    is_found: the outcome was recorded without knowing whether the owner's last append has closed the stream.
     """
 
     content_type: bytes

@@ -9,6 +9,7 @@ duplicates without effect.
 
   owner, whole:       S: last append, which closes S            (R is not written: closed and no outcome is COMPLETE)
   owner, any other:   R: outcome, which closes R     then     S: close
+  owner, in doubt:    as a finder, with an outcome of its own
   finder:             R: INTERRUPTED, marked "found", which closes R     then     S: close
 
 R takes one outcome at most, because it is closed with it. What each crash leaves:
@@ -23,6 +24,10 @@ One race is left. A finder records INTERRUPTED in R while the owner's last appen
 INTERRUPTED, and S is whole. Who closed S decides, and storage can be asked: the finders' close is sent once more.
 It is a duplicate when a finder closed S, and refused (CLOSED) when the owner did. That answer never changes, so that
 everyone who asks gives the same outcome: `record`.
+
+An owner is in doubt when storage has not answered its last append, which closes S, for longer than the append's budget:
+the append may be stored, or be on its way for long. S may be whole then, and somebody may have heard so. So the owner
+is in the same race against itself, and decides it in the same way.
 
 An outcome is final when S is closed, and no caller gets it earlier.
 """
@@ -58,6 +63,9 @@ class Endings:
         `budget`: seconds for all attempts at each of the two. May be repeated. Raises StorageError.
         """
         assert record.outcome is not None  # noqa: S101  # the caller has set it
+        if producer.may_have_closed:
+            await self._end_in_doubt(stream_id, record.outcome, budget=budget)
+            return
         result = await self.records.append(stream_id, record.outcome, epoch=OWNER, is_found=False, budget=budget)
         if result in (AppendResult.FENCED, AppendResult.CLOSED):  # a finder was first
             await self._close_as_finder(stream_id, OCTETS, budget=budget)
@@ -68,6 +76,11 @@ class Endings:
             await self._close_as_finder(stream_id, OCTETS, budget=budget)
         if result is AppendResult.ACCEPTED:
             self.records.settle(stream_id, record)
+
+    async def _end_in_doubt(self, stream_id: str, outcome: Outcome, *, budget: float) -> None:
+        """As an owner that does not know whether its last append closes the stream, or will: as a finder would."""
+        await self.records.append(stream_id, outcome, epoch=FINDER, is_found=True, budget=budget)
+        await self._close_as_finder(stream_id, OCTETS, budget=budget)
 
     async def take_over(self, stream_id: str, *, budget: float | None = None) -> bool:
         """As a finder: end the stream; False when it was not open. Afterwards storage refuses its owner's appends.

@@ -44,6 +44,7 @@ class Producer:
         self._seq = 0
         self._is_uncertain = False  # what was last sent under the present number may or may not be stored
         self.is_closed = False
+        self.may_have_closed = False  # an append that closes failed for good: it may be stored, now or later
         self.has_gap = False  # storage misses an append that it had acknowledged: nothing more can be appended
 
     async def append(
@@ -60,10 +61,11 @@ class Producer:
             result = await self._storage.append(self._target, headers, parts)
         except StorageError as error:
             self._is_uncertain = True
+            self.may_have_closed = close
             result = await retried(
                 lambda: self._storage.append(self._target, headers, parts), error, self._retry, budget=budget
             )
-        self._is_uncertain = False
+        self._is_uncertain = self.may_have_closed = False
         if result is AppendResult.ACCEPTED or result is AppendResult.DUPLICATE:
             self._seq += 1
             self.is_closed = close

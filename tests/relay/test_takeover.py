@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.http.message import Request, Response
+from proxy.http.body import BytesBody
+from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.relay.record import Record
 from proxy.relay.takeover import FINDER, OWNER
 from proxy.streams.answers import AppendResult, StorageError
@@ -158,6 +159,48 @@ async def test_every_reader_hears_one_outcome_in_every_order_and_whoever_dies(
 
     assert await explore(scenario, at_most=20_000) > 10
     assert seen == {outcome, Outcome.INTERRUPTED}
+
+
+@pytest.mark.parametrize("closed_first", [False, True])
+@pytest.mark.parametrize("arrives", [0, 2, 3, 9])
+@in_virtual_time
+async def test_a_last_append_that_comes_late_never_changes_what_a_reader_has_heard(
+    closed_first: bool, arrives: int
+) -> None:
+    memory = MemoryStorage(closed_first=closed_first)
+    owner = await made(Relay.over(memory))
+    late: list[Request] = []
+    heard: set[Outcome | None] = set()
+    requests = 0
+
+    async def storage(request: Request) -> Response:
+        nonlocal requests
+        if request.headers.get(b"stream-closed") and not requests:
+            late.append(replace(request, body=BytesBody([b" whole"])))
+            raise ExchangeError(Fault.TIMEOUT, sent=True)
+        response = await memory(request)
+        requests += 1
+        if requests == arrives:
+            await memory(late[0])
+        heard.add(await outcome_seen(memory))
+        return response
+
+    relay = Relay.over(storage)
+    producer = Producer(relay.storage, ID, OCTETS, replace(RETRY, budget=0.0))
+    producer._seq = owner._seq
+    with pytest.raises(StorageError):
+        await producer.append((b" whole",), close=True)
+    if not arrives:
+        await memory(late[0])
+        heard.add(await outcome_seen(memory))
+    requests = 1
+    await relay.endings.end_own(ID, replace(RECORD, outcome=Outcome.STORAGE_ERROR), producer, budget=1.0)
+    await memory(replace(late[0], body=BytesBody([b" whole"])))
+    heard.add(await outcome_seen(memory))
+    record = await relay.endings.record(ID, is_closed=True)
+    assert record is not None
+    assert heard - {None} == {record.outcome}
+    assert record.outcome is (Outcome.COMPLETE if ending(memory)[0] == b"some whole" else Outcome.STORAGE_ERROR)
 
 
 @pytest.mark.parametrize("closed_first", [False, True])
