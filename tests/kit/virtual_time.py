@@ -9,7 +9,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["in_virtual_time", "run_in_virtual_time"]
+__all__ = ["VirtualLoop", "in_virtual_time", "run_in_virtual_time"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +31,9 @@ class _Selector(selectors.DefaultSelector):
         return ready
 
 
-class _VirtualLoop(asyncio.SelectorEventLoop):
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """asyncio's loop with a clock that starts at 0 and jumps."""
+
     def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
@@ -50,7 +52,7 @@ def run_in_virtual_time(work: Coroutine[Any, Any, T], *, limit: float = 100_000.
         assert not left, left
         return result
 
-    with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(bounded())
 
 
