@@ -1,5 +1,6 @@
 """What a contributor and CI meet first: licence, metadata, workflow, hooks, and what a distribution holds."""
 
+import json
 import os
 import re
 import tomllib
@@ -15,6 +16,7 @@ from tests.kit.event_loops import LOOPS
 yaml = pytest.importorskip("yaml")
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SCRIPTS = json.loads((ROOT / "tests" / "package.json").read_text())["devDependencies"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PYTHONS = [name.rpartition(" ")[2] for name in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", name)]
 
@@ -70,6 +72,8 @@ def test_hooks_are_local_and_their_programs_are_in_the_environment_of_developmen
         program = hook["entry"].split()[0]
         if program.startswith(".venv/bin/"):
             assert program.removeprefix(".venv/bin/") in [*ours, "python"], hook["id"]
+        elif program.startswith("tests/node_modules/.bin/"):
+            assert f"@{hook['id']}js/{hook['id']}" in SCRIPTS, hook["id"]
         else:
             assert is_program(program), hook["id"]
 

@@ -3,7 +3,6 @@
 import importlib
 import secrets
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.client.sdks import KINDS, Sdk, dumped
 from tests.client.test_command import Shell
 from tests.kit import oracle
 from tests.kit.npm_storage import NpmStorage
+from tests.kit.ports import free_port
 from tests.kit.proxy_process import ProxyProcess
 from tests.kit.relay import Cut, Relay, Way
 from tests.kit.scripts import GATE, HANG, RESET, chunked
@@ -74,19 +74,6 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
 def connect(url: str, **options: Any) -> Any:
     defaults: dict[str, Any] = {"proxy_authorization": SECRET, "timeouts": PATIENT}
     return create_durable_fetch(url, **(defaults | options))
-
-
-def free_port() -> int:
-    """Below those that connections get, so that none of them takes it in between."""
-    for _ in range(100):
-        port = 20_000 + secrets.randbelow(10_000)
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
 
 
 # The SDKs

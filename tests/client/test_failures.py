@@ -17,6 +17,7 @@ import pytest
 
 from tests.client.sdks import KINDS, Kind, Sdk, dumped
 from tests.kit.certificates import Certificates
+from tests.kit.ports import refusing_port
 from tests.kit.proxy_process import ProxyProcess
 from tests.kit.scripts import HANG, RESET, Script, chunked, fixed
 from tests.kit.upstream import Route, Upstream
@@ -111,9 +112,8 @@ def both(sdk: Sdk, proxy: ProxyProcess) -> Both:
 
 
 def test_a_refused_connection(both: Both, sdk: Sdk) -> None:
-    with ThreadingHTTPServer(("localhost", 0), BaseHTTPRequestHandler, bind_and_activate=False) as closed:
-        closed.server_bind()
-        url = f"http://localhost:{closed.server_port}"
+    with refusing_port() as port:
+        url = f"http://localhost:{port}"
         direct, through = both.call(url, durable=False), both.call(url, durable=True)
     assert through == direct == Seen(sdk.errors.APIConnectionError)
 

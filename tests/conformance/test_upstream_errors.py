@@ -1,10 +1,9 @@
 """What the caller gets when the upstream refuses, redirects, or does not speak HTTP; and that it is asked once."""
 
-import socket
-
 import pytest
 
 from tests.conformance.caller import Caller, code
+from tests.kit.ports import refusing_port
 from tests.kit.upstream import FIN, GATE, HANG, RESET, Script, Upstream, chunked, endless, fixed, head
 
 UPSTREAM_ERROR = (502, "UPSTREAM_ERROR")
@@ -111,9 +110,7 @@ def test_a_redirect_without_target_is_refused_too(caller: Caller, upstream: Upst
 
 
 def test_an_upstream_that_refuses_the_connection_is_an_upstream_error(caller: Caller) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    with refusing_port() as port:
         assert code(caller.post(f"http://localhost:{port}/")) == UPSTREAM_ERROR
 
 
@@ -191,9 +188,8 @@ def test_a_declared_length_above_every_limit_stores_nothing(caller: Caller, upst
 
 
 def test_a_message_says_which_error_it_was(caller: Caller, upstream: Upstream) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        refused = caller.post(f"http://localhost:{unused.getsockname()[1]}/").json()["error"]["message"]
+    with refusing_port() as port:
+        refused = caller.post(f"http://localhost:{port}/").json()["error"]["message"]
     reset = caller.post(upstream.serve([RESET]).url).json()["error"]["message"]
     garbage = caller.post(upstream.serve([b"garbage\r\n\r\n", FIN]).url).json()["error"]["message"]
     assert len({refused, reset, garbage}) == 3

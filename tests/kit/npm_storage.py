@@ -4,8 +4,8 @@ import json
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from tests.kit.stopping import Stopping
 
 __all__ = ["NpmStorage"]
 
@@ -13,7 +13,7 @@ _TESTS = Path(__file__).resolve().parent.parent
 _START_SECONDS = 20
 
 
-class NpmStorage:
+class NpmStorage(Stopping):
     """`with NpmStorage() as storage:` and `storage.url` is a base URL without path.
 
     In memory, or in `data_dir`. Its file mode is not crash-safe: if bytes must survive, stop it instead of killing it.
@@ -72,11 +72,3 @@ class NpmStorage:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._errors.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

@@ -9,11 +9,11 @@ import struct
 import threading
 from dataclasses import dataclass, field
 from enum import Enum
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 from urllib.parse import urlsplit
 
 from tests.kit.loops import LoopThread
+from tests.kit.stopping import Stopping
 
 __all__ = ["Cut", "Relay", "Way"]
 
@@ -55,7 +55,7 @@ class _Pair:
                 writer.close()
 
 
-class Relay:
+class Relay(Stopping):
     """A TCP relay in front of `url`: `with Relay(storage.url) as relay: … relay.url`.
 
     `cut_next` is for connections to come, `cut_open` and `cut_all` for those that are open. `accepted` counts
@@ -130,14 +130,6 @@ class Relay:
         self._loop.post(self._server.close)
         self.cut_all()
         self._loop.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _cut(self, pair: _Pair, how: str) -> None:
         pair.hung = how == "hang"

@@ -17,8 +17,6 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Self
 
 from tests.kit.loops import LoopThread
 from tests.kit.scripts import (
@@ -41,6 +39,7 @@ from tests.kit.scripts import (
     sse_event,
     until_close,
 )
+from tests.kit.stopping import Stopping
 
 __all__ = [
     "FIN", "GATE", "HANG", "LAST_CHUNK", "RESET", "Part", "Route", "Script", "Seen", "Step", "Upstream", "chunk",
@@ -108,7 +107,7 @@ class Route:
         return f"<Route {self.url} requests={self.count} cuts={self.cuts} finished={self.finished} sent={self.sent}>"
 
 
-class Upstream:
+class Upstream(Stopping):
     """`with Upstream() as upstream:` listens on localhost, IPv4 and (where there is one) IPv6, same port."""
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
@@ -169,14 +168,6 @@ class Upstream:
             self._loop.run(close())
             self._servers = []
         self._loop.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     # The rest is for the connections, in the loop's thread.
 
