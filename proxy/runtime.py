@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from proxy.base.descriptors import raise_descriptor_limit
-from proxy.base.memory import keep_freed_memory
+from proxy.base.memory import keep_freed_memory, seek_cycles_seldom
 from proxy.config import Config, ConfigError
 from proxy.server import ProxyServer, StopReport
 from proxy.standalone import StoreServer
@@ -63,6 +63,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def serve_proxy(config: Config) -> None:
     """Run a proxy until a signal asks to stop it. Raises ConfigError."""
     server = ProxyServer(config)
+    seek_cycles_seldom(config.memory)
     signals = Signals()
     for notice in server.notices:
         say(notice)
@@ -77,6 +78,7 @@ async def serve_proxy(config: Config) -> None:
 async def serve_store(config: Config) -> None:
     """Run the embedded store alone until a signal asks to stop it. Raises ConfigError."""
     server = StoreServer(config)
+    seek_cycles_seldom(config.memory)
     signals = Signals()
     if server.notice:
         say(server.notice)

@@ -123,6 +123,7 @@ FIXED = (
     # Memory of the process
     Fixed("kept_heap_bytes", 8 * _MIB, "bytes", "Freed memory that the process keeps at hand"),
     Fixed("kept_block_bytes", 1 * _MIB, "bytes", "Largest block that is kept so; one read from a socket has a quarter"),
+    Fixed("collector_objects", 10_000, "objects", "Unfreed new objects after which Python looks for cycles among them"),
 )
 
 

@@ -1,6 +1,7 @@
-"""The C library's settings: taken where there is glibc, harmless elsewhere."""
+"""The process's memory: the C library's settings, taken where there is glibc, and Python's cycle collector."""
 
 import ctypes
+import gc
 import platform
 import subprocess
 import sys
@@ -8,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.base.memory import MemorySettings, keep_freed_memory
+from proxy.base.memory import MemorySettings, keep_freed_memory, seek_cycles_seldom
 
 _FREE_AND_COUNT = """
 import os, resource, sys
 from proxy.base.memory import MemorySettings, keep_freed_memory
 if sys.argv[1] == "kept":
-    keep_freed_memory(MemorySettings(8 << 20, 1 << 20))
+    keep_freed_memory(MemorySettings(8 << 20, 1 << 20, 0))
 def take_and_free():
     blocks = [bytearray(b"x") * 256_000 for _ in range(8)]
 for _ in range(5):
@@ -45,4 +46,16 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch, error:
         raise error
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    keep_freed_memory(MemorySettings(1, 1))
+    keep_freed_memory(MemorySettings(1, 1, 0))
+
+
+def test_cycles_are_sought_among_new_objects_only_and_seldom() -> None:
+    thresholds = gc.get_threshold()
+    try:
+        seek_cycles_seldom(MemorySettings(0, 0, 5000))
+        assert gc.get_threshold() == (5000, *thresholds[1:])
+        assert gc.get_freeze_count() > 1000
+        assert len(gc.get_objects()) < 1000
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
