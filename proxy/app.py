@@ -74,7 +74,7 @@ class App:
         # An embedded store is this process's alone: no owner of a stream can die but with it.
         self._members: Membership = Member(storage, config.member) if self._store is None else Solo(self._store)
         desk = Desk(storage, records, endings, config.transfer, Tasks("transfer"))
-        self.transfers = Transfers(self._members, desk, config.transfers)
+        self.transfers = Transfers(desk, config.transfers)
         self._keys = Keys(storage, records, self._members, self.transfers, config.keys)
         self._orphans = Orphans(self._members, records, endings, config.orphans)
         self._watcher: Watcher = self._orphans if self._store is None else Unwatched()

@@ -1,7 +1,7 @@
 """POST /v1/proxy: check, ask the upstream, start the transfer, answer with a pre-signed URL (protocol: Create)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import uuid4
 
 from proxy.base.errors import Code, Refusal
@@ -146,8 +146,9 @@ class Create:
         if not 200 <= answer.status < 300:
             return error_answer(answer, await self._upstream.error_body(answer), passed)
         stream_id, key = (claim.stream_id, claim.name) if claim is not None else (str(uuid4()), "")
-        record = replace(described(answer, passed), subject=order.subject, key=key)
         try:
+            owner = await self._members.owner()
+            record = described(answer, passed, owner=owner, key=key, subject=order.subject)
             await self._transfers.start(stream_id, answer.body, record)
         except BaseException:
             answer.body.close()

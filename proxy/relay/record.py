@@ -21,6 +21,8 @@ from proxy.wire.headers import Field, Headers
 
 __all__ = ["Record", "RecordSettings", "Records", "record_name"]
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -71,7 +73,7 @@ class Record:
             facts["key"] = self.key
         if self.subject is not None:
             facts["subject"] = self.subject
-        return json.dumps(facts, ensure_ascii=False).encode()
+        return _ENCODER.encode(facts).encode()
 
     @classmethod
     def decode(cls, content: bytes) -> "Record | None":

@@ -193,11 +193,11 @@ class Transfer:
             outcome = Outcome.INTERRUPTED
         if self._is_unwanted:
             return
-        record = replace(self.record, outcome=outcome)
         if outcome is Outcome.COMPLETE:
-            desk.records.settle(self.stream_id, record)
+            desk.records.settle(self.stream_id, self.record)  # closed without an outcome is whole
             return
         self._enter(State.ENDING)
+        record = replace(self.record, outcome=outcome)
         end = desk.endings.end_own
         await self._insist(outcome, lambda budget: end(self.stream_id, record, producer, budget=budget))
 

@@ -1,14 +1,13 @@
 """All transfers of this process. Owns their places, tasks and deadlines, and the drain."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import anyio
 
 from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
 from proxy.http.body import Body, Cut
-from proxy.relay.membership import Membership
 from proxy.relay.record import Record
 from proxy.relay.transfer import Desk, State, Transfer
 
@@ -28,8 +27,7 @@ class TransferLimits:
 class Transfers:
     """The transfers of this process, by stream id. Owns the task of each."""
 
-    def __init__(self, members: Membership, desk: Desk, limits: TransferLimits) -> None:
-        self._members = members
+    def __init__(self, desk: Desk, limits: TransferLimits) -> None:
         self._desk = desk
         self._limits = limits
         self._running: dict[str, Transfer] = {}
@@ -70,13 +68,12 @@ class Transfers:
     async def start(self, stream_id: str, body: Body, record: Record) -> None:
         """Create stream and record, and pump `body` into the stream. Returns when both exist.
 
-        `stream_id` was never used before. The caller holds a reserved place. Raises StorageError when they cannot be
-        created, or without a lease, and Refusal after `aclose`. Then, and when cancelled, both are removed, in the
-        background.
+        `stream_id` was never used before, and `record` names its owner. The caller holds a reserved place. Raises
+        StorageError when they cannot be created, and Refusal after `aclose`. Then, and when cancelled, both are
+        removed, in the background.
         """
         if self._is_closed:
             raise Refusal(Code.DRAINING, "the proxy is shutting down")
-        record = replace(record, owner=await self._members.owner())
         transfer = Transfer(stream_id, body, record, self._desk, self._entered)
         self._running[stream_id] = transfer
         self._desk.tasks.start(stream_id, self._run(transfer))

@@ -112,14 +112,22 @@ def _refusal(error: ExchangeError) -> Refusal:
     return Refusal(Code.UPSTREAM_ERROR, f"{message}: {error.detail}" if error.detail else message)
 
 
-def described(response: Response, passed: PassedHeaders) -> Record:
-    """The record of an upstream's answer: status, content type and coding, and the header fields that pass."""
+def described(
+    response: Response, passed: PassedHeaders, *, owner: str = "", key: str = "", subject: str | None = None
+) -> Record:
+    """The record of an upstream's answer: status, content type and coding, and the header fields that pass.
+
+    `owner`, `key` and `subject` are those of the stream that the answer goes into; an error has none.
+    """
     headers = response.headers
     return Record(
         content_type=content_type(headers),
         status=response.status,
         content_encoding=content_encoding(headers),
         passed=tuple(passed.of(headers)),
+        owner=owner,
+        key=key,
+        subject=subject,
     )
 
 

@@ -88,12 +88,13 @@ class Relay:
         members: Membership = Member(storage, MEMBER) if is_member else Solo(Roomy())
         desk = Desk(storage, records, endings, SETTINGS, Tasks("transfer"))
         limits = replace(LIMITS, **changes)  # type: ignore[arg-type]  # each by its field's name
-        return cls(storage, records, endings, members, Transfers(members, desk, limits))
+        return cls(storage, records, endings, members, Transfers(desk, limits))
 
     async def start(self, body: Tap | Pipe, stream_id: str = ID, record: Record = RECORD) -> None:
         """As the create operation does: with a place held."""
         self.transfers.reserve()
         try:
+            record = replace(record, owner=await self.members.owner())
             await self.transfers.start(stream_id, body.body if isinstance(body, Tap) else body, record)
         finally:
             self.transfers.release()

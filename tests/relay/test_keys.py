@@ -72,7 +72,8 @@ async def call(relay: Relay, keys: Keys, taps: Taps, *, seconds: float = 0.0, re
             tap = taps[found.stream_id] = Tap()
             relay.transfers.reserve()
             try:
-                await relay.transfers.start(found.stream_id, tap.body, replace(RECORD, key=NAME))
+                record = replace(RECORD, owner=await relay.members.owner(), key=NAME)
+                await relay.transfers.start(found.stream_id, tap.body, record)
             finally:
                 relay.transfers.release()
         except BaseException:
@@ -439,7 +440,7 @@ def scenario_of(callers: str, deaths: int) -> Callable[[Choices], Awaitable[None
             relay = Relay.over(handler)
             members = Believed(name, turns.dead)
             desk = Desk(relay.storage, relay.records, relay.endings, SETTINGS, Tasks("transfer"))
-            relay = replace(relay, members=members, transfers=Transfers(members, desk, LIMITS))
+            relay = replace(relay, members=members, transfers=Transfers(desk, LIMITS))
             keys = keys_over(relay)
             tasks.append((relay, keys))
             return relay, keys
