@@ -9,9 +9,9 @@ has written or dropped the bytes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from proxy.base.errors import Code, Refusal
 from proxy.http.body import Body, BytesBody, ReleasingBody, TooLarge
@@ -31,40 +31,62 @@ class UploadLimits:
 
 
 class Upload:
-    """One request body in memory."""
+    """One request body in memory, for the length of an `async with` block, which begins with `collect`.
 
-    def __init__(self, uploads: "Uploads") -> None:
+    It is dropped at the end of the block; after `answered` it drops itself, which may be later.
+    """
+
+    def __init__(self, uploads: "Uploads", body: Body, limits: UploadLimits) -> None:
         self._uploads = uploads
+        self._body = body
+        self._limits = limits
         self._reserved = 0
         self._content = bytearray()  # a copy, because a slice would keep all bytes of its read in memory
-        self.is_answered = False
+        self._is_answered = False
         self._has_left = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.collect()
+        except BaseException:
+            self.drop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._is_answered:
+            self.drop()
 
     @property
     def content(self) -> Buffer:
         """The bytes that were collected, until `drop`."""
         return memoryview(self._content)
 
-    async def collect(self, body: Body, limits: UploadLimits) -> None:
-        """Take all of `body`. Raises TooLarge, BodyError, or Refusal when there is no room or it arrives too slowly."""
+    async def collect(self) -> None:
+        """Take the whole body. Raises TooLarge, BodyError, or Refusal: there is no room, or it arrives too slowly."""
+        body, limits = self._body, self._limits
         if (body.length or 0) > limits.max_request_bytes:
             raise TooLarge
+        self._keep(body.take_nowait(), limits.max_request_bytes)
+        if body.ended:  # as with most requests: it came with the head
+            return
         deadline = asyncio.get_running_loop().time() + limits.body_timeout_seconds
         try:
             async with asyncio.timeout_at(deadline) as timeout:
                 while parts := await body.take():
-                    self._reserve(len(self._content) + sum(map(len, parts)), limits.max_request_bytes)
-                    for part in parts:
-                        self._content += part
+                    self._keep(parts, limits.max_request_bytes)
                     timeout.reschedule(deadline + len(self._content) / limits.min_body_rate)
         except TimeoutError:
             raise Refusal(Code.REQUEST_TIMEOUT, "the request body arrives too slowly") from None
 
-    def _reserve(self, size: int, most: int) -> None:
+    def _keep(self, parts: Sequence[Buffer], most: int) -> None:
+        size = len(self._content) + sum(map(len, parts))
         if size > most:
             raise TooLarge
         self._uploads.reserve(size - self._reserved)
         self._reserved = size
+        for part in parts:
+            self._content += part
 
     def outgoing(self) -> Body:
         """The bytes as a body. Its sender closes it when it no longer holds any of the bytes."""
@@ -74,14 +96,14 @@ class Upload:
         """The upstream has answered. It may do so before it has read everything, so the bytes are dropped only when the
         sender has let go of them.
         """
-        self.is_answered = True
+        self._is_answered = True
         if self._has_left:
             self.drop()
 
     def left(self) -> None:
         """The sender no longer holds any of the bytes."""
         self._has_left = True
-        if self.is_answered:
+        if self._is_answered:
             self.drop()
 
     def drop(self) -> None:
@@ -98,20 +120,9 @@ class Uploads:
         self._limits = limits
         self._free = limits.max_request_bytes_total
 
-    @asynccontextmanager
-    async def collected(self, body: Body) -> AsyncIterator[Upload]:
-        """All of `body`, for the length of the block.
-
-        It is dropped at the end of the block; when the upstream `is_answered`, it drops itself, which may be later.
-        Raises what `Upload.collect` raises.
-        """
-        upload = Upload(self)
-        try:
-            await upload.collect(body, self._limits)
-            yield upload
-        finally:
-            if not upload.is_answered:
-                upload.drop()
+    def collected(self, body: Body) -> Upload:
+        """All of `body`, for the length of an `async with` block."""
+        return Upload(self, body, self._limits)
 
     def reserve(self, size: int) -> None:
         """Take room for `size` more bytes. Raises Refusal."""
