@@ -44,8 +44,9 @@ class ClientConnection(Connection, ABC):
     """A connection to an origin, as its pool sees it.
 
     `capacity`: how many exchanges it can carry at once, as far as is known. `lent`: how many exchanges it was lent out
-    for that have not ended. Its pool counts them, beginning before they do. `deadline`: when the first response head is
-    overdue, in the loop's time. `idle_since`: when `lent` became 0, in the loop's time.
+    for that have not ended. Its pool counts them, beginning before they do. There is room for another while `lent` is
+    less than `capacity`. `deadline`: when the first response head is overdue, in the loop's time. `idle_since`: when
+    `lent` became 0, in the loop's time.
     """
 
     def __init__(self, owner: ConnectionOwner, capacity: int) -> None:
@@ -55,11 +56,6 @@ class ClientConnection(Connection, ABC):
         self.lent = 0
         self.deadline = NEVER
         self.idle_since = 0.0
-
-    @property
-    def room(self) -> int:
-        """For how many more exchanges it can be lent out."""
-        return self.capacity - self.lent
 
     @abstractmethod
     def is_fit(self, *, look: bool) -> bool:

@@ -50,7 +50,7 @@ class Http1Client(ClientConnection):
         A request body that has arrived whole is sent while the response is read. It is closed when all of it is
         written.
         """
-        if not self.is_free:
+        if self.is_closing:
             raise ExchangeError(Fault.RESET, sent=False)
         exchange = self._exchange = Exchange(self._loop, request)
         self.deadline = exchange.deadline

@@ -139,7 +139,7 @@ class Pool:
             self._idle.pop(connection, None)
             connection.lent += 1
             if connection.is_fit(look=self._limits.is_careful):
-                if connection.room > 0:
+                if connection.lent < connection.capacity:
                     origin.ready[connection] = None
                 return connection
             self._unfit(connection)
@@ -261,7 +261,7 @@ class Pool:
 
     def _share(self, origin: _Origin, connection: ClientConnection) -> None:
         """Lend the connection's room to its origin's waiters. The rest is ready for later requests."""
-        while connection.room > 0 and origin.waiters and self._serve(origin, connection):
+        while origin.waiters and connection.lent < connection.capacity and self._serve(origin, connection):
             connection.lent += 1
         if not connection.lent:
             if self._starved and self._next_starved() is not None:
@@ -269,7 +269,7 @@ class Pool:
                 return
             connection.idle_since = self._loop.time()
             self._idle[connection] = origin
-        if connection.room > 0:
+        if connection.lent < connection.capacity:
             origin.ready[connection] = None
 
     def gone(self, origin: _Origin, connection: ClientConnection) -> None:

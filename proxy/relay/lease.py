@@ -79,6 +79,7 @@ class Lease:
         self._name = name
         self._settings = settings
         self._prepare = prepare
+        self._clock = asyncio.get_running_loop().time  # kept: each create asks it several times
         self._held_until = 0.0
         self._renewing = asyncio.Lock()
         self._tries = 0  # attempts that have ended
@@ -89,7 +90,7 @@ class Lease:
     @property
     def is_held(self) -> bool:
         """Whether storage has the lease for certain."""
-        return asyncio.get_running_loop().time() < self._held_until
+        return self._clock() < self._held_until
 
     @property
     def is_troubled(self) -> bool:
@@ -98,11 +99,12 @@ class Lease:
 
     async def ensure(self) -> bool:
         """Whether the lease is held. When it is not, make one attempt, or wait for the one in progress."""
+        if self.is_held:
+            return True
         tries = self._tries
-        if not self.is_held:
-            async with self._renewing:
-                if not self.is_held and self._tries == tries:
-                    await self._renew()
+        async with self._renewing:
+            if not self.is_held and self._tries == tries:
+                await self._renew()
         return self.is_held
 
     async def keep(self) -> None:
@@ -115,7 +117,7 @@ class Lease:
 
     async def _renew(self) -> None:
         """One attempt to renew the lease; it is created when storage does not have it."""
-        began = asyncio.get_running_loop().time()
+        began = self._clock()
         name = lease_name(self._name)
         try:
             with anyio.fail_after(self._settings.lease_attempt_seconds):
