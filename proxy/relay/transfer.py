@@ -202,7 +202,11 @@ class Transfer:
         await self._insist(outcome, lambda budget: end(self.stream_id, record, producer, budget=budget))
 
     async def _stopped(self, result: AppendResult) -> None:
-        """Storage accepts nothing more from this producer, because something else has ended the stream."""
+        """Storage accepts nothing more from this producer, because something else has ended the stream.
+
+        FENCED: a finder, which has recorded an outcome. GONE: a deletion. CLOSED: a finder, or a client of storage that
+        is not a proxy; for the latter an outcome is recorded, and storage refuses it if a finder's is there.
+        """
         logger.info("stream %s: %s (its transfer stops)", self.stream_id, result.value)
         self._desk.records.forget(self.stream_id)
         if result is not AppendResult.CLOSED:

@@ -7,7 +7,7 @@ import anyio
 
 from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
-from proxy.http.body import Body, Cut
+from proxy.http.body import READING_TURNS, Body, Cut
 from proxy.relay.record import Record
 from proxy.relay.transfer import Desk, State, Transfer
 
@@ -131,17 +131,28 @@ class Transfers:
         return transfer.ended.is_set()
 
     async def _sweep(self) -> None:
-        """Abort transfers that have waited or run too long."""
+        """Abort transfers that have waited or run too long.
+
+        In a process that was stopped for a while, a deadline passes while bytes wait in a socket. So the loop first
+        gets the turns that it needs to read them, and the pump one to take them.
+        """
         clock = asyncio.get_running_loop().time
-        limits = self._limits
         while True:
-            await asyncio.sleep(limits.sweep_seconds)
+            await asyncio.sleep(self._limits.sweep_seconds)
             now = clock()
-            quiet_since, oldest = now - limits.inactivity_timeout_seconds, now - limits.max_transfer_seconds
-            for transfer in self._running.values():
-                since = transfer.waiting.since
-                if (since is not None and since <= quiet_since) or transfer.started <= oldest:
+            if self._overdue(now):
+                for _ in range(READING_TURNS + 1):
+                    await asyncio.sleep(0)
+                for transfer in self._overdue(now):
                     transfer.abort(Cut.IDLE)
+
+    def _overdue(self, now: float) -> list[Transfer]:
+        quiet_since, oldest = now - self._limits.inactivity_timeout_seconds, now - self._limits.max_transfer_seconds
+        return [
+            transfer
+            for transfer in self._running.values()
+            if transfer.started <= oldest or ((since := transfer.waiting.since) is not None and since <= quiet_since)
+        ]
 
     async def drain(self, seconds: float) -> None:
         """Refuse new transfers. Those that run, or whose upstream is being asked, get `seconds` to end."""

@@ -129,6 +129,24 @@ async def test_deadlines_count_from_the_last_byte_and_from_the_beginning() -> No
 
 
 @in_virtual_time
+async def test_bytes_that_came_while_the_process_was_stopped_are_taken_before_a_deadline_counts() -> None:
+    memory = MemoryStorage()
+    relay = Relay.over(memory, inactivity_timeout_seconds=5.0)
+    relay.transfers.open()
+    loop = asyncio.get_running_loop()
+    tap = Tap()
+    await relay.start(tap)
+    # The loop reads sockets one turn after the timers that are due with them.
+    loop.call_at(loop.time() + 5.0, loop.call_soon, tap.feed, b"one")
+    await asyncio.sleep(9)
+    assert not tap.is_cut
+    tap.body.end()
+    await ended(relay)
+    assert ending(memory) == (b"one", True, None)
+    await relay.aclose()
+
+
+@in_virtual_time
 async def test_slow_storage_is_not_taken_for_a_silent_upstream() -> None:
     memory = MemoryStorage()
     slow = Slow(memory, when=is_append)
