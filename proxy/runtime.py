@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from proxy.base.descriptors import raise_descriptor_limit
-from proxy.base.memory import keep_freed_memory, seek_cycles_seldom
+from proxy.base.memory import FreedMemory, keep_freed_memory, seek_cycles_seldom
+from proxy.base.tasks import Tasks
 from proxy.config import Config, ConfigError
 from proxy.server import ProxyServer, StopReport
 from proxy.standalone import StoreServer
@@ -42,13 +43,22 @@ def run(prog: str, configure: Callable[[], Config], live: Callable[[Config], Cor
         config = configure()
         keep_freed_memory(config.memory)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(live(config))
+            runner.run(_with_upkeep(config, live))
     except ConfigError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+async def _with_upkeep(config: Config, live: Callable[[Config], Coroutine[Any, Any, None]]) -> None:
+    upkeep = Tasks("process")
+    upkeep.start("memory", FreedMemory(config.memory).watch())
+    try:
+        await live(config)
+    finally:
+        await upkeep.aclose()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -66,6 +66,8 @@ FIXED = (
     Fixed("accept_backlog", 1024, "connections", "Connections that wait in the kernel until the server accepts them"),
     Fixed("accept_retry_seconds", 0.1, "s", "Pause after an accept that found no free file descriptor or memory"),
     Fixed("accept_report_seconds", 60.0, "s", "Interval of log lines while accepts keep failing"),
+    Fixed("pipelined_at_once", 4, "requests", "Pipelined requests, of all clients, that begin together; more wait"),
+    Fixed("pipelined_pause_seconds", 0.002, "s", "Pause before the next of them begin"),
     Fixed("tcp_probe_seconds", 5, "s", "Interval of keep-alive probes that are not answered"),
     Fixed("tcp_probes", 3, "probes", "Keep-alive probes without an answer, after which a connection is lost"),
     Fixed("remembered_hosts", 4096, "hosts", "Host names of upstreams whose addresses are remembered"),
@@ -124,6 +126,9 @@ FIXED = (
     Fixed("kept_heap_bytes", 8 * _MIB, "bytes", "Freed memory that the process keeps at hand"),
     Fixed("kept_block_bytes", 1 * _MIB, "bytes", "Largest block that is kept so; one read from a socket has a quarter"),
     Fixed("collector_objects", 10_000, "objects", "Unfreed new objects after which Python looks for cycles among them"),
+    Fixed(
+        "freed_look_seconds", 10.0, "s", "Time for which freed memory is kept beyond that, before the system gets it"
+    ),
 )
 
 

@@ -17,6 +17,7 @@ import anyio
 
 from proxy.base.errors import Refusal
 from proxy.base.tasks import Tasks
+from proxy.base.turns import Turns
 from proxy.http.answer import Service
 from proxy.http.message import Handler, Response
 from proxy.http.pipe import Budget, PipeLimits
@@ -39,6 +40,8 @@ class ServerSettings:
     max_request_bytes: int  # largest request body; a larger one is refused
     max_waiting_bytes: int  # waiting bytes of one request body at which its client is paused
     max_waiting_bytes_total: int  # waiting bytes of all request bodies at which all clients are paused
+    pipelined_at_once: int  # most requests, pipelined behind others of their connections, that begin together
+    pipelined_pause_seconds: float  # pause before the next of them begin
     max_connections: int  # most open connections; beyond it the longest idle one is closed, or the new client waits
     max_reader_bytes: int  # bytes of a response waiting for a slow client at which the handler is paused
     head_timeout_seconds: float  # longest time for a head, and for the first byte of a new connection
@@ -117,6 +120,7 @@ class HttpServer:
         self.connections: set[ServerConnection] = set()
         self.idle: OrderedDict[ServerConnection, None] = OrderedDict()  # without an exchange; the longest idle first
         self.exchanges = Tasks("exchange")
+        self.pipelined = Turns(limits.pipelined_at_once, limits.pipelined_pause_seconds)
         self.is_draining = False
         self._listeners: list[Listener] = []
         self._is_crowded = False  # a client waits, and no connection could be closed for it

@@ -8,7 +8,8 @@ A connection is always in one `_Phase`, and one deadline belongs to each:
 
 One request is in progress at a time. What the client sends behind it waits: one read of it here, counted in the budget
 of request bodies, and the rest in the socket, because reading is paused (`pause`). While reading is paused the loop
-does not report that the client has left, so the sweep checks it (`look_for_end`).
+does not report that the client has left, so the sweep checks it (`look_for_end`). When the response has been sent, the
+next request waits for its turn: of all that are pipelined few begin together, so thousands hold up no other client.
 
 A request that breaks the protocol is refused: if no response has begun, the refusal is the answer, and nothing more is
 read. The last response of a connection is followed by the close grace (RFC 9112 section 9.6). A socket that is closed
@@ -271,11 +272,15 @@ class Http1Connection(ServerConnection):
         self._is_unframed = False
         if not is_whole or self._refusal is not None or not self._codec.keep_alive:
             self._begin_grace()
-        elif not self.is_closing:
+        elif self._codec.buffered:
+            self._server.pipelined.wait(self._next)
+        else:
             self._next()
 
     def _next(self) -> None:
         """Go on with pipelined bytes, or wait for more."""
+        if self.is_closing:
+            return
         self._phase = _Phase.HEAD
         self._body = EMPTY
         self.resume()

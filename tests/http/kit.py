@@ -32,6 +32,8 @@ def server_limits(**changed: object) -> ServerSettings:
         max_request_bytes=1 << 20,
         max_waiting_bytes=64 << 10,
         max_waiting_bytes_total=16 << 20,
+        pipelined_at_once=4,
+        pipelined_pause_seconds=0.0,
         max_connections=100,
         max_reader_bytes=64 << 10,
         head_timeout_seconds=LONG,

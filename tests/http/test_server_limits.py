@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections import Counter
 
 import pytest
 
@@ -365,6 +366,38 @@ async def test_nothing_more_is_read_once_something_is_pipelined_and_its_memory_i
             assert (await peer.response()).body == b"ok"
         await until(lambda: not connection.is_reading_paused)
         assert budget.used == 0
+
+
+async def test_of_all_that_is_pipelined_few_requests_begin_together() -> None:
+    clients, behind = 20, 30
+    gate = asyncio.Event()
+    turn, starts = 0, Counter[int]()
+    loop = asyncio.get_running_loop()
+
+    def count_turns() -> None:
+        nonlocal turn
+        turn += 1
+        if starts.total() < clients * behind:
+            loop.call_soon(count_turns)
+
+    async def handler(request: Request) -> Response:
+        if request.target == b"/first":
+            await gate.wait()
+        else:
+            starts[turn] += 1
+        return Response(200, Headers(), BytesBody([b"ok"]))
+
+    async with serving(handler, pipelined_at_once=3) as served:
+        first = (GET % b"").replace(b" / ", b" /first ")
+        peers = [await served.connect(first + GET % b"" * behind) for _ in range(clients)]
+        await until(lambda: sum(each.is_reading_paused for each in served.server.connections) == clients)
+        count_turns()
+        gate.set()
+        for peer in peers:
+            for _ in range(behind + 1):
+                assert (await peer.response()).body == b"ok"
+        assert starts.total() == clients * behind
+        assert max(starts.values()) == 3
 
 
 @pytest.mark.parametrize("is_refused", [False, True])
