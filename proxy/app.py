@@ -135,7 +135,7 @@ class App:
         """Start what runs in the background."""
         self.transfers.open()
         self._recovery.start()
-        self._members.open(self.transfers.abort)
+        self._members.open(self.transfers.abort, self.transfers.doubt)
         if self._store is None:
             self._orphans.open()
 

@@ -72,9 +72,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def serve_proxy(config: Config) -> None:
     """Run a proxy until a signal asks to stop it. Raises ConfigError."""
+    signals = Signals()  # first: a signal that comes during the start stops what has started
     server = ProxyServer(config)
     seek_cycles_seldom(config.memory)
-    signals = Signals()
     for notice in server.notices:
         say(notice)
     _say_where("Proxy", server.urls)
@@ -87,9 +87,9 @@ async def serve_proxy(config: Config) -> None:
 
 async def serve_store(config: Config) -> None:
     """Run the embedded store alone until a signal asks to stop it. Raises ConfigError."""
+    signals = Signals()
     server = StoreServer(config)
     seek_cycles_seldom(config.memory)
-    signals = Signals()
     if server.notice:
         say(server.notice)
     _say_where("Store", server.urls)

@@ -21,7 +21,7 @@ from tests.conformance.caller import Caller, code
 from tests.kit.npm_storage import NpmStorage
 from tests.kit.proxy_process import ProxyProcess, run_proxy
 from tests.kit.upstream import GATE, HANG, RESET, Script, Upstream, chunked, fixed
-from tests.kit.waiting import until_blocking
+from tests.kit.waiting import SOON, until_blocking
 
 SECRET = "a service secret, with a comma"
 ENV = {"PROXY_SECRET": SECRET}
@@ -419,6 +419,35 @@ def test_a_signal_stops_an_idle_proxy_at_once_and_in_order(args: list[str], numb
         proxy.signal(number)
         assert proxy.wait(10) == 0
         assert "Traceback" not in proxy.output
+
+
+_SIGNALLED_WHEN_IT_LISTENS = """
+import os, signal, sys
+from proxy import runtime
+from proxy.cli import main
+
+made = getattr(runtime, sys.argv[1])
+
+def listening(config):
+    server = made(config)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return server
+
+setattr(runtime, sys.argv[1], listening)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("server", "command"), [("ProxyServer", "serve"), ("StoreServer", "store")])
+def test_a_signal_that_comes_as_soon_as_it_listens_is_a_stop_in_order(
+    tmp_path: Path, server: str, command: str
+) -> None:
+    arguments = [server, command, "--port", "0", "--data-dir", str(tmp_path / "data")]
+    ended = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED_WHEN_IT_LISTENS, *arguments], capture_output=True, timeout=SOON, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b" running at " in ended.stdout
 
 
 def test_a_stop_is_in_order_though_nobody_reads_what_is_said(args: list[str]) -> None:

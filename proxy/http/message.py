@@ -54,6 +54,7 @@ class Fault(Enum):
     FORBIDDEN = "the host resolves to an address that is not allowed"
     CONNECT = "the connection could not be opened"
     EGRESS = "the egress proxy could not be reached or refused"
+    DESCRIPTORS = "no file descriptor was free"
     TLS = "the TLS handshake failed"
     RESET = "the connection was lost before the response"
     TIMEOUT = "the response did not come in time"

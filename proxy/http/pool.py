@@ -38,6 +38,7 @@ _FAILURES = {
     DialFailure.EGRESS: Fault.EGRESS,
     DialFailure.TLS: Fault.TLS,
     DialFailure.TIMEOUT: Fault.CONNECT,
+    DialFailure.DESCRIPTORS: Fault.DESCRIPTORS,
 }
 
 

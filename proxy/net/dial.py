@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 import anyio
 from aiohappyeyeballs import start_connection
 
+from proxy.base.descriptors import are_descriptors_scarce
 from proxy.net.connection import Connection
 from proxy.net.egress import Egress, EgressError
 from proxy.net.liveness import Liveness, watch_peer
@@ -42,6 +43,10 @@ class DialFailure(Enum):
     TLS = "the TLS handshake failed"
     TIMEOUT = "the connection could not be opened in time"
     EGRESS = "the egress proxy could not be reached or refused"
+    DESCRIPTORS = "no file descriptor was free"
+
+
+_LOCAL = (DialFailure.DNS, DialFailure.CONNECT, DialFailure.EGRESS)  # what a lack of descriptors looks like
 
 
 class DialError(Exception):
@@ -110,6 +115,14 @@ class Dialler:
 
         Raises DialError. A cancelled call leaves no socket behind.
         """
+        try:
+            return await self._dial(factory, address)
+        except DialError as error:
+            if error.failure in _LOCAL and are_descriptors_scarce():
+                raise DialError(DialFailure.DESCRIPTORS) from None
+            raise
+
+    async def _dial(self, factory: Callable[[], ConnectionT], address: Address) -> ConnectionT:
         try:
             with anyio.fail_after(self._limits.timeout):
                 if address.uds:

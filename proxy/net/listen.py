@@ -1,7 +1,6 @@
 """The accept loop, which stops before file descriptors run out, and TLS for what it accepts."""
 
 import asyncio
-import errno
 import logging
 import socket
 import ssl
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from proxy.base.descriptors import SHORTAGES
 from proxy.base.tasks import Tasks
 from proxy.net.bind import close_listening
 from proxy.net.connection import Connection
@@ -17,8 +17,6 @@ from proxy.net.connection import Connection
 __all__ = ["AcceptSettings", "Listener", "Room", "ServerTls"]
 
 logger = logging.getLogger(__name__)
-
-_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ class Listener:
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:
-                if error.errno in _SHORTAGES:
+                if error.errno in SHORTAGES:
                     self._shortage.happened(error, loop.time())
                 await asyncio.sleep(self._settings.accept_retry_seconds)
                 continue

@@ -86,6 +86,9 @@ class Lease:
         self._failures = 0  # failed attempts in a row
         self._lapse: asyncio.TimerHandle | None = None
         self.on_lapse: Callable[[], None] = lambda: None
+        self._is_lost = False  # storage had no lease any more, and it has not been made again
+        self._late_doubt: asyncio.TimerHandle | None = None
+        self.on_loss: Callable[[], None] = lambda: None
 
     @property
     def is_held(self) -> bool:
@@ -122,6 +125,7 @@ class Lease:
         try:
             with anyio.fail_after(self._settings.lease_attempt_seconds):
                 if await self._read(name) is None:
+                    self._is_lost = self._held_until > 0
                     await self._prepare()
                     await self._storage.create(name, JSON, self._settings.lease_seconds)
         except (StorageError, TimeoutError) as error:
@@ -134,6 +138,9 @@ class Lease:
             self._tries += 1
         if self._failures >= _CERTAIN or not self._held_until:
             logger.info("storage answers: the lease is held")
+        if self._is_lost:
+            self._is_lost = False
+            self._regained()
         self._failures = 0
         self._held_until = began + self._settings.lease_seconds
         self._watch_lapse()
@@ -141,6 +148,16 @@ class Lease:
     async def _read(self, name: str) -> bytes | None:
         settings = self._settings
         return await self._storage.read_whole(name, settings.max_lease_bytes, timeout=settings.lease_request_seconds)
+
+    def _regained(self) -> None:
+        """Call `on_loss` now, and once more when every instance that had seen no lease has acted on it."""
+        logger.info("the lease was gone, and is held again (streams that were ended elsewhere are looked for)")
+        self.on_loss()
+        if self._late_doubt is not None:
+            self._late_doubt.cancel()
+        settings = self._settings
+        later = settings.lease_misses * settings.lease_look_seconds
+        self._late_doubt = asyncio.get_running_loop().call_later(later, self.on_loss)
 
     def _watch_lapse(self) -> None:
         """Call `on_lapse` one look after the lease has run out, unless it is renewed by then."""
@@ -158,8 +175,9 @@ class Lease:
 
         Call it after `keep` has ended. When storage does not answer, the lease runs out by itself.
         """
-        if self._lapse is not None:
-            self._lapse.cancel()
+        for timer in (self._lapse, self._late_doubt):
+            if timer is not None:
+                timer.cancel()
         with anyio.move_on_after(self._settings.lease_renew_seconds):
             try:
                 await self._storage.delete(lease_name(self._name))

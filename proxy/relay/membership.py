@@ -39,8 +39,12 @@ class Membership(Protocol):
 
     name: str
 
-    def open(self, abort: Callable[[str], None]) -> None:
-        """Start the background tasks. `abort` is called with each stream that another instance wants to end."""
+    def open(self, abort: Callable[[str], None], doubt: Callable[[], None]) -> None:
+        """Start the background tasks.
+
+        `abort` is called with each stream that another instance wants to end. `doubt` is called when others may have
+        taken this instance for dead: then streams that are written here may have been ended elsewhere.
+        """
 
     async def check(self) -> None:
         """Raise Refusal when nothing may be begun now. Call it before an upstream is asked."""
@@ -84,7 +88,7 @@ class Solo:
         self.name = secrets.token_hex(16)
         self._store = store
 
-    def open(self, abort: Callable[[str], None]) -> None:
+    def open(self, abort: Callable[[str], None], doubt: Callable[[], None]) -> None:
         """Nothing runs in the background."""
 
     async def check(self) -> None:
@@ -134,8 +138,9 @@ class Member:
         self._licensed: set[anyio.CancelScope] = set()
         self._tasks = Tasks("instance")
 
-    def open(self, abort: Callable[[str], None]) -> None:
+    def open(self, abort: Callable[[str], None], doubt: Callable[[], None]) -> None:
         """Begin to hold the lease and to read the mailbox. Call it inside the loop."""
+        self._lease.on_loss = doubt
         self._tasks.start("lease", self._lease.keep())
         self._tasks.start("mail", self._mailbox.follow(abort))
 

@@ -72,7 +72,8 @@ class Recovery:
         async def end(stream_id: str) -> None:
             nonlocal ended, failed
             try:
-                ended += await self._end(stream_id)
+                was_open = await self._end(stream_id)
+                ended += was_open  # in one step: others count while this one waits
             except Exception as error:  # one failure must not stop the others from being ended
                 failed += 1
                 if stream_id not in self._refused:

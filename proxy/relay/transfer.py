@@ -72,6 +72,13 @@ class Desk:
                 except StorageError as error:
                     await retried(partial(delete, stream_id), error, self.settings.retry)
 
+    async def is_over(self, stream_id: str) -> bool:
+        """Whether a stream is closed or gone, asked for as long as an append is tried. Raises StorageError."""
+        try:
+            return await self.endings.is_over(stream_id)
+        except StorageError as error:
+            return await retried(partial(self.endings.is_over, stream_id), error, self.settings.retry)
+
 
 class State(Enum):
     """How far a transfer has come."""

@@ -1,6 +1,8 @@
 """All transfers of this process. Owns their places, tasks and deadlines, and the drain."""
 
 import asyncio
+import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 import anyio
@@ -10,8 +12,11 @@ from proxy.base.tasks import Tasks
 from proxy.http.body import READING_TURNS, Body, Cut
 from proxy.relay.record import Record
 from proxy.relay.transfer import Desk, State, Transfer
+from proxy.streams.answers import StorageError
 
 __all__ = ["TransferLimits", "Transfers"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,7 @@ class TransferLimits:
     inactivity_timeout_seconds: float  # longest silence of an upstream; then the transfer ends as timeout
     max_transfer_seconds: float  # longest duration of a transfer; a longer one ends as timeout
     sweep_seconds: float  # pause between two checks of these times
+    recovery_at_once: int  # largest number of streams looked at, at once, when others may have ended them
 
 
 class Transfers:
@@ -113,6 +119,28 @@ class Transfers:
         transfer = self._running.get(stream_id)
         if transfer is not None:
             transfer.abort(cut)
+
+    def doubt(self) -> None:
+        """Others may have ended streams that are written here: look in the background, and stop those transfers.
+
+        Otherwise a transfer would find out only with its next append, and an upstream that is silent would run on.
+        """
+        doubted = [transfer for transfer in self._running.values() if transfer.state is State.RUNNING]
+        self._sweeper.start("doubt", self._verify(doubted))
+
+    async def _verify(self, doubted: list[Transfer]) -> None:
+        limit = anyio.CapacityLimiter(self._limits.recovery_at_once)
+
+        async def verify(transfer: Transfer) -> None:
+            async with limit:
+                with suppress(StorageError):  # its next append will tell
+                    if await self._desk.is_over(transfer.stream_id):
+                        logger.warning("stream %s was ended elsewhere (its upstream is cut)", transfer.stream_id)
+                        transfer.abort(Cut.SHUTDOWN)
+
+        async with anyio.create_task_group() as group:
+            for transfer in doubted:
+                group.start_soon(verify, transfer)
 
     async def end(self, stream_id: str, *, discard: bool, wait: float) -> bool:
         """Abort or discard the transfer into this stream, if it runs here.

@@ -106,6 +106,8 @@ def _announced(response: Response) -> int:
 def _refusal(error: ExchangeError) -> Refusal:
     if error.fault is Fault.TIMEOUT:
         return Refusal(Code.UPSTREAM_TIMEOUT, "the upstream did not answer in time")
+    if error.fault is Fault.DESCRIPTORS:
+        return Refusal(Code.OVERLOADED, "the proxy has no file descriptor for a connection to the upstream")
     if error.fault is Fault.FORBIDDEN:
         return Refusal(Code.UPSTREAM_NOT_ALLOWED, _FORBIDDEN)
     message = _MESSAGES[error.fault]

@@ -1,6 +1,8 @@
 """Dialling: resolution, the guard, several addresses, TLS, Unix sockets. The pool tells the same to its callers."""
 
 import asyncio
+import os
+import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -304,3 +306,29 @@ async def test_the_system_is_asked_to_notice_when_the_peer_is_gone() -> None:
         asked = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
         assert [opened.getsockopt(socket.IPPROTO_TCP, option) for option in asked] == [10, 5, 3, 30_000]
         await close(connection)
+
+
+@contextmanager
+def without_descriptors() -> Iterator[None]:
+    """No file descriptor is free."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ""])
+async def test_a_lack_of_descriptors_is_nobody_else_s_fault(host: str, tmp_path: Path) -> None:
+    async with accepting() as port:
+        address = Address(host, port, uds="" if host else str(tmp_path / "socket"))
+        dial = make_dialler()
+        with without_descriptors():
+            assert await failure(dial, address) is DialFailure.DESCRIPTORS
+        if host:
+            await close(await dial.dial(Connection, address))
+        else:
+            assert await failure(dial, address) is DialFailure.CONNECT

@@ -34,7 +34,11 @@ SETTINGS = TransferSettings(
     pace=Pace(append_interval_seconds=0.005, batch_bytes=65536),
 )
 LIMITS = TransferLimits(
-    max_transfers=10, inactivity_timeout_seconds=600.0, max_transfer_seconds=3600.0, sweep_seconds=0.25
+    max_transfers=10,
+    inactivity_timeout_seconds=600.0,
+    max_transfer_seconds=3600.0,
+    sweep_seconds=0.25,
+    recovery_at_once=2,
 )
 LEASE = LeaseSettings(
     lease_seconds=10,

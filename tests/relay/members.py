@@ -58,7 +58,7 @@ class Instance:
 
     async def __aenter__(self) -> "Instance":
         self.transfers.open()
-        self.members.open(self.transfers.abort)
+        self.members.open(self.transfers.abort, self.transfers.doubt)
         self.orphans.open()
         return self
 

@@ -311,3 +311,87 @@ async def test_a_stream_whose_record_is_none_of_ours_can_be_deleted() -> None:
         stream = storage.named(ID)
         assert stream is not None
         assert stream.is_closed
+
+
+class CutOff:
+    """The way of one instance to storage; what is sent while it is cut is lost."""
+
+    def __init__(self, storage: Expiring) -> None:
+        self._storage = storage
+        self.is_cut = False
+
+    async def __call__(self, request: Request) -> Response:
+        if self.is_cut:
+            await asyncio.sleep(min(1000, request.timeout or 1000))
+            raise ExchangeError(Fault.TIMEOUT, sent=True)
+        return await self._storage(request)
+
+
+@in_virtual_time
+async def test_who_was_taken_for_dead_stops_though_its_upstream_says_nothing() -> None:
+    storage = Expiring()
+    way = CutOff(storage)
+    async with Instance(way) as here, Instance(storage) as there:
+        ended = await owned(here, storage, b"one")
+        kept = await owned(here, storage, b"two", stream_id=OTHER)
+        there.orphans.watch(ID, await there.record())
+        way.is_cut = True
+        await asyncio.sleep(LEASE.lease_seconds + DEAD)
+        assert ending(storage) == (b"one", True, "interrupted")
+        assert not ended.is_cut
+        way.is_cut = False
+        await asyncio.sleep(LEASE.lease_attempt_seconds + 2 * LEASE.lease_renew_seconds)
+        assert ended.is_cut
+        assert here.transfers.get(ID) is None
+        assert not kept.is_cut  # nobody had read that one
+        kept.feed(b" and more")
+        kept.body.end()
+        await asyncio.sleep(1)
+        assert ending(storage, OTHER) == (b"two and more", True, None)
+        assert ending(storage) == (b"one", True, "interrupted")
+
+
+@in_virtual_time
+async def test_who_is_taken_for_dead_just_as_it_comes_back_stops_too() -> None:
+    storage = Expiring()
+    way = CutOff(storage)
+
+    async def slow_to_close(request: Request) -> Response:
+        if request.method == b"POST" and ID.encode() in request.target:
+            await asyncio.sleep(2)
+        return await storage(request)
+
+    async with Instance(way) as here, Instance(slow_to_close) as there:
+        tap = await owned(here, storage, b"one")
+        way.is_cut = True
+        while not await there.members.is_gone(here.name):  # noqa: ASYNC110  # virtual time costs none
+            await asyncio.sleep(0.1)
+        way.is_cut = False
+        assert await there.endings.take_over(ID)
+        await asyncio.sleep(LEASE.lease_misses * LEASE.lease_look_seconds)
+        assert tap.is_cut
+        assert ending(storage) == (b"one", True, "interrupted")
+
+
+@in_virtual_time
+async def test_a_lease_whose_making_was_not_answered_was_lost_all_the_same() -> None:
+    storage = Expiring()
+    doubts: list[float] = []
+    hides = False
+
+    async def handler(request: Request) -> Response:
+        response = await storage(request)
+        if hides and request.method == b"PUT" and request.target.endswith(b"s/" + name.encode()):
+            raise ExchangeError(Fault.TIMEOUT, sent=True)
+        return response
+
+    async with Instance(handler) as here:
+        name = here.name
+        here.members._lease.on_loss = lambda: doubts.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(1.5)
+        hides = True
+        del storage.streams[f"/v1/streams/{lease_name(name)}"]
+        await asyncio.sleep(2 * LEASE.lease_renew_seconds)
+        hides = False
+        await asyncio.sleep(100)
+        assert len(doubts) == 2  # at once, and when every other instance has acted

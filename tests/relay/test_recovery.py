@@ -73,7 +73,9 @@ async def end_of(relay: Relay, name: str) -> tuple[bytes | None, bool, Outcome |
     return await relay.storage.read_whole(name, 100), metadata.is_closed, record.outcome if record else None
 
 
-async def test_open_streams_are_interrupted_and_the_others_stay_as_they_are(store: Store) -> None:
+async def test_open_streams_are_interrupted_and_the_others_stay_as_they_are(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     relay = Relay.over(store.handler)
     for number in range(120):  # more than are ended at once
         await leave(relay, number)
@@ -83,6 +85,9 @@ async def test_open_streams_are_interrupted_and_the_others_stay_as_they_are(stor
     await relay.storage.create("somebody-else-s", OCTETS, TTL)
     fresh = Relay.over(store.handler)
     await recover(fresh, store)
+    assert [line.getMessage() for line in caplog.records] == [
+        "119 streams left open by a former process were closed as interrupted"
+    ]
     assert await end_of(fresh, id_of(0)) == (b"kept", True, Outcome.COMPLETE)
     for number in range(1, 120):
         assert await end_of(fresh, id_of(number)) == (b"kept", True, Outcome.INTERRUPTED)

@@ -30,11 +30,14 @@ class _Answering:
 
 
 class _Broken:
-    """A pool whose every origin answers what is not HTTP."""
+    """A pool whose every origin fails in the same way."""
+
+    def __init__(self, error: ExchangeError) -> None:
+        self._error = error
 
     def at(self, address: Address) -> Handler:
         async def handle(request: Request) -> Response:
-            raise ExchangeError(Fault.PROTOCOL, sent=True, detail="a bad chunk-size line")
+            raise self._error
 
         return handle
 
@@ -60,6 +63,13 @@ async def test_the_reason_why_an_answer_is_not_http_is_in_the_message_and_in_the
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(Refusal) as refusal:
-        await _ask(pool=_Broken())
+        await _ask(pool=_Broken(ExchangeError(Fault.PROTOCOL, sent=True, detail="a bad chunk-size line")))
     assert refusal.value.message == "the upstream's answer was not valid HTTP: a bad chunk-size line"
     assert caplog.messages == ["answer of upstream localhost was not valid HTTP: a bad chunk-size line"]
+
+
+async def test_a_lack_of_descriptors_is_the_proxy_s_own_fault_and_passes() -> None:
+    with pytest.raises(Refusal) as refusal:
+        await _ask(pool=_Broken(ExchangeError(Fault.DESCRIPTORS, sent=False)))
+    assert refusal.value.code is Code.OVERLOADED
+    assert refusal.value.message == "the proxy has no file descriptor for a connection to the upstream"
