@@ -152,7 +152,7 @@ async def one_run(seed: int) -> list[str]:
             assert len(data) == sent
         if outcome is None:
             assert (fate, len(data)) == (None, PIECES * SIZE)
-        record = await relay.endings.record(name, is_closed=True)
+        record = await Relay.over(memory).endings.record(name, is_closed=True)  # a reader whose storage answers
         assert record is not None
         assert record.content_type == RECORD.content_type
         return outcome or "complete"
