@@ -210,7 +210,7 @@ class Config:
     events: EventSettings
     read: ReadSettings
     abort: AbortSettings
-    store: Annotated[StoreSettings, _From(prefix="store_")]
+    store: Annotated[StoreSettings, _From(prefix="store_", stall_seconds="storage_timeout_seconds")]
     store_tokens: TokenSettings
 
     @classmethod

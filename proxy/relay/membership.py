@@ -92,9 +92,9 @@ class Solo:
         """Nothing runs in the background."""
 
     async def check(self) -> None:
-        """Raise Refusal when the store is full."""
+        """Raise Refusal when the store is full, or its disk does not answer."""
         if not self._store.has_room():
-            raise Refusal(Code.STORAGE_UNAVAILABLE, "the store is full")
+            raise Refusal(Code.STORAGE_UNAVAILABLE, "the store is full, or its disk does not answer")
 
     async def owner(self) -> str:
         """Its name."""

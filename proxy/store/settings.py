@@ -45,6 +45,8 @@ class StoreSettings:
     """Threads that check long JSON bodies."""
 
     # When it is written and tidied
+    stall_seconds: float
+    """Time without a finished write after which the disk counts as hanging, and writes are answered 503."""
     checkpoint_bytes: int
     """Size of the write-ahead log at which it is moved into the database."""
     vacuum_bytes: int

@@ -22,6 +22,7 @@ _SETTINGS = StoreSettings(
     producers=1_000,
     reader_threads=2,
     json_threads=2,
+    stall_seconds=10.0,
     checkpoint_bytes=8 << 20,
     vacuum_bytes=16 << 20,
     sweep_rows=512,

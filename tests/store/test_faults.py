@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from proxy.store.sqlite.writer import Batch
 from proxy.store.sqlite.writing import Value, Write
 from tests.kit.calls import Client
 from tests.kit.store_settings import store_settings
-from tests.kit.waiting import until
+from tests.kit.waiting import SOON, until
 from tests.store.kit import Clock, engine_of, opened
 
 
@@ -419,3 +420,84 @@ def test_nobody_waits_for_a_store_that_was_never_closed(tmp_path: Path) -> None:
         assert (await Client(store.handler).put("/s", b"x")).status == 201
 
     asyncio.run(leave())
+
+
+class HangingDisk:
+    """Commits of a store wait while the disk hangs."""
+
+    def __init__(self, store: Store) -> None:
+        self._database = engine_of(store)._commits._writer._database
+        self._answers = threading.Event()
+        self._answers.set()
+        self._store = self._database.store
+        self._database.store = self._slow  # type: ignore[method-assign]  # this store's own
+
+    def _slow(self, writes: list[Write]) -> None:
+        self._answers.wait()
+        self._store(writes)
+
+    def hang(self) -> None:
+        self._answers.clear()
+
+    def answer(self) -> None:
+        self._answers.set()
+
+
+async def test_writes_do_not_wait_for_a_disk_that_hangs_and_reads_go_on(tmp_path: Path) -> None:
+    async with opened(tmp_path, store_settings(stall_seconds=0.2)) as (store, client):
+        disk = HangingDisk(store)
+        await client.put("/s", b"kept")
+        await client.produce("/s", b" one", 0)
+        assert store.has_room()
+        disk.hang()
+        try:
+            waiting = [
+                client.put("/new", b"x"),
+                client.produce("/s", b" two", 1),
+                client.produce("/s", b" two", 1),  # whether it is a repetition is not known
+                client.put("/another", b"x"),
+                client.delete("/s"),
+            ]
+            async with asyncio.timeout(SOON):
+                assert [answer.status for answer in await asyncio.gather(*waiting)] == [503] * 5
+                assert not store.has_room()
+                at_once = [client.put("/late"), client.produce("/s", b" two", 1), client.put("/new", b"x")]
+                assert [answer.status for answer in await asyncio.gather(*at_once)] == [503] * 3
+                assert (await client.get("/s")).body == b"kept one"
+        finally:
+            disk.answer()
+        await until(store.has_room)
+        assert (await client.get("/s")).status == 404  # what was answered 503 may have been done all the same
+        assert (await client.put("/new", b"x")).status == 200
+        assert (await client.put("/late")).status == 201
+
+
+async def test_a_producer_goes_on_after_a_disk_that_hung(tmp_path: Path) -> None:
+    async with opened(tmp_path, store_settings(stall_seconds=0.2)) as (store, client):
+        disk = HangingDisk(store)
+        await client.put("/s")
+        disk.hang()
+        try:
+            assert (await client.produce("/s", b"a", 0)).status == 503
+        finally:
+            disk.answer()
+        await until(store.has_room)
+        assert (await client.produce("/s", b"a", 0)).status == 204
+        assert (await client.produce("/s", b"b", 1)).status == 200
+        assert (await client.get("/s")).body == b"ab"
+
+
+async def test_the_first_create_after_a_full_disk_got_room_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = os.statvfs(tmp_path)
+    free = disk.f_bavail * disk.f_frsize
+    async with opened(tmp_path, store_settings(min_free_bytes=free // 2)) as (store, client):
+        full = os.statvfs_result([*disk[:4], 1, *disk[5:]])
+        with monkeypatch.context() as patch:
+            patch.setattr("os.statvfs", lambda _: full)
+            engine_of(store)._commits._writer.measure_disk()
+            assert not store.has_room()
+            assert (await client.put("/s")).status == 507
+        assert store.has_room()
+        assert (await client.put("/s")).status == 201

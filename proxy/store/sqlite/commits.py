@@ -31,6 +31,7 @@ import apsw
 from proxy.store.model import Result, Verdict
 from proxy.store.recent import RecentPieces
 from proxy.store.settings import StoreSettings
+from proxy.store.sqlite.stall import Stall
 from proxy.store.sqlite.state import Entry, Waiter
 from proxy.store.sqlite.table import StreamTable
 from proxy.store.sqlite.writer import Batch, Writer, WriterSettings
@@ -51,6 +52,8 @@ class Commits:
         self._queue: list[Write] = []
         self._coming = 0  # bytes of all writes on their way
         self._unsettled: dict[Entry, None] = {}  # entries with writes on their way
+        self._undecided: dict[asyncio.Future[Result], None] = {}  # of writes on their way
+        self._stall = Stall(settings.stall_seconds, self._give_up)
         self._is_closed = False
         self.refusal = Verdict.FAILED  # the verdict on everything that failed with the last failed commit
         limits = WriterSettings(
@@ -59,10 +62,16 @@ class Commits:
         self._writer = Writer(path, limits, self._settle)
         self.last_id = self._writer.last_id
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the disk hangs: a write would have to wait for nobody knows how long."""
+        return self._stall.is_stalled
+
     def put(self, write: Write) -> "asyncio.Future[Result]":
         """Queue `write`. The future gets the result when the write is on disk or has failed.
 
-        Cancelling the future does not undo the write.
+        When the disk hangs, the result is FAILED, although the write may still be stored. Cancelling the future does
+        not undo the write.
         """
         entry = write.entry
         write.done = self._loop.create_future()
@@ -72,6 +81,7 @@ class Commits:
         if entry is not None:
             entry.queued += 1
             self._unsettled[entry] = None
+        self._undecided[write.done] = None
         if not self._queue:
             self._loop.call_soon(self._hand_over)
         self._queue.append(write)
@@ -79,31 +89,50 @@ class Commits:
         return write.done
 
     async def decided(self, entry: Entry) -> bool:
-        """Wait until the writes queued for `entry` so far are settled; whether all of them were stored."""
+        """Wait until the writes queued for `entry` so far are settled; whether all of them were stored.
+
+        False at once when the disk hangs.
+        """
         queued, failures = entry.queued, entry.failures
         waiter = Waiter(entry)
         while entry.settled < queued:
+            if self.is_stalled:
+                return False
             await waiter.changed(None)
         return entry.failures == failures
+
+    def _give_up(self) -> None:
+        """The disk hangs: nobody waits for it any more."""
+        for done in self._undecided:
+            if not done.done():
+                done.set_result(Result(Verdict.FAILED))
+        self._undecided.clear()
+        for entry in self._unsettled:
+            entry.wake()
 
     def is_full(self, size: int, reserve: int) -> bool:
         """Whether `size` more bytes exceed the database's bound, or leave the disk less than `reserve` free bytes."""
         coming = self._coming + size
         limit = self._settings.max_bytes
-        is_full = 0 < limit < self._writer.used + coming or (reserve > 0 and self._writer.free - coming < reserve)
-        if is_full:
+        if 0 < limit < self._writer.used + coming:
             self._writer.look()  # there may be room again; while every write is refused, nothing else would measure it
-        return is_full
+            return True
+        if reserve <= 0 or self._writer.free - coming >= reserve:
+            return False
+        self._writer.measure_disk()  # others may have made room since
+        return self._writer.free - coming < reserve
 
     def _hand_over(self) -> None:
         if self._queue:
             queue, self._queue = self._queue, []
+            self._stall.handed_over(len(queue))
             self._writer.put(queue)
 
     def _settle(self, batch: Batch) -> None:
         """A batch was committed or failed: change what is visible, give results, wake waiting readers."""
         if batch.is_first:
             self._refuse_all(batch.error)
+        self._stall.settled(len(batch.writes))
         changed: dict[Entry, None] = {}
         for write in batch.writes:
             self._coming -= write.size
@@ -122,8 +151,10 @@ class Commits:
                 entry.removing = False
             if entry is not None and write.creation:
                 self._created(entry, result)
-            if write.done is not None and not write.done.done() and result is not None:
-                write.done.set_result(result)
+            if write.done is not None:
+                self._undecided.pop(write.done, None)
+                if not write.done.done() and result is not None:
+                    write.done.set_result(result)
         for entry in changed:
             entry.wake()
 
@@ -163,3 +194,4 @@ class Commits:
         self._is_closed = True
         self._hand_over()
         await self._writer.aclose()
+        self._stall.close()

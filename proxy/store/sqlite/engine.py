@@ -104,7 +104,8 @@ class SqliteEngine:
             elif self._is_current(entry):
                 return entry
             elif entry.removing:
-                await self._commits.decided(entry)
+                if not await self._commits.decided(entry) and self._commits.is_stalled:
+                    raise Unreadable("the disk does not answer")
             elif (await self._remove(entry)).verdict in _REFUSED:
                 return None
 
@@ -130,6 +131,8 @@ class SqliteEngine:
     async def create(self, path: str, spec: Spec, content: Content) -> tuple[Result, Stream | None]:
         """Create a stream that starts with `content`."""
         while True:
+            if self._commits.is_stalled:
+                return Result(Verdict.FAILED), None
             await self._table.opened(path)
             entry = self._table.get(path)
             if entry is not None or spec.fork is not None:
@@ -211,6 +214,8 @@ class SqliteEngine:
         if content.size:
             pieces = await content.cut(is_json=stream.is_json and append.media == stream.media)
         while True:
+            if self._commits.is_stalled:
+                return Result(Verdict.FAILED)
             if entry.suspect is not None:
                 await self._reload(entry)
             elif (absence := entry.absence) is not None:
@@ -251,7 +256,7 @@ class SqliteEngine:
 
     def has_room(self) -> bool:
         """Whether a stream could be created now."""
-        return not self._commits.is_full(0, self._settings.min_free_bytes)
+        return not self._commits.is_stalled and not self._commits.is_full(0, self._settings.min_free_bytes)
 
     async def _reload(self, entry: Entry) -> None:
         """After a failed commit: read from the database the state by which appends are judged."""

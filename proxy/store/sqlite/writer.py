@@ -89,6 +89,14 @@ class Writer:
         self._wants_look = True
         self._inbox.put([])
 
+    def measure_disk(self) -> None:
+        """Measure now how much of the disk is free: a system call that asks no disk."""
+        try:
+            disk = os.statvfs(self._path.parent)
+            self.free = disk.f_bavail * disk.f_frsize
+        except OSError as error:
+            logger.warning("the free space of the disk cannot be measured: %s", error)
+
     async def aclose(self) -> None:
         """Store what was put, move the log into the database and end the thread."""
         self._stopping = True
@@ -186,11 +194,7 @@ class Writer:
         """Measure the space in use and the free space of the disk. `_store` keeps both current in between."""
         self.used = self._database.used_bytes()
         self._excess = self._database.free_bytes() > self._settings.vacuum_bytes
-        try:
-            disk = os.statvfs(self._path.parent)
-            self.free = disk.f_bavail * disk.f_frsize
-        except OSError as error:
-            logger.warning("the free space of the disk cannot be measured: %s", error)
+        self.measure_disk()
 
     def _log_is_long(self) -> bool:
         return self._database.log_pages * self._database.page_bytes >= self._settings.checkpoint_bytes
