@@ -94,7 +94,7 @@ def _store(arguments: list[str]) -> int:
     from proxy.runtime import run, serve_store  # noqa: PLC0415
 
     place = _group("Where the store is", _STORE_PLACE)
-    groups = (place, next(group for group in GROUPS if group.key == "store"))
+    groups = (place, *(group for group in GROUPS if group.key in ("tls", "store")))
     defaults = {"port": 4437}
     parser = _Parser(prog="python -m proxy store", description="A durable-streams server on SQLite.")
     add_settings(parser, groups, defaults)

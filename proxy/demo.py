@@ -187,7 +187,7 @@ async def run(options: argparse.Namespace, say: Callable[[str], None], stopped: 
     """Run the demo until `stopped` is set. Raises ConfigError when a port or the directory cannot be used."""
     with tempfile.TemporaryDirectory(prefix="durable-demo-") as temporary:
         config = Config.of(port=options.port + 1 if options.port else 0)
-        binding = Binding(config.listen)
+        binding = Binding(config.listen, config.tls)
         origin = binding.url
         secret = secrets.token_urlsafe(32)
         try:

@@ -5,10 +5,12 @@ Exit codes: 0 after a stop, 2 for a setting that cannot be used, 130 after an in
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from proxy.base.descriptors import raise_descriptor_limit
@@ -19,6 +21,8 @@ from proxy.server import ProxyServer, StopReport
 from proxy.standalone import StoreServer
 
 __all__ = ["Signals", "run", "say", "serve_proxy", "serve_store"]
+
+logger = logging.getLogger(__name__)
 
 
 class Signals:
@@ -31,6 +35,11 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt
                 loop.add_signal_handler(number, self._received)
+
+    def on_hangup(self, act: Callable[[], None]) -> None:
+        """Call `act` at each SIGHUP from now on, which would end the process otherwise. Nothing on Windows."""
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, act)
 
     def _received(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
@@ -75,9 +84,7 @@ async def serve_proxy(config: Config) -> None:
     signals = Signals()  # first: a signal that comes during the start stops what has started
     server = ProxyServer(config)
     seek_cycles_seldom(config.memory)
-    for notice in server.notices:
-        say(notice)
-    _say_where("Proxy", server.urls)
+    _say_started("Proxy", server, signals)
     await signals.first.wait()
     drain = config.stop.drain_timeout_seconds
     say(_stopping(server.transfers, drain))
@@ -90,18 +97,31 @@ async def serve_store(config: Config) -> None:
     signals = Signals()
     server = StoreServer(config)
     seek_cycles_seldom(config.memory)
-    if server.notice:
-        say(server.notice)
-    _say_where("Store", server.urls)
+    _say_started("Store", server, signals)
     await signals.first.wait()
     await server.stop()
 
 
-def _say_where(what: str, urls: tuple[str, ...]) -> None:
-    """The last start-up lines: when the last one is there, connections are accepted."""
-    for url in urls[1:]:
+def _say_started(what: str, server: ProxyServer | StoreServer, signals: Signals) -> None:
+    """Print the start-up lines: when the last one is there, connections are accepted, and SIGHUP reloads."""
+    if server.is_tls:
+        signals.on_hangup(partial(_reload, server))
+    for notice in server.notices:
+        say(notice)
+    for url in server.urls[1:]:
         say(f"Listening at {url}")
-    say(f"{what} running at {urls[0]}")
+    say(f"{what} running at {server.urls[0]}")
+
+
+def _reload(server: ProxyServer | StoreServer) -> None:
+    try:
+        warnings = server.reload()
+    except ConfigError as error:
+        logger.warning("certificates not reloaded: %s (the old ones stay in use)", error)
+        return
+    for warning in warnings:
+        logger.warning(warning)
+    say("Certificates reloaded")
 
 
 def _stopping(running: int, seconds: float) -> str:

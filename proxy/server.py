@@ -37,7 +37,8 @@ class ProxyServer:
         secrets, source = service_secrets(config.access, config.place)
         self.notices = start_notices(config, secrets, source)
         """What an operator should know, one line each."""
-        binding = Binding(config.listen)
+        binding = self._binding = Binding(config.listen, config.tls)
+        self.notices += binding.warnings()
         try:
             self._app = App(config, secrets)
         except BaseException:
@@ -60,6 +61,20 @@ class ProxyServer:
     def transfers(self) -> int:
         """The number of transfers that run."""
         return len(self._app.transfers)
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether clients must speak TLS."""
+        return self._binding.is_tls
+
+    def reload(self) -> list[str]:
+        """Read the files of certificates and keys again, for connections from now on; the warnings about them.
+
+        Running connections keep what they have. Raises ConfigError when one of the files cannot be used: then all old
+        ones stay in use.
+        """
+        self._binding.reload()
+        return self._binding.warnings()
 
     async def stop(self, *, drain_seconds: float = 0, hurry: asyncio.Event | None = None) -> StopReport:
         """Take no new streams, let running ones go on for `drain_seconds`, then end them as `interrupted`.

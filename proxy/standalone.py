@@ -27,11 +27,11 @@ class StoreServer:
         tokens = config.store_tokens
         read, write = tokens.store_read_token.encode(), tokens.store_write_token.encode()
         _check_exposure(config)
-        self.notice = "" if write else "No tokens are set: everybody on this machine may read and write"
+        self.notices = [] if write else ["No tokens are set: everybody on this machine may read and write"]
         directory = data_path(config.place)
         with ExitStack() as held:
             try:
-                binding = Binding(config.listen)
+                binding = self._binding = Binding(config.listen, config.tls)
                 held.callback(binding.close)
                 self._store = open_store(directory, config.store, is_public=not write)
             except StoreUnusable as error:
@@ -47,6 +47,17 @@ class StoreServer:
             handler = without_foreign_pages(handler, names=_own_names(config), any_host=bool(config.listen.uds))
         self._http = binding.serve(handler, _refusing(_READABLE_TEXT if write else _TEXT), config.server)
         self.url, self.urls = binding.url, binding.urls
+        self.notices += binding.warnings()
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether clients must speak TLS."""
+        return self._binding.is_tls
+
+    def reload(self) -> list[str]:
+        """Read the files of certificates and keys again, as a proxy does. Raises ConfigError."""
+        self._binding.reload()
+        return self._binding.warnings()
 
     async def stop(self) -> None:
         """Store what was accepted, end live reads and close; no task and no socket is left."""

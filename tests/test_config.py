@@ -24,6 +24,9 @@ from proxy.config.setting import parsed, shown
 
 SAMPLES: dict[str, tuple[str, Value]] = {
     "host": ("::1, 127.0.0.1", ("::1", "127.0.0.1")),
+    "tls_cert": ("a.pem", ("a.pem",)),
+    "tls_key": ("a.key", ("a.key",)),
+    "tls_min_version": ("1.3", "1.3"),
     "public_url": ("https://proxy.example/base", "https://proxy.example/base"),
     "durable_streams_url": ("http://storage:4437", "http://storage:4437"),
     "allowlist": ("https://a.example/**, https://b.example", ("https://a.example/**", "https://b.example")),
@@ -39,6 +42,9 @@ SAMPLES: dict[str, tuple[str, Value]] = {
     "inactivity_timeout_seconds": ("599", 599.0),
     "max_waiting_bytes": ("1MiB", 1 << 20),
 }
+# Settings that cannot be alone, each with others that it needs beside it.
+PAIR: dict[str, Value] = {"tls_cert": ("cert.pem",), "tls_key": ("key.pem",)}
+NEEDS = {"tls_cert": PAIR, "tls_key": PAIR, "tls_client_ca": PAIR}
 NUMBERS = [setting for setting in SETTINGS if setting.kind in (int, float)]
 
 
@@ -74,16 +80,18 @@ def test_every_setting_has_a_variable_and_its_flag_comes_first(setting: Setting)
         flag = True
     elif isinstance(value, tuple):
         flag = list(value)
-    expected = Config.of(**{setting.name: value})
-    assert Config.from_sources({}, {setting.env: f" {text} "}) == expected
+    needs = NEEDS.get(setting.name, {})
+    expected = Config.of(**needs | {setting.name: value})
+    assert Config.from_sources({}, {setting.env: f" {text} "}, needs) == expected
     assert Config.from_sources({}, {setting.env: "  "}) == Config.of()
-    assert Config.from_sources({setting.name: flag}, {setting.env: "nonsense"}) == expected
-    assert Config.from_sources({}, {}, {setting.name: value}) == expected
+    assert Config.from_sources({setting.name: flag}, {setting.env: "nonsense"}, needs) == expected
+    assert Config.from_sources({}, {}, needs | {setting.name: value}) == expected
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=named)
 def test_every_setting_reaches_a_section(setting: Setting) -> None:
-    assert Config.of(**{setting.name: sample(setting)[1]}) != Config.of()
+    needs = NEEDS.get(setting.name, {})
+    assert Config.of(**needs | {setting.name: sample(setting)[1]}) != Config.of(**needs)
 
 
 def test_every_number_that_nobody_sets_reaches_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +227,10 @@ def test_a_switch_is_spelled_in_a_few_ways(text: str, value: bool) -> None:
         ({"durable_streams_url": "unix:relative.sock"}, "--durable-streams-url"),
         ({"durable_streams_url": "unix:/" + 107 * "x"}, "--durable-streams-url"),
         ({"public_url": "unix:/run/x"}, "--public-url"),
+        ({"tls_cert": ("a", "b"), "tls_key": ("a",)}, "--tls-cert and --tls-key"),
+        ({"tls_min_version": "1.1"}, "--tls-min-version"),
+        ({"tls_client_ca": "ca.pem"}, "--tls-client-ca"),
+        (PAIR | {"uds": "/run/x"}, "--tls-cert"),
         ({"public_url": "http://ho st/"}, "--public-url"),
         ({"public_url": "ftp://host/"}, "--public-url"),
         ({"stream_ttl_seconds": 3600}, "--stream-ttl-seconds"),

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from proxy.config.setting import ConfigError, Value
 from proxy.net.egress import Bypass
+from proxy.net.tls import TLS_VERSIONS
 from proxy.policy.allowlist import Allowlist
 from proxy.policy.auth import Keyring
 from proxy.policy.cors import Cors
@@ -22,6 +23,7 @@ def check(values: Mapping[str, Value]) -> None:
     _check_parsed(values)
     if not values["host"]:
         raise ConfigError("--host must name at least one host")
+    _check_tls(values)
     storage = str(values["durable_streams_url"])
     if storage.startswith("unix:"):
         _check_socket("--durable-streams-url", storage.removeprefix("unix:"))
@@ -77,6 +79,20 @@ def _number(value: Value) -> float:
     if isinstance(value, int | float):
         return value
     raise TypeError(value)
+
+
+def _check_tls(values: Mapping[str, Value]) -> None:
+    certificates, keys = values["tls_cert"], values["tls_key"]
+    if not isinstance(certificates, tuple) or not isinstance(keys, tuple):
+        raise TypeError(certificates)
+    if len(certificates) != len(keys):
+        raise ConfigError(f"--tls-cert and --tls-key come in pairs: {len(certificates)} and {len(keys)} were given")
+    if values["tls_min_version"] not in TLS_VERSIONS:
+        raise ConfigError(f"--tls-min-version must be {' or '.join(TLS_VERSIONS)}, not {values['tls_min_version']!r}")
+    if values["tls_client_ca"] and not certificates:
+        raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key beside it")
+    if values["uds"] and certificates:
+        raise ConfigError("--tls-cert is for TCP: a Unix socket (--uds) is read on this machine only, without TLS")
 
 
 def _check_url(flag: str, text: str) -> None:

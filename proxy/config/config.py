@@ -27,6 +27,7 @@ from proxy.net.dial import DialLimits
 from proxy.net.listen import AcceptSettings
 from proxy.net.liveness import Liveness
 from proxy.net.resolve import ResolverLimits
+from proxy.net.tls import TlsSettings
 from proxy.relay.clocks import ClockSettings
 from proxy.relay.fleet import FleetSettings
 from proxy.relay.keys import KeySettings
@@ -127,6 +128,7 @@ class Config:
 
     place: PlaceSettings
     listen: ListenSettings
+    tls: Annotated[TlsSettings, _From(tls_handshake_seconds="head_timeout_seconds")]
     access: AccessSettings
     stop: StopSettings
     memory: MemorySettings

@@ -70,6 +70,13 @@ FIXED = (
     Fixed("pipelined_pause_seconds", 0.002, "s", "Pause before the next of them begin"),
     Fixed("tcp_probe_seconds", 5, "s", "Interval of keep-alive probes that are not answered"),
     Fixed("tcp_probes", 3, "probes", "Keep-alive probes without an answer, after which a connection is lost"),
+    Fixed(
+        "tls_close_seconds",
+        3600.0,
+        "s",
+        "Maximum time for a client to take the rest of a closing TLS connection; one that takes nothing is cut sooner",
+    ),
+    Fixed("certificate_warning_days", 7, "days", "Remaining lifetime of a certificate at which the start warns"),
     Fixed("remembered_hosts", 4096, "hosts", "Host names of upstreams whose addresses are remembered"),
     # Streams and instances
     Fixed("storage_quick_retries", 2, "retries", "Immediate retries of a repeatable request whose connection was lost"),

@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from proxy.base.exposed import exposure
 from proxy.base.places import secret_in
 from proxy.config.config import AccessSettings, PlaceSettings
 from proxy.config.setting import ConfigError
 
 __all__ = ["data_path", "found_secrets", "service_secrets"]
 
-_OTHERS_READ, _OTHERS_WRITE = stat.S_IROTH, stat.S_IWOTH
 _FROM_ENVIRONMENT = "the environment"
 
 
@@ -49,7 +49,7 @@ def data_path(place: PlaceSettings) -> Path:
         mode = path.stat().st_mode
     except OSError as error:
         raise ConfigError(f"--data-dir {path} cannot be made: {error.strerror}") from None
-    if mode & _OTHERS_WRITE:
+    if mode & stat.S_IWOTH:
         raise ConfigError(f"--data-dir {path}: every user of this machine can write there (chmod o-w {path})")
     return path
 
@@ -69,8 +69,7 @@ def _read_secrets(path: Path, named: str) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{named} {path} cannot be read: {reason}") from None
-    if mode & (_OTHERS_READ | _OTHERS_WRITE):
-        does = "read" if mode & _OTHERS_READ else "write"
+    if does := exposure(mode):
         raise ConfigError(f"{named} {path}: every user of this machine can {does} it (chmod o-rwx {path})")
     secrets = tuple(line.strip() for line in lines if line.strip())
     if not secrets:

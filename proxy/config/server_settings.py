@@ -3,7 +3,7 @@
 from proxy.base.places import DATA_DIR
 from proxy.config.setting import Group, Setting
 
-__all__ = ["ACCESS", "CLIENTS", "PLACE", "STOP"]
+__all__ = ["ACCESS", "CLIENTS", "PLACE", "STOP", "TLS"]
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -36,6 +36,33 @@ PLACE = Group(
             "data_dir",
             DATA_DIR,
             "Directory of the embedded store, and of the service secret that is made when none is given",
+            unit="path",
+        ),
+    ),
+)
+
+TLS = Group(
+    "tls",
+    "TLS for clients",
+    (
+        Setting(
+            "tls_cert",
+            (),
+            "File of a certificate with its chain, PEM (repeatable: clients get the one for the name that they ask for,"
+            " else the first); without one, the proxy speaks plain HTTP",
+            unit="path",
+        ),
+        Setting(
+            "tls_key",
+            (),
+            "File of a private key, PEM, not encrypted (repeatable: one for each --tls-cert, in the same order)",
+            unit="path",
+        ),
+        Setting("tls_min_version", "1.2", "Lowest version of TLS that clients may speak: 1.2 or 1.3", unit="version"),
+        Setting(
+            "tls_client_ca",
+            "",
+            "File of certificate authorities, PEM; with it, every client must show a certificate of one of them",
             unit="path",
         ),
     ),
@@ -200,7 +227,8 @@ CLIENTS = Group(
         Setting(
             "head_timeout_seconds",
             10.0,
-            "Maximum time until a request head is complete; also until the first byte on a new connection",
+            "Maximum time until a request head is complete; also until the first byte on a new connection, and for a"
+            " TLS handshake",
             unit="s",
             minimum=0.01,
         ),

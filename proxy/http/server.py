@@ -152,7 +152,7 @@ class HttpServer:
         connection becomes idle.
         """
         for connection in self.idle:
-            if not connection.has_unsent and connection.is_quiet():
+            if connection.is_quiet() and connection.is_flushed:
                 connection.spare()
                 return
         self._is_crowded = not any(listener.drop_oldest_handshake() for listener in self._listeners)

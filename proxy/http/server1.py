@@ -68,7 +68,8 @@ class Http1Connection(ServerConnection):
         self._held = 0  # bytes in the codec, as the budget counts them
         self._ignorable = server.limits.close_grace_bytes
         self._grace_end = NEVER
-        self._unsent = 0  # bytes that the client had not taken when its deadline was set
+        self._taken = 0  # how far the client had come in taking the response when its deadline was set
+        self._patience_end = NEVER  # of a closing TLS connection whose client takes nothing
 
     # What the socket reports
 
@@ -105,7 +106,8 @@ class Http1Connection(ServerConnection):
         if self._phase is _Phase.HEAD:
             return False
         self._loop.call_later(self._limits.half_close_grace_seconds, self.cut)
-        return True
+        # Over TLS the loop ends the connection now, whatever is returned, once what was written is sent.
+        return not self.is_tls
 
     def look_for_end(self) -> None:
         """See ServerConnection. Only a pause for pipelined bytes can hide that the client has left an exchange."""
@@ -297,11 +299,17 @@ class Http1Connection(ServerConnection):
     # The end
 
     def _begin_grace(self) -> None:
-        """Half-close, and ignore what still arrives, so that the client gets the answer and not a reset."""
+        """Half-close, and ignore what still arrives, so that the client gets the answer and not a reset.
+
+        Over TLS there is no half-close, and data that comes after our end is an error, upon which the loop resets the
+        connection. So the end waits until the client is done sending; one that has sent its request has no reason to
+        go on.
+        """
         if self.is_closing:
             return
+        is_sending = self._pipe is not None or self._refusal is not None or self._codec.buffered > 0
         self._drop_pipelined()
-        if self._has_eof or not self.half_close():
+        if self._has_eof or not (self.half_close() or (self.is_tls and is_sending)):
             self._close()
             return
         self._phase = _Phase.GRACE
@@ -327,6 +335,9 @@ class Http1Connection(ServerConnection):
         self.set_busy()
         self.close()
         self._watch_sending()
+        if self.is_tls:
+            self._patience_end = self.deadline
+            self.expire_in(self._limits.close_grace_seconds)
 
     def close_if_idle(self) -> None:
         """See ServerConnection."""
@@ -334,12 +345,14 @@ class Http1Connection(ServerConnection):
             self._close()
 
     def spare(self) -> None:
-        """See ServerConnection."""
+        """See ServerConnection. Over TLS a client's answer to the end of TLS is not waited for: the place is needed."""
         self._close()
+        if self.is_tls:
+            self._loop.call_soon(self.cut)  # in the loop's next turn, when the end of TLS has been sent
 
     def finish(self) -> None:
         """See ServerConnection."""
-        if self.has_unsent:
+        if self.has_unsent or self.is_tls:
             self._close()
         else:
             self.cut()
@@ -347,7 +360,7 @@ class Http1Connection(ServerConnection):
     # Time
 
     def _watch_sending(self) -> None:
-        self._unsent = self.unsent
+        self._taken = self.taken
         self.expire_in(self._limits.reader_timeout_seconds)
 
     def overdue(self) -> None:
@@ -359,7 +372,26 @@ class Http1Connection(ServerConnection):
             self._expect_body()  # reading was paused, so the client could not send
         elif self._phase in (_Phase.HEAD, _Phase.REQUEST):
             self._refuse(Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time"))
-        elif self.has_unsent and self.unsent < self._unsent:
+        elif self._phase is _Phase.CLOSED and self.is_tls:
+            self._look_at_closing()
+        elif self.has_unsent and self.taken > self._taken:
             self._watch_sending()  # the client is slow, but it reads
+        elif self._phase is _Phase.GRACE and self.is_tls:
+            self._close()  # a half-closed connection has sent its end before its grace
         else:
             self.cut()
+
+    def _look_at_closing(self) -> None:
+        """Over TLS the loop closes the socket when the client has taken everything and answered the end of TLS.
+
+        Everything is known to be taken when nothing is unacknowledged, so that is looked at often: a client that only
+        owes the answer does not keep its place.
+        """
+        now, taken = self._loop.time(), self.taken
+        if taken > self._taken:
+            self._taken = taken
+            self._patience_end = now + self._limits.reader_timeout_seconds
+        if not self.unsent or now >= self._patience_end:
+            self.cut()
+        else:
+            self.expire_in(self._limits.close_grace_seconds)

@@ -12,7 +12,7 @@ import ssl
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import cast
 
@@ -33,6 +33,10 @@ _PEER_LEFT = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR are always r
 
 _LAST_READ_BYTES = 1 << 18  # what a loop's read brings, too
 
+_BYTES_ACKED = 120  # where tcpi_bytes_acked, of 8 bytes, stands in Linux's tcp_info
+
+_RECORD_BYTES = 1 << 14  # of data in one TLS record (RFC 8446 section 5.1)
+
 # Since 3.12 the writelines of asyncio's own socket transport has had faults that its write has not. Up to 3.12.8 and
 # 3.13.1 it never calls pause_writing (CVE-2024-12254). On a transport that was aborted, or that met an error in this
 # turn of the loop, it registers the socket again, and the number of the closed socket stays in the selector.
@@ -42,7 +46,8 @@ _WRITELINES_IS_FAULTY = sys.version_info >= (3, 12)
 class Connection(asyncio.Protocol):
     """A connected socket. `write` never blocks; `drained` waits until the peer takes what was written.
 
-    `is_closing`: closed or cut, by us or by the peer; nothing more is sent. `is_lost`: the socket is gone.
+    `is_closing`: closed or cut, by us or by the peer; nothing more is sent. `is_lost`: the socket is gone. `is_tls`:
+    the socket carries TLS; then the end of the peer's input ends the connection, because the loop closes its transport.
     `is_write_paused`: more than the high-water mark is unsent. `is_reading_paused`: `pause` was called.
     """
 
@@ -50,6 +55,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call each time
+        self.is_tls = False
         self.is_lost = False
         self.is_closing = False
         self.is_write_paused = False
@@ -61,7 +67,10 @@ class Connection(asyncio.Protocol):
         """Take the transport (asyncio calls this once)."""
         self.transport = cast(asyncio.Transport, transport)
         self._writelines: Callable[[Iterable[Buffer]], None] = self.transport.writelines
-        if _WRITELINES_IS_FAULTY and type(transport).__module__.startswith("asyncio."):
+        self.is_tls = transport.get_extra_info("sslcontext") is not None
+        if self.is_tls:
+            self._writelines = self._write_records
+        elif _WRITELINES_IS_FAULTY and type(transport).__module__.startswith("asyncio."):
             self._writelines = self._write_with_care
         self.opened()
 
@@ -74,6 +83,11 @@ class Connection(asyncio.Protocol):
             self.transport.writelines(buffers)
             low, high = self.transport.get_write_buffer_limits()
             self.transport.set_write_buffer_limits(high, low)  # pauses the writer if the buffer is over its mark
+
+    def _write_records(self, buffers: Iterable[Buffer]) -> None:
+        """Write over TLS. The transport makes a record of each buffer, or several of a long one: join short ones."""
+        if not self.transport.is_closing():
+            self.transport.writelines(list(_joined(buffers)))
 
     def data_received(self, data: bytes) -> None:
         """Bytes came from the peer, never none."""
@@ -102,7 +116,7 @@ class Connection(asyncio.Protocol):
         To be called by `lost`: the socket is closed after it. An error of writing comes before what can still be read:
         a peer that answers early and closes is then heard all the same. Over TLS nothing can be read any more.
         """
-        if self._loss is None or self.transport.get_extra_info("ssl_object") is not None:
+        if self._loss is None or self.is_tls:
             return b""
         try:
             return os.read(self.transport.get_extra_info("socket").fileno(), _LAST_READ_BYTES)
@@ -192,22 +206,50 @@ class Connection(asyncio.Protocol):
     @property
     def has_unsent(self) -> bool:
         """Whether bytes that were written wait in this process; those in the system's buffers do not count."""
-        return self.transport.get_write_buffer_size() > 0
+        return self._waiting() > 0
+
+    def _waiting(self) -> int:
+        try:
+            return self.transport.get_write_buffer_size()
+        except AttributeError:  # asyncio's TLS transport, after its socket was closed
+            return 0
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether nothing that was written waits in this process, so that closing at once destroys nothing.
+
+        Over TLS the loop does not say what waits below its TLS layer; but nothing waits if the system would take more.
+        """
+        return not self.has_unsent and (not self.is_tls or self._polls(select.POLLOUT))
 
     @property
     def unsent(self) -> int:
         """Bytes written that the peer has not acknowledged: in this process, and in the system's buffers on Unix.
 
-        The system's may be megabytes, which a slow peer takes while this process's buffer does not shrink.
+        The system's may be megabytes, which a slow peer takes while this process's buffer does not shrink. Over TLS the
+        loop does not say what waits between its TLS layer and the system; nothing does when this is 0.
         """
-        ours = self.transport.get_write_buffer_size()
-        if fcntl is None or self.transport.is_closing():
+        ours = self._waiting()
+        if fcntl is None or self.is_lost or (self.transport.is_closing() and not self.is_tls):
             return ours
-        descriptor = self.transport.get_extra_info("socket").fileno()
         try:
+            descriptor = self.transport.get_extra_info("socket").fileno()
             return ours + int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0])
-        except OSError:
+        except (AttributeError, OSError, ValueError):  # closed just now; the first one: asyncio's TLS transport
             return ours
+
+    @property
+    def taken(self) -> int:
+        """A number that has grown when the peer has taken something since it was last asked for.
+
+        Over TLS it is what the peer has acknowledged in all, where the system counts it: `unsent` need not shrink while
+        bytes move on that the loop does not count.
+        """
+        if self.is_tls and not self.is_lost:
+            with suppress(AttributeError, OSError, ValueError):
+                info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+                return int.from_bytes(info[_BYTES_ACKED:], sys.byteorder)
+        return -self.unsent
 
     def pause(self) -> None:
         """Stop reading from the socket, so that the peer has to stop sending."""
@@ -247,6 +289,20 @@ class Connection(asyncio.Protocol):
                     socket.SOL_SOCKET, socket.SO_LINGER, linger_for_no_time
                 )
             self.cut()
+
+
+def _joined(buffers: Iterable[Buffer]) -> Iterator[Buffer]:
+    """`buffers` with neighbours joined as long as they fit into one TLS record."""
+    short: list[Buffer] = []
+    size = 0
+    for buffer in buffers:
+        if short and size + len(buffer) > _RECORD_BYTES:
+            yield short[0] if len(short) == 1 else b"".join(short)
+            short, size = [], 0
+        short.append(buffer)
+        size += len(buffer)
+    if short:
+        yield short[0] if len(short) == 1 else b"".join(short)
 
 
 def _wake(writer: "asyncio.Future[None]") -> None:

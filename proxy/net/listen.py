@@ -5,6 +5,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -12,11 +13,13 @@ from typing import Protocol
 from proxy.base.descriptors import SHORTAGES
 from proxy.base.tasks import Tasks
 from proxy.net.bind import close_listening
-from proxy.net.connection import Connection
+from proxy.net.connection import READ_BYTES, Connection
 
 __all__ = ["AcceptSettings", "Listener", "Room", "ServerTls"]
 
 logger = logging.getLogger(__name__)
+
+_HANDSHAKE = b"\x16"  # the type of a record (RFC 8446 section 5.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,14 @@ class ServerTls:
     """TLS on accepted sockets.
 
     `context` is called for each of them, so that a new certificate needs no new listener. `handshake_timeout`:
-    seconds until an unfinished handshake is given up. `shutdown_timeout`: seconds for the peer's half of the closing
-    handshake.
+    seconds until an unfinished handshake is given up, and until its first byte. `shutdown_timeout`: seconds for the
+    peer to take what is left and its half of the closing handshake. `refusal`: bytes sent to a peer that speaks no TLS.
     """
 
     context: Callable[[], ssl.SSLContext]
     handshake_timeout: float
     shutdown_timeout: float
+    refusal: bytes
 
 
 class Room(Protocol):
@@ -124,6 +128,12 @@ class Listener:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is None:
                 await loop.connect_accepted_socket(lambda: connection, accepted)
+            elif not await _says_hello(accepted, self._tls.handshake_timeout):
+                with suppress(OSError):
+                    accepted.send(self._tls.refusal)
+                    accepted.shutdown(socket.SHUT_WR)
+                    accepted.recv(READ_BYTES)  # unread bytes would make the close a reset, which destroys the refusal
+                accepted.close()
             else:
                 await loop.connect_accepted_socket(
                     lambda: connection,
@@ -132,7 +142,7 @@ class Listener:
                     ssl_handshake_timeout=self._tls.handshake_timeout,
                     ssl_shutdown_timeout=self._tls.shutdown_timeout,
                 )
-        except OSError:  # the peer is gone already, or its handshake failed
+        except OSError:  # the peer is gone already or silent, or its handshake failed
             accepted.close()
         except asyncio.CancelledError:
             connection.abandoned()
@@ -156,6 +166,22 @@ class Listener:
         await self._opening.aclose()
         for listening in self.sockets:
             close_listening(listening)
+
+
+async def _says_hello(accepted: socket.socket, seconds: float) -> bool:
+    """Whether the peer's first byte begins a TLS handshake. Reads nothing. Raises TimeoutError, OSError.
+
+    Asked before the loop's own handshake, which would end the connection without a word.
+    """
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(accepted, readable.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await readable.wait()
+    finally:
+        loop.remove_reader(accepted)
+    return accepted.recv(1, socket.MSG_PEEK) in (_HANDSHAKE, b"")  # nothing: it has left, which the handshake finds
 
 
 class _Shortage:

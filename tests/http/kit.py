@@ -1,4 +1,7 @@
-"""A server or a pool in the test's loop, each of which must leave nothing behind."""
+"""A server or a pool in the test's loop, each of which must leave nothing behind.
+
+Servers and their clients speak over what `carrier` says: the conftest of this folder sets it for each test.
+"""
 
 import asyncio
 import socket
@@ -18,9 +21,31 @@ from proxy.net.dial import Dialler, tls_context
 from proxy.net.listen import AcceptSettings, ServerTls
 from proxy.wire.events import HeadLimits
 from proxy.wire.headers import Headers
+from tests.kit.certificates import Certificates
 from tests.kit.dialling import make_dialler
 from tests.kit.loop_peers import Answer, Peer
 from tests.kit.waiting import LONG, SOON, until
+
+
+class Carrier:
+    """What the servers of a test speak over: plain TCP, or TLS with these certificates."""
+
+    def __init__(self) -> None:
+        self.certificates: Certificates | None = None
+
+    def server(self) -> ServerTls | None:
+        """As a server takes it. The time-outs are those of no test: the server's own deadlines count."""
+        if self.certificates is None:
+            return None
+        context = self.certificates.server
+        return ServerTls(lambda: context, LONG, LONG, b"no TLS")
+
+    def client(self) -> ssl.SSLContext | None:
+        """As a client takes it."""
+        return None if self.certificates is None else self.certificates.client
+
+
+carrier = Carrier()
 
 HEAD = HeadLimits(head_bytes=4096, fields=50, target_bytes=1024)
 
@@ -73,6 +98,7 @@ class Served:
         self._peers: list[Peer] = []
 
     async def connect(self, first: bytes = b"", tls: ssl.SSLContext | None = None) -> Peer:
+        tls = tls or carrier.client()
         peer = Peer(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 22, ssl=tls))
         self._peers.append(peer)
         if first:
@@ -101,9 +127,11 @@ async def serving(
     **limits: object,
 ) -> AsyncIterator[Served]:
     """A server of `handler`; at the end it must stop at once and leave nothing."""
+    if carrier.certificates is not None:  # the end of the connection, which many tests wait for, comes after the grace
+        limits = {"close_grace_seconds": 0.1} | limits
     server = HttpServer(handler, refuse, server_limits(**limits))
     bound = listening()
-    server.serve([bound], Http1Connection, tls)
+    server.serve([bound], Http1Connection, tls or carrier.server())
     served = Served(server, bound.getsockname()[1])
     try:
         yield served

@@ -29,6 +29,7 @@ async def echoing() -> AsyncIterator[Served]:
         yield served
 
 
+@pytest.mark.over_tls
 async def test_requests_follow_each_other_on_one_connection(echoing: Served) -> None:
     peer = await echoing.connect()
     for number in range(3):
@@ -89,6 +90,7 @@ async def test_what_has_no_body_sends_none_and_the_connection_goes_on(
         assert (await peer.response()).body == b"12345"
 
 
+@pytest.mark.over_tls
 async def test_a_body_of_unknown_length_is_chunked_and_its_head_leaves_first() -> None:
     body = fed_pipe(is_open=True)
 
@@ -208,6 +210,7 @@ async def test_after_a_malformed_request_nothing_that_was_pipelined_runs() -> No
         assert seen == [b"/good"]
 
 
+@pytest.mark.over_tls
 async def test_a_refused_client_that_is_still_sending_sees_the_answer_and_no_reset(echoing: Served) -> None:
     peer = await echoing.connect(POST % (1 << 30))
     answer = await peer.response()
@@ -255,6 +258,7 @@ async def test_a_body_that_breaks_its_framing_is_refused_whatever_the_handler_wo
         assert saw == [Cut.FRAMING]
 
 
+@pytest.mark.over_tls
 async def test_an_answer_before_the_body_has_come_ends_the_connection_in_order() -> None:
     async def handler(_: Request) -> Response:
         raise Refusal(Code.INVALID_SECRET, "no")
@@ -322,11 +326,12 @@ async def test_another_expectation_is_refused(echoing: Served) -> None:
     assert answer.status == 417
 
 
+@pytest.mark.plain_only
 async def test_over_tls_requests_are_answered_while_other_clients_are_silent_in_their_handshakes(
     tmp_path: Path,
 ) -> None:
     certificates = Certificates.make(tmp_path)
-    async with serving(echo, tls=ServerTls(lambda: certificates.server, LONG, SOON)) as served:
+    async with serving(echo, tls=ServerTls(lambda: certificates.server, LONG, SOON, b"no TLS")) as served:
         silent = [await served.connect() for _ in range(5)]
         peer = await served.connect(GET % b"a" + POST % 4 + b"body", tls=certificates.client)
         assert [(await peer.response()).body for _ in range(2)] == [b"/a ", b"/ body"]
@@ -335,9 +340,12 @@ async def test_over_tls_requests_are_answered_while_other_clients_are_silent_in_
             each.close()
 
 
+@pytest.mark.plain_only
 async def test_the_oldest_unfinished_handshake_gives_its_place_to_a_new_client(tmp_path: Path) -> None:
     certificates = Certificates.make(tmp_path)
-    async with serving(echo, tls=ServerTls(lambda: certificates.server, LONG, SOON), max_connections=2) as served:
+    async with serving(
+        echo, tls=ServerTls(lambda: certificates.server, LONG, SOON, b"no TLS"), max_connections=2
+    ) as served:
         silent = [await served.connect() for _ in range(2)]
         peer = await served.connect(GET % b"a", tls=certificates.client)
         assert (await peer.response()).body == b"/a "
@@ -361,6 +369,7 @@ async def test_a_body_that_is_cut_is_never_ended_as_if_whole(length: int | None)
         assert (await peer.rest()) in (b"4\r\nsome\r\n", b"some")
 
 
+@pytest.mark.over_tls
 async def test_a_cut_body_without_framing_ends_by_reset() -> None:
     body = fed_pipe(b"some", is_open=True)
 
@@ -477,6 +486,7 @@ async def test_a_client_that_goes_within_its_body_leaves_nothing_waiting() -> No
         assert served.server.bodies.budget.used == 0
 
 
+@pytest.mark.plain_only
 async def test_a_quick_answer_reaches_a_client_that_has_half_closed(echoing: Served) -> None:
     peer = await echoing.connect(GET % b"a" + GET % b"b")
     peer.writer.write_eof()
@@ -485,6 +495,7 @@ async def test_a_quick_answer_reaches_a_client_that_has_half_closed(echoing: Ser
     await echoing.all_gone()
 
 
+@pytest.mark.plain_only
 async def test_a_half_closed_client_counts_as_gone_after_the_grace() -> None:
     cancelled = asyncio.Event()
 
@@ -504,6 +515,7 @@ async def test_a_half_closed_client_counts_as_gone_after_the_grace() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"GET / HT", POST % 10 + b"half"])
+@pytest.mark.plain_only
 async def test_half_a_request_before_the_end_is_refused(echoing: Served, sent: bytes) -> None:
     peer = await echoing.connect(sent)
     peer.writer.write_eof()
@@ -514,6 +526,7 @@ async def test_half_a_request_before_the_end_is_refused(echoing: Served, sent: b
 # Stopping
 
 
+@pytest.mark.over_tls
 async def test_draining_closes_idle_connections_and_ends_others_with_their_answer() -> None:
     gate = asyncio.Event()
 
@@ -532,6 +545,7 @@ async def test_draining_closes_idle_connections_and_ends_others_with_their_answe
         assert await busy.rest() == b""
 
 
+@pytest.mark.over_tls
 async def test_what_was_written_still_reaches_the_client_of_a_server_that_closes() -> None:
     size = 8 << 20
 
@@ -547,6 +561,7 @@ async def test_what_was_written_still_reaches_the_client_of_a_server_that_closes
         await closing
 
 
+@pytest.mark.over_tls
 async def test_closing_cancels_what_runs_and_leaves_no_socket() -> None:
     async def handler(_: Request) -> Response:
         await asyncio.Event().wait()

@@ -57,6 +57,13 @@ class RawClient:
         self._buffer = b""
         self.end = End.OPEN
 
+    def certificate(self) -> dict[str, object]:
+        """What the ssl module says of the certificate that the peer has shown."""
+        assert isinstance(self._socket, ssl.SSLSocket)
+        shown = self._socket.getpeercert()
+        assert shown is not None
+        return dict(shown)
+
     def send(self, data: bytes) -> None:
         """Send all of it. A peer that has closed is noticed by the next read, not here."""
         try:

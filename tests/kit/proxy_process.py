@@ -16,7 +16,7 @@ from tests.kit.event_loops import python_path
 __all__ = ["ProxyProcess", "run_proxy"]
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
-_RUNNING = re.compile(r"Proxy running at (\S+)")
+_RUNNING = re.compile(r"(?:Proxy|Store) running at (\S+)")
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
