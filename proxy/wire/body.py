@@ -161,17 +161,15 @@ class ChunkedDecoder:
         It does not compare with the bound: a read that could exceed it goes the long way, chunk by chunk.
         """
         size = len(data)
-        room = self._room
-        if self._tail or (room is not None and size - position > room):
+        if self._tail or (self._room is not None and size - position > self._room):
             return self._read_size_line(data, position)
-        taken = 0
+        first = len(parts)
         find = data.find
         append = parts.append
         while True:
             end_of_line = find(_CRLF, position, position + _SIZE_LINE_BYTES)
             if end_of_line < 0:
-                if room is not None:
-                    self._room = room - taken
+                self._count(parts, first)
                 return self._keep_size_line(data[position : position + _SIZE_LINE_BYTES], size)
             line = data[position:end_of_line]
             count = _SIZES.get(line) or _chunk_size(line, self._line)
@@ -180,18 +178,20 @@ class ChunkedDecoder:
             begin = end_of_line + 2
             end = begin + count
             if not count or end + 2 > size:
-                if room is not None:
-                    self._room = room - taken
+                self._count(parts, first)
                 return self._begin_chunk(count, begin)
             append(data[begin:end] if count < _SMALL else memoryview(data)[begin:end])
-            taken += count
             position = end + 2
             if data[end:position] != _CRLF:
                 return self._fail("a chunk is longer than its size", size)
             if position == size:
-                if room is not None:
-                    self._room = room - taken
+                self._count(parts, first)
                 return size
+
+    def _count(self, parts: list[Buffer], first: int) -> None:
+        """The chunks from `parts[first]` on have come whole: what they use of the bound."""
+        if self._room is not None:
+            self._room -= sum(map(len, parts[first:]))
 
     def _read_size_line(self, data: bytes, position: int) -> int:
         """One size line, perhaps begun in an earlier read."""
