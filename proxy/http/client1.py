@@ -35,14 +35,9 @@ class Http1Client(ClientConnection):
         self._outgoing: Body | None = None  # the request's body, while pieces of it are in memory here
         self._pieces: Iterator[Buffer] = iter(())
 
-    @property
-    def is_free(self) -> bool:
-        """Whether an exchange may begin, as far as is known without checking the socket."""
-        return self._codec.reusable and not self.is_closing
-
     def is_fit(self, *, look: bool) -> bool:
         """See ClientConnection. An unread FIN and stray bytes make a connection useless."""
-        return self.is_free and (not look or self.is_quiet())
+        return self._codec.reusable and not self.is_closing and (not look or self.is_quiet())
 
     async def exchange(self, request: Request) -> Response:
         """See ClientConnection. An exchange that fails or is cancelled closes the connection.
@@ -168,7 +163,7 @@ class Http1Client(ClientConnection):
         if exchange is not None:
             exchange.end()
         is_sent = self._sending is None and self._outgoing is None and not self.has_unsent
-        if is_sent and not self._is_spent and self.is_free:
+        if is_sent and not self._is_spent and self.is_fit(look=False):
             if self.is_reading_paused:
                 self.resume()
             self._owner.released(self)

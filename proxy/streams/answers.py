@@ -11,11 +11,12 @@ from proxy.http.message import Response
 from proxy.streams.names import (
     PRODUCER_EPOCH,
     PRODUCER_EXPECTED_SEQ,
+    PRODUCER_SEQ,
     STREAM_CLOSED,
     STREAM_NEXT_OFFSET,
     STREAM_UP_TO_DATE,
 )
-from proxy.wire.headers import Field
+from proxy.wire.headers import Field, Headers
 
 __all__ = [
     "GONE",
@@ -110,13 +111,13 @@ class ReadResult:
     body: Body
 
 
-def append_result(response: Response, *, is_numbered: bool) -> AppendResult:
-    """What the answer to an append means; `is_numbered` when it carried a sequence number. Raises StorageError."""
+def append_result(response: Response, sent: Headers) -> AppendResult:
+    """What the answer to an append means, whose header fields were `sent`. Raises StorageError."""
     status, headers = response.status, response.headers
     if status == 200:
         return AppendResult.ACCEPTED
     if status == 204:
-        return AppendResult.DUPLICATE if is_numbered else AppendResult.ACCEPTED
+        return AppendResult.DUPLICATE if PRODUCER_SEQ in sent else AppendResult.ACCEPTED
     if status in GONE:
         return AppendResult.GONE
     if status == 403 and PRODUCER_EPOCH in headers:

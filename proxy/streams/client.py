@@ -21,7 +21,7 @@ from proxy.streams.answers import (
     append_result,
     unexpected,
 )
-from proxy.streams.names import PRODUCER_SEQ, STREAM_TTL
+from proxy.streams.names import STREAM_TTL
 from proxy.streams.retry import RetryPolicy, retried
 from proxy.wire.events import Buffer
 from proxy.wire.headers import Field, Headers
@@ -125,7 +125,7 @@ class Storage:
         except ExchangeError as error:
             raise StorageError(str(error)) from None
         _discard(response)
-        return append_result(response, is_numbered=PRODUCER_SEQ in headers)
+        return append_result(response, headers)
 
     async def head(self, name: str) -> Metadata | None:
         """The metadata of a stream, None when there is none. Raises StorageError."""

@@ -514,11 +514,11 @@ async def test_an_idle_connection_that_is_reset_can_be_asked_about_in_every_turn
         limits = ClientLimits(HEAD, PipeLimits(1 << 20, Budget(1 << 20)), piece=1 << 20, keeps_redirected=False)
         connection = await dialler(tls=certificates.client).dial(lambda: Http1Client(Nobody(), limits), address)
         assert await _read(await connection.exchange(get())) == b"ok"
-        assert connection.is_free
+        assert connection.is_fit(look=False)
         assert connection.is_quiet()
         served.peers[0].reset()
         async with asyncio.timeout(SOON):
             while not connection.is_lost:  # every turn is looked at
-                assert not (connection.is_free and connection.is_quiet() and connection.transport.is_closing())
+                assert not (connection.is_fit(look=True) and connection.transport.is_closing())
                 await asyncio.sleep(0)
-        assert not connection.is_free
+        assert not connection.is_fit(look=False)
