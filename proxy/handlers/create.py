@@ -166,9 +166,11 @@ class Create:
         async with self._members.licensed():
             try:
                 found = await self._keys.resolve(names, request)
-            except StorageError:
-                await self._members.check()  # without a lease: 503, because nothing was sent and a retry is safe
-                raise
+            except StorageError as error:
+                if error.is_final:
+                    raise
+                await self._members.check()  # says why, if it is known
+                raise Refusal(Code.STORAGE_UNAVAILABLE, "storage failed; nothing was sent upstream") from error
             if isinstance(found, Replay):
                 return self._answer(200, found.stream_id, found.record, _REPLAY)
             try:

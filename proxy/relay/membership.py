@@ -18,6 +18,7 @@ from proxy.base.errors import Code, Refusal
 from proxy.base.tasks import Tasks
 from proxy.relay.lease import Lease, LeaseSettings, is_gone, is_leased
 from proxy.relay.mailbox import Mailbox, MailboxSettings, send_abort
+from proxy.relay.space import Space
 from proxy.streams.answers import StorageError
 from proxy.streams.client import Storage
 from proxy.streams.retry import RetryPolicy
@@ -132,6 +133,7 @@ class Member:
         self.name = secrets.token_hex(16)
         self._storage = storage
         self._settings = settings
+        self._space = Space(storage, settings.lease.lease_look_seconds, settings.lease.lease_seconds)
         self._mailbox = Mailbox(storage, self.name, settings.mailbox)
         self._lease = Lease(storage, self.name, settings.lease, self._mailbox.make)
         self._lease.on_lapse = self._cancel_licensed
@@ -145,12 +147,13 @@ class Member:
         self._tasks.start("mail", self._mailbox.follow(abort))
 
     async def check(self) -> None:
-        """Raise Refusal when storage failed at the last renewals, or there is no lease.
+        """Raise Refusal when storage failed at the last renewals or is full, or there is no lease.
 
         So no upstream is asked, and paid, for an answer that could not be stored.
         """
         if not await self._lease.ensure() or self._lease.is_troubled:
             raise _unavailable()
+        await self._space.check()
 
     async def owner(self) -> str:
         """The name of this instance. Raises StorageError without a lease.

@@ -31,6 +31,7 @@ __all__ = ["JSON", "OCTETS", "Endpoint", "ReadQuery", "Storage"]
 JSON: Final = b"application/json"
 OCTETS: Final = b"application/octet-stream"
 _START = b"-1"
+_NO_SPACE = 507  # Insufficient Storage (RFC 4918 section 11.5)
 _NO_SUCH_PATH = (404, 405)  # never the answer of a durable-streams server to a create
 
 
@@ -72,6 +73,8 @@ class Storage:
         """`saw_date` is called with the `Date` of answers, though not of all of them."""
         self._endpoint = endpoint
         self._saw_date = saw_date
+        self.is_full = False
+        """Storage had no space for the last stream that was to be created."""
 
     def target(self, name: str) -> bytes:
         """The request target of the stream called `name`."""
@@ -101,6 +104,7 @@ class Storage:
     async def _create(self, name: str, headers: Headers, data: bytes) -> bool:
         response = await self._repeatable(b"PUT", self.target(name), headers, data)
         _discard(response)
+        self.is_full = response.status == _NO_SPACE
         if response.status == 201:
             return True
         if response.status in (200, 409):

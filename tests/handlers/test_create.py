@@ -299,7 +299,8 @@ async def test_with_a_key_storage_is_asked_before_the_upstream(tmp_path: Path, u
 
     async with running(tmp_path, failing) as house:
         route = upstream.serve(fixed(b"x"))
-        assert code(await house.create(route.url, idempotency_key="key")) == (502, "STORAGE_ERROR")
+        answer = await house.create(route.url, idempotency_key="key")
+        assert (code(answer), answer["retry-after"]) == ((503, "STORAGE_UNAVAILABLE"), "1")
         assert route.count == 0
 
 
