@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from proxy.backing import open_backend
 from proxy.base.tasks import Tasks
-from proxy.config import Config, ConfigError, EgressSettings, data_path
+from proxy.config import Config, ConfigError, EgressSettings
 from proxy.handlers.abort import Abort
 from proxy.handlers.create import Create, Making, Signing
 from proxy.handlers.delete import Delete
@@ -18,7 +19,6 @@ from proxy.handlers.router import Router
 from proxy.handlers.routes import Gate, Route
 from proxy.handlers.static import StaticFiles
 from proxy.http.client1 import Http1Client
-from proxy.http.message import Handler
 from proxy.http.pool import Pool
 from proxy.net.dial import Address, Dialler, tls_context
 from proxy.net.egress import Bypass, Egress
@@ -40,7 +40,7 @@ from proxy.relay.takeover import Endings
 from proxy.relay.transfer import Desk
 from proxy.relay.transfers import Transfers
 from proxy.relay.upstream import Upstream
-from proxy.store import Store, StoreUnusable, open_store
+from proxy.store import EmbeddedStore, Store
 from proxy.streams.client import Endpoint, Storage
 from proxy.wire.headers import Headers
 
@@ -61,32 +61,37 @@ class App:
     def __init__(self, config: Config, secrets: tuple[str, ...]) -> None:
         """Raises ConfigError for settings that fail only when they are used: files, directories, locks."""
         self._config = config
-        self._store: Store | None = None
         self.address_rules = AddressRules(is_local)
         tls, egress = _tls(config), _egress(config.egress)
-        embedded = None if config.storage.durable_streams_url else self._embedded()
+        is_elsewhere = bool(config.storage.durable_streams_url)
+        self._store = None if is_elsewhere else open_backend(config, is_public=config.read.shared_cache)
+        # The store that is this process's alone: no owner of a stream can die but with it.
+        own = self._store if isinstance(self._store, EmbeddedStore) else None
+        self._is_alone = own is not None
         # Last of what may fail or runs in the background: nothing is left of an app that is not made.
         self._pools = _pools(config, tls, egress)
         clocks = Clocks(time.time, time.monotonic, config.clocks)
-        storage = Storage(self._endpoint(embedded), clocks.saw)
+        storage = Storage(self._endpoint(self._store), clocks.saw)
         records = Records(storage, config.retry, config.records)
         endings = Endings(storage, records, config.retry)
-        # An embedded store is this process's alone: no owner of a stream can die but with it.
-        self._members: Membership = Member(storage, config.member) if self._store is None else Solo(self._store)
+        self._members: Membership = Member(storage, config.member) if own is None else Solo(own)
         desk = Desk(storage, records, endings, config.transfer, Tasks("transfer"))
         self.transfers = Transfers(desk, config.transfers)
         self._keys = Keys(storage, records, self._members, self.transfers, config.keys)
         self._orphans = Orphans(self._members, records, endings, config.orphans)
-        self._watcher: Watcher = self._orphans if self._store is None else Unwatched()
+        self._watcher: Watcher = self._orphans if own is None else Unwatched()
         self._fleet = Fleet(self._members, records, self.transfers, endings, self._watcher, config.fleet)
-        self._recovery = Recovery(self._store, endings, self.transfers, config.recovery)
+        self._recovery = Recovery(own, endings, self.transfers, config.recovery)
+        self.notices = [self._store.promise] if self._store is not None and self._store.promise else []
         self.router = self._router(Keyring(secrets), storage, endings)
 
-    def _endpoint(self, embedded: Handler | None) -> Endpoint:
+    def _endpoint(self, store: Store | None) -> Endpoint:
         settings = self._config.storage
         fields = []
-        handler, root, origin = embedded, _STREAMS_ROOT, "store:"
-        if handler is None:
+        root, origin = _STREAMS_ROOT, "store:"
+        if store is not None:
+            handler = store.handler
+        else:
             address, host, path = _storage_at(settings.durable_streams_url, self.address_rules)
             handler = self._pools.storage.at(address)
             root = path if path.strip("/") else _STREAMS_ROOT
@@ -97,14 +102,6 @@ class App:
         root = root if root.endswith("/") else root + "/"
         timeout, retries = settings.storage_timeout_seconds, settings.storage_quick_retries
         return Endpoint(handler, root.encode("ascii"), Headers(fields), timeout, retries, f"{origin}{root}")
-
-    def _embedded(self) -> Handler:
-        directory = data_path(self._config.place)
-        try:
-            self._store = open_store(directory, self._config.store, is_public=self._config.read.shared_cache)
-        except StoreUnusable as error:
-            raise ConfigError(f"--data-dir: {error}") from None
-        return self._store.handler
 
     def _router(self, keyring: Keyring, storage: Storage, endings: Endings) -> Router:
         config = self._config
@@ -136,7 +133,7 @@ class App:
         self.transfers.open()
         self._recovery.start()
         self._members.open(self.transfers.abort, self.transfers.doubt)
-        if self._store is None:
+        if not self._is_alone:
             self._orphans.open()
 
     async def end_transfers(self) -> None:

@@ -94,9 +94,10 @@ def _store(arguments: list[str]) -> int:
     from proxy.runtime import run, serve_store  # noqa: PLC0415
 
     place = _group("Where the store is", _STORE_PLACE)
-    groups = (place, *(group for group in GROUPS if group.key in ("tls", "store")))
+    groups = (place, *(group for group in GROUPS if group.key in ("tls", "store", "engine")))
     defaults = {"port": 4437}
-    parser = _Parser(prog="python -m proxy store", description="A durable-streams server on SQLite.")
+    about = "A durable-streams server on SQLite, or on Redis or Valkey."
+    parser = _Parser(prog="python -m proxy store", description=about)
     add_settings(parser, groups, defaults)
     given = vars(parser.parse_all(arguments))
     return run(parser.prog, lambda: Config.from_sources(given, defaults=defaults), serve_store)

@@ -44,6 +44,7 @@ class ProxyServer:
         except BaseException:
             binding.close()
             raise
+        self.notices += self._app.notices
         for address, port in binding.addresses():
             self._app.address_rules.add_listener(address, port)
         self.port, self.url, self.urls = binding.port, binding.url, binding.urls

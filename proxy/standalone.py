@@ -5,12 +5,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
+from proxy.backing import open_backend
 from proxy.base.errors import Refusal
-from proxy.config import Config, ConfigError, data_path
+from proxy.config import Config, ConfigError
 from proxy.http.body import BytesBody
 from proxy.http.message import Response
 from proxy.serving import Binding
-from proxy.store import StoreUnusable, open_store, with_tokens, without_foreign_pages
+from proxy.store import with_tokens, without_foreign_pages
 from proxy.wire.headers import Headers
 
 __all__ = ["StoreServer"]
@@ -27,19 +28,20 @@ class StoreServer:
         tokens = config.store_tokens
         read, write = tokens.store_read_token.encode(), tokens.store_write_token.encode()
         _check_exposure(config)
-        self.notices = [] if write else ["No tokens are set: everybody on this machine may read and write"]
-        directory = data_path(config.place)
         with ExitStack() as held:
             try:
                 binding = self._binding = Binding(config.listen, config.tls)
                 held.callback(binding.close)
-                self._store = open_store(directory, config.store, is_public=not write)
-            except StoreUnusable as error:
-                raise ConfigError(f"--data-dir: {error}") from None
+                self._store = open_backend(config, is_public=not write)
             except OSError as error:
                 file = f"{error.filename}: " if error.filename else ""
                 raise ConfigError(f"--data-dir: {file}{error.strerror or error}") from None
             self._held = held.pop_all()
+        notices = [
+            self._store.promise,
+            "" if write else "No tokens are set: everybody on this machine may read and write",
+        ]
+        self.notices = [notice for notice in notices if notice]
         handler = self._store.handler
         if write:
             handler = with_tokens(handler, read=[read, write] if read else [write], write=[write])

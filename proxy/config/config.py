@@ -41,7 +41,7 @@ from proxy.relay.recovery import RecoverySettings
 from proxy.relay.transfer import TransferSettings
 from proxy.relay.transfers import TransferLimits
 from proxy.relay.upstream import UpstreamSettings
-from proxy.store.settings import StoreSettings
+from proxy.store.settings import EngineSettings, StoreSettings
 from proxy.streams.ledger import LedgerSettings
 from proxy.streams.retry import RetryPolicy
 from proxy.wire.events import HeadLimits
@@ -213,6 +213,7 @@ class Config:
     read: ReadSettings
     abort: AbortSettings
     store: Annotated[StoreSettings, _From(prefix="store_", stall_seconds="storage_timeout_seconds")]
+    engine: Annotated[EngineSettings, _From(prefix="store_")]
     store_tokens: TokenSettings
 
     @classmethod

@@ -129,6 +129,12 @@ FIXED = (
     Fixed("store_long_poll_seconds", 30.0, "s", "Time after which a long-poll without news is answered with 204"),
     Fixed("store_sse_seconds", 60.0, "s", "Duration of an SSE response; the reader goes on in a new one"),
     Fixed("store_cursor_seconds", 20, "s", "Time that one cursor stands for (protocol, cursors)"),
+    # Redis or Valkey
+    Fixed("store_connect_seconds", 2.0, "s", "Maximum time to open a connection to Redis or Valkey"),
+    Fixed("store_patience_seconds", 5.0, "s", "Maximum time for all attempts at one operation on Redis or Valkey"),
+    Fixed("store_reconnect_seconds", 0.05, "s", "Pause before Redis or Valkey is tried again"),
+    Fixed("store_reconnect_longest_seconds", 1.0, "s", "Longest pause before Redis or Valkey is tried again"),
+    Fixed("store_ping_seconds", 5.0, "s", "Silence after which Redis or Valkey is asked whether it is there"),
     # Memory of the process
     Fixed("kept_heap_bytes", 8 * _MIB, "bytes", "Freed memory that the process keeps at hand"),
     Fixed("kept_block_bytes", 1 * _MIB, "bytes", "Largest block that is kept so; one read from a socket has a quarter"),
@@ -190,6 +196,12 @@ DERIVED = (
         "s",
         "Three quarters of that: time-out of a renewal's request, after which idle connections to storage are closed",
         lambda of: 3 * of.number("lease_seconds") / 16,
+    ),
+    Derived(
+        "store_answer_seconds",
+        "s",
+        "A quarter of --lease-seconds, 3 at most: time without an answer of Redis or Valkey, then it is reconnected",
+        lambda of: min(of.number("lease_seconds") / 4, 3.0),
     ),
     Derived(
         "key_patience_seconds",

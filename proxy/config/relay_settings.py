@@ -2,7 +2,7 @@
 
 from proxy.config.setting import Group, Setting
 
-__all__ = ["INSTANCES", "STORAGE", "STORE", "TRANSFERS", "UPSTREAMS"]
+__all__ = ["ENGINE", "INSTANCES", "STORAGE", "STORE", "TRANSFERS", "UPSTREAMS"]
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -343,6 +343,28 @@ STORE = Group(
             "",
             "Bearer token that a write to the standalone store must show; it may read, too",
             is_credential=True,
+        ),
+    ),
+)
+
+ENGINE = Group(
+    "engine",
+    "Streams in Redis or Valkey",
+    (
+        Setting(
+            "store_url",
+            "",
+            "Redis or Valkey that keeps the streams of any number of instances: redis://HOST:PORT, rediss:// with TLS",
+            unit="URL",
+        ),
+        Setting("store_url_file", "", "File that holds the URL of --store-url, which may have a password", unit="path"),
+        Setting("store_password", "", "Password for the user in --store-url", is_credential=True),
+        Setting("store_prefix", "ds", "Text that the names of all keys begin with", unit="text"),
+        Setting(
+            "store_replicas",
+            0,
+            "Replicas that must have received a write before it is acknowledged",
+            unit="replicas",
         ),
     ),
 )

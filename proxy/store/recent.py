@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from proxy.store.model import Piece
 
-__all__ = ["RecentPieces", "Tail"]
+__all__ = ["RecentPieces", "Tail", "within"]
 
 _OVERHEAD = 120  # bytes of memory that a small piece needs in addition to its data
 
@@ -78,3 +78,17 @@ class RecentPieces:
         tail.pieces.clear()
         tail.size = 0
         self._tails.pop(tail, None)
+
+
+def within(pieces: list[Piece], position: int, end: int, *, is_json: bool) -> list[Piece]:
+    """What of `pieces`, which is changed, lies between two positions; in JSON mode the first value stays whole."""
+    while pieces and pieces[-1][0] >= end:
+        pieces.pop()
+    if pieces:
+        start, data = pieces[-1]
+        if start + len(data) > end:
+            pieces[-1] = (start, data[: end - start])
+        start, data = pieces[0]
+        if start < position and not is_json:
+            pieces[0] = (position, data[position - start :])
+    return pieces

@@ -1,8 +1,8 @@
-"""The numbers of the store, in one frozen dataclass without defaults: the configuration fills it."""
+"""The numbers of the store, in frozen dataclasses without defaults: the configuration fills them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["StoreSettings"]
+__all__ = ["EngineSettings", "StoreSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +67,31 @@ class StoreSettings:
     """Longest SSE response; the reader then goes on in a new one, so that load balancers can move it."""
     cursor_seconds: int
     """Interval of time that one cursor stands for (protocol section on cursors)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Where streams are kept when other instances keep theirs there, too. Times are in seconds."""
+
+    url: str
+    """Of a Redis or Valkey; empty for the embedded engine."""
+    url_file: str
+    """File that holds the URL instead, with a password; empty for none."""
+    password: str = field(repr=False)
+    """Password of the URL's user; empty for none."""
+    prefix: str
+    """What the names of all keys begin with."""
+    replicas: int
+    """Replicas that must have a write before it is acknowledged."""
+    connect_seconds: float
+    """Longest time to open a connection: socket, TLS and greeting."""
+    answer_seconds: float
+    """Longest time without an answer; then the connection is given up and opened again."""
+    patience_seconds: float
+    """Longest time for all attempts at one operation; then it fails."""
+    reconnect_seconds: float
+    """Pause before a connection that failed is opened again, and before a refused command is repeated."""
+    reconnect_longest_seconds: float
+    """The pause doubles with each attempt that fails, up to this."""
+    ping_seconds: float
+    """Interval at which a silent connection is asked whether it is there."""

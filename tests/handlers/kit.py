@@ -3,11 +3,14 @@
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from proxy.app import App
 from proxy.config import Config
 from proxy.http.message import Handler
+from proxy.store import Store
+from proxy.streams.client import Endpoint
 from tests.kit.calls import Answer, Client
 
 __all__ = ["SECRET", "House", "code", "path_of", "running"]
@@ -24,8 +27,9 @@ class House(App):
         super().__init__(config, (SECRET,))
         self.client = Client(self.router)
 
-    def _embedded(self) -> Handler:
-        return self._wrap(super()._embedded())
+    def _endpoint(self, store: Store | None) -> Endpoint:
+        endpoint = super()._endpoint(store)
+        return replace(endpoint, handler=self._wrap(endpoint.handler))
 
     async def create(self, url: str, body: bytes = b"", **headers: str) -> Answer:
         """A create request with the service secret."""

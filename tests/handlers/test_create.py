@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxy.http.message import Handler, Request
+from proxy.store import EmbeddedStore
 from tests.handlers.kit import SECRET, code, path_of, running
 from tests.kit.handlers import Failing, Recording, Slow, answer, lost
 from tests.kit.loop_peers import Peer, origin
@@ -71,7 +72,7 @@ async def test_the_stream_and_its_record_are_there_when_the_answer_is(tmp_path: 
         created = await house.create(upstream.serve(chunked(b"one", GATE)).url)
         stream_id = path_of(created).rpartition("/")[2]
         for name in (stream_id, f"{stream_id}.record"):
-            assert house._store is not None
+            assert isinstance(house._store, EmbeddedStore)
             assert (await house.get(f"/v1/proxy/{stream_id}")).status == 200
             assert await house.transfers._desk.storage.head(name) is not None
 
@@ -112,7 +113,7 @@ async def test_a_caller_who_leaves_while_the_upstream_thinks_leaves_nothing(
             await calling
         await wait_cut(route)
         await house._keys.aclose()
-        assert house._store is not None
+        assert isinstance(house._store, EmbeddedStore)
         assert [path for path in await house._store.open_streams("", 10) if "_proxy/keys" not in path] == []
         second = await house.create(route.url, b"", **headers)  # the key is free again
         assert (second.status, route.count) == (201, 2)

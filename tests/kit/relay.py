@@ -58,13 +58,13 @@ class _Pair:
 class Relay(Stopping):
     """A TCP relay in front of `url`: `with Relay(storage.url) as relay: … relay.url`.
 
-    `cut_next` is for connections to come, `cut_open` and `cut_all` for those that are open. `accepted` counts
-    connections, `passed` the bytes each way.
+    With `others` it leads to each of them in turn, by connection. `cut_next` is for connections to come, `cut_open` and
+    `cut_all` for those that are open. `accepted` counts connections, `passed` the bytes each way.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *others: str) -> None:
         parts = urlsplit(url)
-        self._target = (parts.hostname or "localhost", parts.port or 80)
+        self._targets = [(each.hostname or "localhost", each.port or 80) for each in map(urlsplit, (url, *others))]
         self._cuts: list[Cut] = []
         self._pairs: set[_Pair] = set()
         self._through = asyncio.Event()
@@ -145,8 +145,9 @@ class Relay(Stopping):
             _Pair(writer, writer, None).end("rst")
             return
         cut = self._cuts.pop(0) if self._cuts else None
+        target = self._targets[self.accepted % len(self._targets)]
         try:
-            far_reader, far_writer = await asyncio.open_connection(*self._target)
+            far_reader, far_writer = await asyncio.open_connection(*target)
         except OSError:
             writer.transport.abort()
             return

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from proxy.store.settings import StoreSettings
+from proxy.store.settings import EngineSettings, StoreSettings
 
-__all__ = ["store_settings"]
+__all__ = ["engine_settings", "store_settings"]
 
 _SETTINGS = StoreSettings(
     max_bytes=0,
@@ -38,3 +38,23 @@ _SETTINGS = StoreSettings(
 def store_settings(**changes: float) -> StoreSettings:
     """Settings that no test meets by accident, with some changed."""
     return replace(_SETTINGS, **changes)  # type: ignore[arg-type]  # every field is a number
+
+
+_ENGINE = EngineSettings(
+    url="",
+    url_file="",
+    password="",
+    prefix="ds",
+    replicas=0,
+    connect_seconds=2.0,
+    answer_seconds=3.0,
+    patience_seconds=5.0,
+    reconnect_seconds=0.05,
+    reconnect_longest_seconds=1.0,
+    ping_seconds=10.0,
+)
+
+
+def engine_settings(**changes: float | str) -> EngineSettings:
+    """Settings of a shared engine, with some changed."""
+    return replace(_ENGINE, **changes)  # type: ignore[arg-type]  # every field is a number or a text

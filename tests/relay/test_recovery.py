@@ -10,7 +10,7 @@ import pytest
 from proxy.relay.record import Record
 from proxy.relay.recovery import OpenStreams, Recovery, RecoverySettings
 from proxy.relay.takeover import FINDER, OWNER
-from proxy.store import Store, open_store
+from proxy.store import EmbeddedStore, open_store
 from proxy.streams.names import Outcome
 from proxy.streams.producer import Producer
 from tests.kit.bodies import Tap
@@ -26,7 +26,7 @@ RECOVERY = RecoverySettings(recovery_at_once=50, retry_longest_seconds=5.0, clos
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
+async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
     async with aclosing(open_store(tmp_path, store_settings())) as store:
         yield store
 
@@ -74,7 +74,7 @@ async def end_of(relay: Relay, name: str) -> tuple[bytes | None, bool, Outcome |
 
 
 async def test_open_streams_are_interrupted_and_the_others_stay_as_they_are(
-    store: Store, caplog: pytest.LogCaptureFixture
+    store: EmbeddedStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     relay = Relay.over(store.handler)
     for number in range(120):  # more than are ended at once
@@ -94,7 +94,7 @@ async def test_open_streams_are_interrupted_and_the_others_stay_as_they_are(
     assert (await end_of(fresh, "somebody-else-s"))[1] is False
 
 
-async def test_what_the_last_process_recorded_stays_the_outcome(store: Store) -> None:
+async def test_what_the_last_process_recorded_stays_the_outcome(store: EmbeddedStore) -> None:
     relay = Relay.over(store.handler)
     await leave(relay, 1)
     await relay.records.append(id_of(1), Outcome.ABORTED, epoch=OWNER, is_found=False)  # killed before the close
@@ -103,7 +103,7 @@ async def test_what_the_last_process_recorded_stays_the_outcome(store: Store) ->
     assert await end_of(fresh, id_of(1)) == (b"kept", True, Outcome.ABORTED)
 
 
-async def test_a_recovery_that_was_killed_itself_is_repeated(store: Store) -> None:
+async def test_a_recovery_that_was_killed_itself_is_repeated(store: EmbeddedStore) -> None:
     relay = Relay.over(store.handler)
     await leave(relay, 1)
     await relay.records.append(id_of(1), Outcome.INTERRUPTED, epoch=FINDER, is_found=True)
@@ -112,14 +112,14 @@ async def test_a_recovery_that_was_killed_itself_is_repeated(store: Store) -> No
     assert await end_of(relay, id_of(1)) == (b"kept", True, Outcome.INTERRUPTED)
 
 
-async def test_a_stream_without_a_record_is_closed_all_the_same(store: Store) -> None:
+async def test_a_stream_without_a_record_is_closed_all_the_same(store: EmbeddedStore) -> None:
     relay = Relay.over(store.handler)
     await leave(relay, 1, record=None)
     await recover(relay, store)
     assert (await end_of(relay, id_of(1)))[:2] == (b"kept", True)
 
 
-async def test_what_runs_here_by_now_is_not_an_orphan(store: Store) -> None:
+async def test_what_runs_here_by_now_is_not_an_orphan(store: EmbeddedStore) -> None:
     relay = Relay.over(store.handler)
     tap = Tap()
     await relay.start(tap, id_of(1))
@@ -170,7 +170,7 @@ async def test_a_store_that_cannot_list_its_streams_is_asked_again() -> None:
     assert ending(storage, id_of(1)) == (b"kept", True, "interrupted")
 
 
-async def test_a_stop_in_the_middle_leaves_no_task_and_the_next_start_goes_on(store: Store) -> None:
+async def test_a_stop_in_the_middle_leaves_no_task_and_the_next_start_goes_on(store: EmbeddedStore) -> None:
     relay = Relay.over(store.handler)
     for number in range(60):
         await leave(relay, number)
@@ -183,7 +183,7 @@ async def test_a_stop_in_the_middle_leaves_no_task_and_the_next_start_goes_on(st
         assert await end_of(relay, id_of(number)) == (b"kept", True, Outcome.INTERRUPTED)
 
 
-async def test_without_a_store_of_its_own_a_proxy_recovers_nothing(store: Store) -> None:
+async def test_without_a_store_of_its_own_a_proxy_recovers_nothing(store: EmbeddedStore) -> None:
     relay = Relay.over(store.handler)
     await leave(relay, 1)
     recovery = Recovery(None, relay.endings, relay.transfers, RECOVERY)

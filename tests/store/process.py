@@ -12,11 +12,14 @@ _ROOT = Path(__file__).parents[2]
 
 
 class StoreProcess:
-    """A store over TCP on a free port, from construction until `stop` or `kill`."""
+    """A store over TCP on a free port, from construction until `stop` or `kill`.
 
-    def __init__(self, directory: Path) -> None:
+    It keeps its streams in `directory`, or in the Redis or Valkey at `url`.
+    """
+
+    def __init__(self, directory: Path, url: str = "") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.store.serve", str(directory)],
+            [sys.executable, "-m", "tests.store.serve", str(directory), *([url] if url else [])],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

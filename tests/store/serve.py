@@ -1,4 +1,6 @@
-"""A store over TCP in a process of its own: `python -m tests.store.serve DIRECTORY` prints its port.
+"""A store over TCP in a process of its own: `python -m tests.store.serve DIRECTORY [URL]` prints its port.
+
+It keeps its streams in DIRECTORY, or in the Redis or Valkey at URL.
 
 For the conformance suite and for tests that kill it.
 """
@@ -15,10 +17,10 @@ from proxy.http.message import Response
 from proxy.http.server import HttpServer, ServerSettings
 from proxy.http.server1 import Http1Connection
 from proxy.net.listen import AcceptSettings
-from proxy.store import open_store
+from proxy.store import Store, StoreSettings, open_shared_store, open_store
 from proxy.wire.events import HeadLimits
 from proxy.wire.headers import Headers
-from tests.kit.store_settings import store_settings
+from tests.kit.store_settings import engine_settings, store_settings
 
 LIMITS = ServerSettings(
     accept=AcceptSettings(accept_retry_seconds=0.1, accept_report_seconds=60.0),
@@ -48,9 +50,13 @@ def refuse(refusal: Refusal, _origin: bytes | None) -> Response:
 LONG_POLL_SECONDS = 1.0
 
 
-async def serve(directory: Path) -> None:
+def _opened(directory: Path, url: str, settings: StoreSettings) -> Store:
+    return open_shared_store(engine_settings(url=url), settings, None) if url else open_store(directory, settings)
+
+
+async def serve(directory: Path, url: str) -> None:
     settings = store_settings(long_poll_seconds=LONG_POLL_SECONDS)
-    async with aclosing(open_store(directory, settings)) as store:
+    async with aclosing(_opened(directory, url, settings)) as store:
         server = HttpServer(store.handler, refuse, LIMITS)
         listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         listening.setblocking(False)
@@ -63,4 +69,4 @@ async def serve(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1])))
+    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""))

@@ -10,7 +10,9 @@ import pytest
 from tests.kit.calls import Client
 from tests.kit.store_settings import store_settings
 from tests.kit.waiting import until
-from tests.store.kit import Clock, opened
+from tests.store.kit import Clock, embedded, opened
+
+ON_EVERY_ENGINE = True
 
 
 async def test_reads_and_writes_restart_a_ttl(client: Client, clock: Clock) -> None:
@@ -75,6 +77,7 @@ async def test_a_read_that_moves_the_expiry_leaves_all_else_as_it_was(tmp_path: 
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.embedded
 async def test_a_lifetime_is_what_has_passed_whoever_sets_the_clock(client: Client, clock: Clock, hours: int) -> None:
     await client.put("/s", stream_ttl="10")
     await client.put("/kept", stream_ttl="10")
@@ -89,10 +92,11 @@ async def test_a_lifetime_is_what_has_passed_whoever_sets_the_clock(client: Clie
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.embedded
 async def test_the_sweep_goes_by_what_has_passed_and_for_dates_by_the_clock(
     tmp_path: Path, clock: Clock, hours: int
 ) -> None:
-    async with opened(tmp_path, store_settings(sweep_seconds=0.01), clock) as (store, client):
+    async with embedded(tmp_path, store_settings(sweep_seconds=0.01), clock) as (store, client):
         then = datetime.fromtimestamp(clock.time + 1800, UTC).isoformat()
         await client.put("/short", stream_ttl="10")
         await client.put("/long", stream_ttl="1000")
@@ -108,6 +112,7 @@ async def test_the_sweep_goes_by_what_has_passed_and_for_dates_by_the_clock(
         assert await store.open_streams("", 9) == left
 
 
+@pytest.mark.embedded
 async def test_a_date_that_has_passed_stays_passed_when_the_clock_goes_back(client: Client, clock: Clock) -> None:
     then = datetime.fromtimestamp(clock.time + 10, UTC).isoformat()
     await client.put("/s", stream_expires_at=then)
@@ -118,6 +123,7 @@ async def test_a_date_that_has_passed_stays_passed_when_the_clock_goes_back(clie
     assert (await client.head("/s")).status == 404
 
 
+@pytest.mark.embedded
 async def test_a_clock_that_went_back_over_a_restart_lengthens_no_lifetime_by_more_than_itself(
     tmp_path: Path, clock: Clock
 ) -> None:
@@ -130,9 +136,11 @@ async def test_a_clock_that_went_back_over_a_restart_lengthens_no_lifetime_by_mo
         assert (await client.head("/s")).status == 404
 
 
+@pytest.mark.embedded
+@pytest.mark.embedded
 async def test_the_sweep_removes_what_expired_and_shrinks_the_file(tmp_path: Path, clock: Clock) -> None:
     settings = store_settings(sweep_seconds=0.01, vacuum_bytes=0, sweep_rows=64, checkpoint_bytes=1 << 16)
-    async with opened(tmp_path, settings, clock) as (store, client):
+    async with embedded(tmp_path, settings, clock) as (store, client):
         for number in range(40):
             life = {"stream_ttl": "10"} if number % 2 else {}
             await client.put(f"/{number}", b"x" * 99_999, **life)

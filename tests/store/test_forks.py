@@ -11,6 +11,8 @@ from tests.kit.calls import Client
 from tests.kit.store_settings import store_settings
 from tests.store.kit import Clock, opened
 
+ON_EVERY_ENGINE = True
+
 TEXT = {"content_type": "text/plain"}
 JSON = {"content_type": "application/json"}
 START = "0000000000000000_0000000000000000"

@@ -17,6 +17,8 @@ from proxy.store.protocol.json_mode import InvalidJson, JsonCutter, TooManyValue
 from tests.kit.store_settings import store_settings
 from tests.store.kit import opened
 
+ON_EVERY_ENGINE = True
+
 T = TypeVar("T")
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -12,6 +12,8 @@ from tests.kit.calls import Client
 from tests.kit.store_settings import store_settings
 from tests.store.kit import Clock, opened
 
+ON_EVERY_ENGINE = True
+
 TEXT = {"content_type": "text/plain"}
 JSON = {"content_type": "application/json"}
 

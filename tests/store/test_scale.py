@@ -8,7 +8,7 @@ import apsw
 
 from proxy.store.sqlite.state import Entry
 from tests.kit.store_settings import store_settings
-from tests.store.kit import opened
+from tests.store.kit import embedded, opened
 
 MANY = 100_000
 
@@ -29,7 +29,7 @@ async def test_a_start_loads_no_stream_however_many_there_are(tmp_path: Path) ->
         )
     connection.close()
     before = in_memory()
-    async with opened(tmp_path, store_settings(streams=100)) as (store, client):
+    async with embedded(tmp_path, store_settings(streams=100)) as (store, client):
         assert in_memory() == before
         assert (await client.get("/first")).body == b"x"
         for number in range(2, 1000):

@@ -32,10 +32,11 @@ from proxy.store.model import Result, Verdict
 from proxy.store.recent import RecentPieces
 from proxy.store.settings import StoreSettings
 from proxy.store.sqlite.stall import Stall
-from proxy.store.sqlite.state import Entry, Waiter
+from proxy.store.sqlite.state import Entry
 from proxy.store.sqlite.table import StreamTable
 from proxy.store.sqlite.writer import Batch, Writer, WriterSettings
 from proxy.store.sqlite.writing import Write
+from proxy.store.waiting import Waiter
 
 __all__ = ["Commits"]
 

@@ -3,8 +3,10 @@
 from typing import Protocol
 
 from proxy.store.model import Piece, Verdict, View
+from proxy.store.recent import within
 from proxy.store.sqlite.reading import ReadThreads
-from proxy.store.sqlite.state import Entry, Waiter
+from proxy.store.sqlite.state import Entry
+from proxy.store.waiting import Waiter
 
 __all__ = ["SqliteReader"]
 
@@ -24,11 +26,11 @@ class ReadEngine(Protocol):
 class SqliteReader(Waiter):
     """A reader of the stream of `entry`. It holds the entry, which therefore stays in memory: commits wake it."""
 
-    __slots__ = ("_engine",)
+    __slots__ = ("_engine", "_entry")
 
     def __init__(self, entry: Entry, engine: ReadEngine) -> None:
+        super().__init__(entry)
         self._entry = entry
-        self._future = None
         self._engine = engine
 
     def view(self) -> View:
@@ -50,16 +52,7 @@ class SqliteReader(Waiter):
         if found is None:
             segments = entry.segments(end)
             found = await self._engine.threads.run(lambda connection: connection.pieces(segments, position, size))
-        while found and found[-1][0] >= end:
-            found.pop()
-        if found:
-            start, data = found[-1]
-            if start + len(data) > end:
-                found[-1] = (start, data[: end - start])
-            start, data = found[0]
-            if start < position and not entry.stream.is_json:
-                found[0] = (position, data[position - start :])
-        return found
+        return within(found, position, end, is_json=entry.stream.is_json)
 
     async def boundary(self, position: int) -> int:
         """The first position from `position` on at which a piece ends."""

@@ -7,14 +7,14 @@ succeeds, what readers see follows; when one fails, `next` is wrong and is read 
 `commits` has the argument.
 """
 
-import asyncio
 from dataclasses import dataclass
 
 from proxy.store.model import Stream, Verdict, View
 from proxy.store.recent import Tail
 from proxy.store.rules import AppendState
+from proxy.store.waiting import Waiter
 
-__all__ = ["Entry", "Segment", "Waiter"]
+__all__ = ["Entry", "Segment"]
 
 _TTL_SLACK = 8  # the stored expiry is an eighth of the TTL too late, so that few reads cause a write
 
@@ -110,37 +110,3 @@ class Entry:
         """Something changed: every waiting reader looks again."""
         for waiter in self.waiters:
             waiter.wake()
-
-
-class Waiter:
-    """Waits for the next change of one entry, one wait at a time.
-
-    The caller looks at the entry, then awaits `changed`, then looks again. Nothing is lost in between: the look and the
-    start of the wait happen in the loop's thread without an await. A wake-up says only that something may have
-    changed, so a surplus one is harmless.
-    """
-
-    __slots__ = ("_entry", "_future")
-
-    def __init__(self, entry: Entry) -> None:
-        self._entry = entry
-        self._future: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        """End the wait that is in progress, if any."""
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
-
-    async def changed(self, seconds: float | None) -> None:
-        """Return at the next change, or after `seconds` (None: no limit). A cancelled wait leaves nothing behind."""
-        loop = asyncio.get_running_loop()
-        self._future = loop.create_future()
-        timer = loop.call_later(max(0.0, seconds), self.wake) if seconds is not None else None
-        self._entry.waiters.add(self)
-        try:
-            await self._future
-        finally:
-            self._entry.waiters.discard(self)
-            self._future = None
-            if timer is not None:
-                timer.cancel()

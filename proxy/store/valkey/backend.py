@@ -1,0 +1,249 @@
+"""Streams in Redis or Valkey: the shared engine's `Backend`. Owns which script does what, and what is tried again.
+
+Every script may run twice with the same effect as once: a write carries its token, and the rest changes nothing the
+second time. So a command whose answer was lost is simply sent again, for as long as there is patience.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from proxy.store.model import Piece
+from proxy.store.settings import EngineSettings
+from proxy.store.shared.backend import (
+    Change,
+    Creation,
+    Hold,
+    NewsListener,
+    Ref,
+    Removed,
+    Stored,
+    StoredState,
+    Unavailable,
+)
+from proxy.store.valkey.keys import (
+    Namer,
+    creation_fields,
+    encoded_command,
+    producer_field,
+    producer_value,
+    source_of,
+    state_of,
+)
+from proxy.store.valkey.resp import Argument, Reply, ServerError
+from proxy.store.valkey.scripts import (
+    BOUNDARY,
+    COMMIT,
+    CREATE,
+    HOLD,
+    LAST_WORDS,
+    LOAD,
+    PIECES,
+    RELEASE,
+    REMOVE,
+    REST,
+    TOUCH,
+    Script,
+)
+from proxy.store.valkey.servers import Servers
+
+__all__ = ["ValkeyBackend"]
+
+_PUSHED_BYTES = 16 << 10  # of one append that are pushed; readers fetch a longer one
+_LAST_WORDS_BYTES = 4096  # that an append which closes its stream may bring, however full the engine is
+
+
+class ValkeyBackend:
+    """Streams on `servers`. Made inside the event loop."""
+
+    def __init__(self, servers: Servers, namer: Namer, settings: EngineSettings) -> None:
+        self._servers = servers
+        self._namer = namer
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._ahead = int(time.time() * 1000) - self._ticks()  # the engine's clock, less that of the loop
+        self._latest = 0
+        self.is_full = False
+
+    def listen(self, listener: NewsListener) -> None:
+        """Where pushes go."""
+        self._servers.listen(listener)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._servers.aclose()
+
+    # Time
+
+    def _ticks(self) -> int:
+        return int(self._loop.time() * 1000)
+
+    def now(self) -> int:
+        """The engine's time when it last answered, and what has passed since by our own clock."""
+        self._latest = max(self._latest, self._ticks() + self._ahead)
+        return self._latest
+
+    # Commands
+
+    async def _run(self, path: str, script: Script, arguments: Sequence[Argument] = ()) -> Reply:
+        """Call a script on the stream at `path`, as often as it takes. Raises Unavailable."""
+        return (await self._attempt(path, script, arguments))[0]
+
+    async def _attempt(self, path: str, script: Script, arguments: Sequence[Argument]) -> tuple[Reply, bool]:
+        """As `_run`; also whether an earlier attempt may have been executed."""
+        keys = self._namer.of(path)
+        command = encoded_command(script.sha, keys, arguments)
+        try:
+            return await self._servers.call(keys, command)
+        except ServerError as error:
+            is_full = error.code == "OOM"
+            self.is_full = self.is_full or is_full
+            raise Unavailable(f"the engine refused: {error}", is_full=is_full) from None
+
+    # Finding
+
+    async def load(self, path: str) -> StoredState | None:
+        """The stream at `path`."""
+        return self._state(path, await self._run(path, LOAD))
+
+    def _state(self, path: str, reply: Reply) -> StoredState | None:
+        """A state, and the engine's time with it."""
+        match reply:
+            case [int() as now, *_]:
+                self._ahead = now - self._ticks()
+                return state_of(path, reply)
+        raise Unavailable("the engine's answer is not understood")
+
+    # Writing
+
+    async def create(self, creation: Creation) -> Stored | StoredState:
+        """Create a stream."""
+        spec = creation.spec
+        fields = creation_fields(creation)
+        arguments: list[Argument] = [
+            creation.token,
+            "" if spec.ttl is None else spec.ttl,
+            "" if spec.expires is None else spec.expires,
+            len(fields),
+            *fields,
+        ]
+        _entries(arguments, creation.pieces, creation.start)
+        reply = await self._run(creation.path, CREATE, arguments)
+        self.is_full = False
+        match reply:
+            case [int() as number, int() as expires]:  # a state has one or three parts
+                return Stored(number, expires or None)
+        state = self._state(creation.path, reply)
+        if state is None:
+            raise Unavailable("the engine's answer is not understood")
+        return state
+
+    async def commit(self, change: Change) -> Stored | StoredState | None:
+        """Store a change."""
+        fields: list[Argument] = []
+        flags = ""
+        if change.closes:
+            flags = "c"
+            fields += (b"c", 1)
+        if change.seq is not None:
+            fields += (b"q", change.seq)
+        if change.producer is not None:
+            fields += (producer_field(change.producer.id), producer_value(change.producer, change.revision))
+        size = sum(map(len, change.pieces))
+        if change.is_first and size:
+            flags += "f"
+        is_pushed = 0 < size <= _PUSHED_BYTES
+        arguments: list[Argument] = [
+            change.ref.id, change.expected, change.token, change.revision, change.tail, flags,
+            ",".join([str(len(piece)) for piece in change.pieces]) if is_pushed else "-",
+            "" if change.forgets is None else producer_field(change.forgets),
+            len(fields), *fields,
+        ]  # fmt: skip
+        _entries(arguments, change.pieces, change.tail - size)
+        script = LAST_WORDS if change.closes and size <= _LAST_WORDS_BYTES else COMMIT
+        reply, is_repeated = await self._attempt(change.ref.path, script, arguments)
+        if isinstance(reply, int) and not isinstance(reply, bool):
+            if script is COMMIT:
+                self.is_full = False
+            return Stored(change.ref.id, reply or None)
+        return self._conflict(change, reply, is_repeated=is_repeated)
+
+    def _conflict(self, change: Change, reply: Reply, *, is_repeated: bool) -> StoredState | None:
+        if is_repeated and change.producer is None:
+            # The first attempt may have been stored before what is there now. Only a producer's stamp can tell.
+            raise Unavailable("it is not known whether the append was stored")
+        return self._state(change.ref.path, reply)
+
+    async def touch(self, ref: Ref) -> int | None:
+        """A TTL starts again."""
+        reply = await self._run(ref.path, TOUCH, [ref.id])
+        return reply or None if isinstance(reply, int) else None
+
+    async def remove(self, ref: Ref) -> Removed:
+        """Remove a stream, or mark it."""
+        reply, is_repeated = await self._attempt(ref.path, REMOVE, [ref.id])
+        removed = _removed(reply)
+        return Removed(done=True) if is_repeated and not removed.done else removed
+
+    # Forks
+
+    async def hold(self, source: Ref, fork: str, until: int | None) -> Hold | None:
+        """Keep a source's bytes for a fork."""
+        reply = await self._run(source.path, HOLD, [source.id, fork, "inf" if until is None else until])
+        if not isinstance(reply, list):
+            return None
+        return Hold(bool(reply[0]), source_of(reply[1:]))
+
+    async def release(self, source: Ref, fork: str) -> Removed:
+        """A fork is gone."""
+        return _removed(await self._run(source.path, RELEASE, [source.id, fork]))
+
+    # Reading
+
+    async def pieces(self, ref: Ref, position: int, end: int, size: int) -> list[Piece]:
+        """Pieces between two positions."""
+        return _pieces(await self._run(ref.path, PIECES, [ref.id, position, end, size]))
+
+    async def boundary(self, ref: Ref, position: int) -> int | None:
+        """Where the next piece ends."""
+        reply = await self._run(ref.path, BOUNDARY, [ref.id, position])
+        return reply if isinstance(reply, int) else None
+
+    async def rest_of_append(self, ref: Ref, position: int) -> list[Piece]:
+        """The pieces of one append."""
+        return _pieces(await self._run(ref.path, REST, [ref.id, position]))
+
+    # Following
+
+    async def follow(self, path: str) -> None:
+        """Pushes come from now on."""
+        await self._servers.follow(self._namer.of(path))
+
+    def unfollow(self, path: str) -> None:
+        """No more pushes."""
+        self._servers.unfollow(self._namer.of(path))
+
+
+def _entries(arguments: list[Argument], pieces: Sequence[bytes], position: int) -> None:
+    """Add the entries of an append that begins at `position`: ids, each followed by its bytes."""
+    continues = 0
+    for piece in pieces:
+        position += len(piece)
+        arguments += (b"%d-%d" % (position, continues), piece)
+        continues = 1
+
+
+def _pieces(reply: Reply) -> list[Piece]:
+    """Pieces from the positions at which they end, and their bytes."""
+    found: list[Piece] = []
+    if isinstance(reply, list):
+        for stop, data in zip(reply[::2], reply[1::2], strict=True):
+            if isinstance(stop, int) and isinstance(data, bytes):
+                found.append((stop - len(data), data))
+    return found
+
+
+def _removed(reply: Reply) -> Removed:
+    if not isinstance(reply, list):
+        return Removed(done=False)
+    return Removed(bool(reply[0]), source_of(reply[1:]))
