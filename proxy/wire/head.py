@@ -1,7 +1,8 @@
 """Message heads of HTTP/1.1, received (RFC 9112 sections 2 to 6): where a head ends, what is refused, what it says.
 
 Owns the checks on raw bytes that must come before a parser that joins or normalises, and the meaning of the framing
-fields. h11 parses what passed; `proxy.wire.plain` does the same for heads in which nothing unusual occurs.
+fields. h11 parses what passed; `proxy.wire.plain` does the same for heads in which nothing unusual occurs. The rules
+that hold in every version of HTTP are functions of their own; `proxy.wire.fields` applies them to HTTP/2.
 """
 
 import re
@@ -17,7 +18,13 @@ __all__ = [
     "HeadReader",
     "ResponseFraming",
     "ResponseLines",
+    "check_hosts",
+    "check_target",
+    "declared_length",
+    "expects_continue",
+    "is_like_framing",
     "origin_of",
+    "received_length",
     "request_head",
     "response_framing",
     "response_lines",
@@ -123,9 +130,7 @@ def request_head(head: bytes, limits: HeadLimits) -> tuple[RequestHead, bool]:
     fields = _raw_fields(lines[1:], limits)
     _check_host(fields, is_old)
     length = _request_length(fields, is_old)
-    expects = _values(fields, b"expect")
-    if any(value.lower() != b"100-continue" for value in expects):
-        raise PeerError("the expectation is not known", 417)
+    expects = expects_continue(_values(fields, b"expect"))
 
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head))
     parser.receive_data(head)
@@ -141,7 +146,7 @@ def request_head(head: bytes, limits: HeadLimits) -> tuple[RequestHead, bool]:
         headers=Headers.spelled([(bytes(name), bytes(value)) for name, value in event.headers.raw_items()]),
         length=length,
         keep_alive=_keeps_alive(fields, is_old) and not _values(fields, b"upgrade"),
-        expect_continue=bool(expects) and length != 0 and not is_old,
+        expect_continue=expects and length != 0 and not is_old,
     )
     return request, is_old
 
@@ -224,9 +229,7 @@ def response_framing(response: ResponseLines, method: bytes) -> ResponseFraming:
     declared = values.get(b"content-length")
     if coding is not None and (declared is not None or coding.lower() != b"chunked"):
         raise PeerError("a transfer-encoding that cannot be trusted")
-    if declared is not None and (not declared.isdigit() or len(declared) > _LENGTH_DIGITS):
-        raise PeerError("a bad content-length")
-    length = None if declared is None else int(declared)
+    length = None if declared is None else received_length(declared)
     keep_alive = _keeps_alive(response.fields, response.is_old) if b"connection" in values else not response.is_old
     if method == b"HEAD" or response.status == 304:
         return ResponseFraming(0, chunked=False, keep_alive=keep_alive)
@@ -238,6 +241,55 @@ def response_framing(response: ResponseLines, method: bytes) -> ResponseFraming:
         return ResponseFraming(None, chunked=False, keep_alive=False)
     is_trusted = coding is None or not response.is_old
     return ResponseFraming(length, chunked=coding is not None, keep_alive=keep_alive and is_trusted)
+
+
+def received_length(declared: bytes) -> int:
+    """The bytes that a response's Content-Length declares (RFC 9110 section 8.6). Raises PeerError."""
+    if not declared.isdigit() or len(declared) > _LENGTH_DIGITS:
+        raise PeerError("a bad content-length")
+    return int(declared)
+
+
+def declared_length(values: list[bytes]) -> int | None:
+    """The bytes that a request's Content-Length fields declare (RFC 9110 section 8.6); None without one.
+
+    Raises PeerError: one value without a leading zero is all that is accepted.
+    """
+    if not values:
+        return None
+    if len(values) > 1 or not _LENGTH.fullmatch(values[0]):
+        raise PeerError("a bad content-length")
+    if len(values[0]) > _LENGTH_DIGITS:
+        raise PeerError("the body is too large", 413)
+    return int(values[0])
+
+
+def expects_continue(values: list[bytes]) -> bool:
+    """Whether the Expect fields ask for 100 (Continue) (RFC 9110 section 10.1.1). Raises PeerError for another one."""
+    if any(value.lower() != b"100-continue" for value in values):
+        raise PeerError("the expectation is not known", 417)
+    return bool(values)
+
+
+def is_like_framing(name: bytes) -> bool:
+    """Whether servers that read `_` as `-` would take this field's name (lower case) for one that frames a body."""
+    return name in (b"transfer_encoding", b"content_length")
+
+
+def check_target(method: bytes, target: bytes, limits: HeadLimits) -> None:
+    """Raise PeerError for a target that is not a path with a query, or `*` of OPTIONS (RFC 9112 section 3.2)."""
+    if len(target) > limits.target_bytes:
+        raise PeerError("the request target is too long", 414)
+    is_asterisk = target == b"*" and method == b"OPTIONS"
+    if not is_asterisk and (not _TARGET.fullmatch(target) or _NOT_IN_TARGET.search(target)):
+        raise PeerError("the request target is not a path")
+
+
+def check_hosts(hosts: list[bytes]) -> None:
+    """Raise PeerError unless there is one, of a host and perhaps a port (RFC 9110 section 7.2)."""
+    match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if match is None or (match[1] is not None and not 0 < int(match[1]) < 65536):
+        raise PeerError("a missing, repeated or bad host")
 
 
 def _check_request_line(line: bytes, limits: HeadLimits) -> bool:
@@ -252,9 +304,7 @@ def _check_request_line(line: bytes, limits: HeadLimits) -> bool:
         raise PeerError("a bad request line")
     if version not in (b"HTTP/1.0", b"HTTP/1.1"):
         raise PeerError("only HTTP/1.0 and HTTP/1.1 are spoken here", 505)
-    is_asterisk = target == b"*" and method == b"OPTIONS"
-    if not is_asterisk and (not _TARGET.fullmatch(target) or _NOT_IN_TARGET.search(target)):
-        raise PeerError("the request target is not a path")
+    check_target(method, target, limits)
     return version == b"HTTP/1.0"
 
 
@@ -268,7 +318,7 @@ def _raw_fields(lines: list[bytes], limits: HeadLimits) -> list[Field]:
         name = raw_name.lower()
         if not colon or not is_token(name):
             raise PeerError("a bad header line")
-        if name in (b"transfer_encoding", b"content_length"):
+        if is_like_framing(name):
             raise PeerError("a header that others may read as framing")
         fields.append((name, value.strip(b" \t")))
     return fields
@@ -277,11 +327,8 @@ def _raw_fields(lines: list[bytes], limits: HeadLimits) -> list[Field]:
 def _check_host(fields: list[Field], is_old: bool) -> None:
     """RFC 9112 section 3.2: one Host, which HTTP/1.0 may leave out."""
     hosts = _values(fields, b"host")
-    if is_old and not hosts:
-        return
-    match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-    if match is None or (match[1] is not None and not 0 < int(match[1]) < 65536):
-        raise PeerError("a missing, repeated or bad host")
+    if hosts or not is_old:
+        check_hosts(hosts)
 
 
 def _request_length(fields: list[Field], is_old: bool) -> int | None:
@@ -294,13 +341,7 @@ def _request_length(fields: list[Field], is_old: bool) -> int | None:
         if len(codings) > 1 or codings[0].lower() != b"chunked":
             raise PeerError("the only transfer-encoding spoken here is chunked", 501)
         return None
-    if not lengths:
-        return 0
-    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
-        raise PeerError("a bad content-length")
-    if len(lengths[0]) > _LENGTH_DIGITS:
-        raise PeerError("the body is too large", 413)
-    return int(lengths[0])
+    return declared_length(lengths) or 0
 
 
 def _keeps_alive(fields: list[Field], is_old: bool) -> bool:

@@ -10,13 +10,23 @@ request to request is validated and encoded once.
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-__all__ = ["Field", "Headers"]
+__all__ = ["Field", "Headers", "is_field_name", "is_field_value"]
 
 Field = tuple[bytes, bytes]
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _LINE = re.compile(rb"([^:]+): ([^\r]*)\r\n")
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+
+
+def is_field_name(name: bytes) -> bool:
+    """Whether `name` may be sent: a token in lower case."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_field_value(value: bytes) -> bool:
+    """Whether `value` may be sent: no control character but tabs, no blank at its ends (RFC 9110 section 5.5)."""
+    return _VALUE.fullmatch(value) is not None
 
 
 class Headers:
@@ -37,9 +47,9 @@ class Headers:
     def __init__(self, items: Iterable[Field] = ()) -> None:
         fields = [(name.lower(), value) for name, value in items]
         for name, value in fields:
-            if not _NAME.fullmatch(name):
+            if not is_field_name(name):
                 raise ValueError("not a header name")
-            if not _VALUE.fullmatch(value):
+            if not is_field_value(value):
                 raise ValueError(f"not a header value: {name.decode()}")
         self._fields = fields
         self._parent = None

@@ -1,0 +1,42 @@
+"""One exchange of an HTTP/2 connection, as far as frames are concerned, and the bounds of a connection."""
+
+from dataclasses import dataclass
+
+from proxy.wire.credit import Credit
+from proxy.wire.events import HeadLimits
+from proxy.wire.frames import ErrorCode
+from proxy.wire.outbox import Outflow
+
+__all__ = ["CodecSettings", "Exchange"]
+
+
+@dataclass(frozen=True, slots=True)
+class CodecSettings:
+    """Bounds of one connection."""
+
+    head: HeadLimits  # of each head; a field block is refused unread when it is larger than `head_bytes` encoded
+    window_bytes: int  # of one exchange that the peer may send before credit is returned
+    exchanges: int  # that the peer may have in progress
+
+
+class Exchange:
+    """One exchange, as far as frames are concerned: what is still due to come, and what is on its way out."""
+
+    __slots__ = (
+        "code", "credit", "has_head", "informational", "is_closed", "is_dropping", "is_received", "left", "method",
+        "out", "stream", "taken",
+    )  # fmt: skip
+
+    def __init__(self, stream: int, window: int, room: int) -> None:
+        self.stream = stream
+        self.credit = Credit(window)
+        self.out = Outflow(stream, room)
+        self.left: int | None = None  # bytes that must still come, None: as many as do
+        self.taken = 0  # bytes of the body that came
+        self.is_received = False  # END_STREAM came
+        self.is_dropping = False  # what still comes is not wanted
+        self.is_closed = False  # ended on both sides, or reset
+        self.code = ErrorCode.NO_ERROR  # why the rest of what comes is reset at the end
+        self.has_head = False  # a client's: the final response's head came
+        self.informational = 0  # a client's: heads before that
+        self.method = b""  # the request's
