@@ -11,21 +11,27 @@ by the mark at which its consumer asks for the hold.
 __all__ = ["Credit"]
 
 
-class Credit:
-    """A window that we give the peer: at most `size` bytes that have not been returned."""
+_INITIAL = 65_535
+"""A peer that has not read our SETTINGS may use this window, whatever they say (section 6.9.2)."""
 
-    __slots__ = ("_is_held", "_size", "_step", "_used")
+
+class Credit:
+    """A window that we give the peer: at most `size` bytes that have not been returned, or the initial window."""
+
+    __slots__ = ("_is_held", "_limit", "_step", "_used")
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self._limit = max(size, _INITIAL)
         self._step = max(size // 2, 1)
         self._used = 0  # received and not returned
         self._is_held = False
 
-    def receive(self, count: int) -> bool:
-        """A frame uses `count` bytes. False when the peer had not so many."""
-        self._used += count
-        return self._used <= self._size
+    def receive(self, count: int) -> int:
+        """A frame uses `count` bytes: how many are `due` to be returned then, -1 when the peer had not so many."""
+        used = self._used = self._used + count
+        if used < self._step:
+            return 0
+        return self.due() if used <= self._limit else -1
 
     def due(self) -> int:
         """Bytes that are to be returned now: 0, or at least half of the window. They count as returned."""

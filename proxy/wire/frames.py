@@ -7,6 +7,7 @@ never joined from the reads that brought it; every other frame is given whole.
 import struct
 from collections.abc import Iterable
 from enum import IntEnum
+from functools import partial
 from typing import NamedTuple
 
 from proxy.wire.events import Buffer, PeerError
@@ -114,6 +115,9 @@ class Frame(NamedTuple):
     is_whole: bool
 
 
+_new_frame = partial(tuple.__new__, Frame)  # what a NamedTuple's own constructor does, at a third of its time
+
+
 class FrameReader:
     """Cuts what is received into frames, however it was split. Each frame is checked before the next one is looked at.
 
@@ -142,7 +146,7 @@ class FrameReader:
         if self._left:
             position = min(self._left, len(data))
             self._left -= position
-            yield Frame(_DATA, self._flags, self._stream, _piece(data, 0, position), 0, not self._left)
+            yield _new_frame((_DATA, self._flags, self._stream, _piece(data, 0, position), 0, not self._left))
         if self._begun:
             data = self._begun + (data[position:] if position else data)
             self._begun = b""
@@ -160,13 +164,13 @@ class FrameReader:
                 raise _too_large()
             if end <= end_of_data:
                 position = end
-                yield Frame(kind, flags, stream, _piece(data, begin, end), size, True)
+                yield _new_frame((kind, flags, stream, _piece(data, begin, end), size, True))
             elif kind or flags & PADDED:
                 break
             else:
                 self._flags, self._stream = flags, stream
                 self._left = end - end_of_data
-                yield Frame(_DATA, flags, stream, _piece(data, begin, end_of_data), size, False)
+                yield _new_frame((_DATA, flags, stream, _piece(data, begin, end_of_data), size, False))
                 return
         self._begun = data[position:]
 

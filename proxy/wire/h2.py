@@ -162,7 +162,8 @@ class Codec(ABC):
         exchange = self._exchanges.get(stream)
         if exchange is not None and not exchange.is_dropping and not exchange.is_received:
             exchange.credit.release()
-            self._return_credit(exchange)
+            if due := exchange.credit.due():
+                self._return_credit(stream, due)
 
     def drop_body(self, stream: int) -> None:
         """What still comes of the exchange's body is not wanted: no event, and no more credit for it."""
@@ -199,12 +200,13 @@ class Codec(ABC):
         return data
 
     def _receive_frames(self, data: bytes) -> None:
+        toil, block = self._toil, self._block
         for frame in self._reader.receive(data):
-            if frame.kind == _DATA and not self._block.is_open and self._has_settings:
+            if frame[0] == _DATA and self._has_settings and not block.is_open:
                 self._receive_data(frame)
             else:
                 self._receive_other(frame)
-            if self._toil.left < 0:
+            if toil.left < 0:
                 raise ConnectionFault("too many frames that move nothing", ErrorCode.ENHANCE_YOUR_CALM)
 
     def _receive_other(self, frame: Frame) -> None:
@@ -246,60 +248,65 @@ class Codec(ABC):
 
     def _receive_data(self, frame: Frame) -> None:
         """Section 6.1. Sizes are judged when a frame begins, so that no split changes the verdict."""
-        stream, size = frame.stream, frame.size
+        _, flags, stream, payload, size, is_whole = frame
         exchange = self._exchanges.get(stream)
-        if size:
-            if not self._credit.receive(size):
-                raise ConnectionFault("more data than there was credit for", ErrorCode.FLOW_CONTROL_ERROR)
-            if due := self._credit.due():
-                self._out.put(window_frame(0, due))
-        if exchange is None or exchange.is_closed or exchange.is_received:
+        if size and (due := self._credit.receive(size)):
+            self._return_credit(0, due)
+        if exchange is None or exchange.is_received or exchange.is_closed:
             self._receive_stray(frame, exchange)
             return
-        payload = frame.payload
         count = size
-        if frame.flags & PADDED:
+        if flags & PADDED:
             payload = unpadded(frame)
             count = len(payload)
             self._toil.count()
-        if size and not exchange.credit.receive(size):
-            self._stream_fault(exchange, ErrorCode.FLOW_CONTROL_ERROR)
-            return
-        ended = bool(frame.flags & END_STREAM)
-        if count or not payload:  # not a later piece of a frame
-            if count:
-                self._toil.moved()
-            else:
-                self._toil.count()
-            if not exchange.is_dropping:
-                self._count_body(exchange, count, ended=ended)
-                if exchange.is_closed:
-                    return
-        ended = ended and frame.is_whole
+        if size and (due := exchange.credit.receive(size)):
+            if due < 0:
+                self._stream_fault(exchange, ErrorCode.FLOW_CONTROL_ERROR)
+                return
+            self._return_credit(stream, due)
+        ended = flags & END_STREAM > 0
+        if count:
+            self._toil.moved()
+        elif not payload:
+            self._toil.count()
+        if (count or not payload) and not exchange.is_dropping:  # not a later piece of a frame
+            self._count_body(exchange, count, ended=ended)
+            if exchange.is_closed:
+                return
+        ended = ended and is_whole
         if ended:
-            self._end_received(exchange)
-        elif due := exchange.credit.due():
-            self._out.put(window_frame(stream, due))
+            self._shadow.receive_end(stream)
+            self._received(exchange)
         if not exchange.is_dropping and (payload or ended):
             self._add_data(stream, payload, ended=ended)
 
+    def _return_credit(self, stream: int, due: int) -> None:
+        if due < 0:
+            raise ConnectionFault("more data than there was credit for", ErrorCode.FLOW_CONTROL_ERROR)
+        self._out.put(window_frame(stream, due))
+
     def _add_data(self, stream: int, payload: Buffer, *, ended: bool) -> None:
         """An event, or part of the last one, which has not left the codec."""
-        last = self._events[-1] if self._events else None
+        events = self._events
+        last = events[-1] if events else None
         if isinstance(last, DataReceived) and last.stream == stream:
-            if len(payload):
+            if payload:
                 last.parts.append(payload)
             last.ended = ended
         else:
-            self._events.append(DataReceived(stream, [payload] if len(payload) else [], ended))
+            events.append(DataReceived(stream, [payload] if payload else [], ended))
 
     def _count_body(self, exchange: Exchange, count: int, *, ended: bool) -> None:
         """A body goes on for `count` bytes: see whether that, or its end, is what was declared (section 8.1.1)."""
-        exchange.taken += count
         if exchange.left is not None:
             exchange.left -= count
             if exchange.left < 0 or (ended and exchange.left):
                 self._malformed(exchange, PeerError("the body is not as long as its content-length"))
+        elif exchange.room is not None:
+            exchange.room -= count
+            if exchange.room < 0:
+                self._malformed(exchange, PeerError("the body is too large", 413))
 
     def _receive_stray(self, frame: Frame, exchange: Exchange | None) -> None:
         """DATA of a stream that has ended (section 5.1)."""
@@ -322,7 +329,7 @@ class Codec(ABC):
         if exchange is None and self._begins_exchange(stream):
             self._first_block(stream, self._shadow.receive_block(stream, block, ended=ended), ended=ended)
         elif exchange is None or exchange.is_closed or exchange.is_received:
-            self._toil.count()
+            self._toil.count_costly()
             self._shadow.receive_block(stream, block, ended=ended)  # h2 resets it, or raises
             self._out.put(self._shadow.output())
             if exchange is not None and not exchange.is_closed:
@@ -376,7 +383,7 @@ class Codec(ABC):
         """RST_STREAM (section 6.4)."""
         stream = frame.stream
         self._check_begun(stream)
-        self._toil.count()
+        self._toil.count_costly()
         exchange = self._exchanges.get(stream)
         if exchange is None or exchange.is_closed:
             return
@@ -415,7 +422,7 @@ class Codec(ABC):
             raise ConnectionFault("a connection's frame names a stream")
         if frame.size > 6 * _SETTINGS_ENTRIES:
             raise ConnectionFault("too many settings", ErrorCode.ENHANCE_YOUR_CALM)
-        self._toil.count()
+        self._toil.count_costly()
         before = self._shadow.peer_window
         self._shadow.receive_control(FrameType.SETTINGS, frame.flags, 0, bytes(frame.payload))
         self._out.put(self._shadow.output())
@@ -471,11 +478,6 @@ class Codec(ABC):
         self._shadow.end_sent(exchange.stream)
         self._ended(exchange)
 
-    def _end_received(self, exchange: Exchange) -> None:
-        """DATA with END_STREAM came."""
-        self._shadow.receive_end(exchange.stream)
-        self._received(exchange)
-
     def _received(self, exchange: Exchange) -> None:
         exchange.is_received = True
         self._ended(exchange)
@@ -486,13 +488,9 @@ class Codec(ABC):
             self._toil.answered()
             self._closed(exchange)
 
-    def _return_credit(self, exchange: Exchange) -> None:
-        if due := exchange.credit.due():
-            self._out.put(window_frame(exchange.stream, due))
-
     def _stream_fault(self, exchange: Exchange, code: ErrorCode) -> None:
         """The peer broke the rules of one stream (section 5.4.2)."""
-        self._toil.count()
+        self._toil.count_costly()
         self._reset(exchange, code)
         self._events.append(ExchangeReset(exchange.stream, code, is_ours=True))
 

@@ -24,7 +24,7 @@ class Exchange:
 
     __slots__ = (
         "code", "credit", "has_head", "informational", "is_closed", "is_dropping", "is_received", "left", "method",
-        "out", "stream", "taken",
+        "out", "room", "stream",
     )  # fmt: skip
 
     def __init__(self, stream: int, window: int, room: int) -> None:
@@ -32,7 +32,7 @@ class Exchange:
         self.credit = Credit(window)
         self.out = Outflow(stream, room)
         self.left: int | None = None  # bytes that must still come, None: as many as do
-        self.taken = 0  # bytes of the body that came
+        self.room: int | None = None  # bytes that may still come when `left` is not known, None: any number
         self.is_received = False  # END_STREAM came
         self.is_dropping = False  # what still comes is not wanted
         self.is_closed = False  # ended on both sides, or reset

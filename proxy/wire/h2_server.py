@@ -85,7 +85,7 @@ class ServerCodec(Codec):
         exchange = self._new_exchange(stream)
         is_full = self._open >= self._settings.exchanges or self.exchanges >= _ENDING * self._settings.exchanges
         if is_full or (self._final is not None and stream > self._final):
-            self._toil.count()
+            self._toil.count_costly()
             self._out.put(self._shadow.reset(stream, ErrorCode.REFUSED_STREAM))
             self._remember_reset(stream)
             return
@@ -102,23 +102,19 @@ class ServerCodec(Codec):
             self._refuse(exchange, error, origin_in(fields))
             return
         exchange.left = head.length
+        exchange.room = self._max_body
         exchange.method = head.method
         self._events.append(HeadReceived(stream, head, ended))
 
     def _next_block(self, exchange: Exchange, fields: list[Field], *, ended: bool) -> None:
         raise AssertionError("a server's exchange begins with its head")
 
-    def _count_body(self, exchange: Exchange, count: int, *, ended: bool) -> None:
-        super()._count_body(exchange, count, ended=ended)
-        if exchange.taken > self._max_body and not exchange.is_dropping:
-            self._refuse(exchange, PeerError("the body is too large", 413))
-
     def _malformed(self, exchange: Exchange, error: PeerError) -> None:
         self._refuse(exchange, error)
 
     def _refuse(self, exchange: Exchange, error: PeerError, origin: bytes | None = None) -> None:
         """A response may be sent before the stream is reset (section 8.1.1)."""
-        self._toil.count()
+        self._toil.count_costly()
         exchange.is_dropping = True
         exchange.credit.hold()
         if error.status == 400:

@@ -9,12 +9,13 @@ cannot run out of it, however long it lives, and one that does not is ended afte
 __all__ = ["Toil"]
 
 _ALLOWANCE = 1_000
+_COSTLY = 3
 _FOR_DATA = 10
 _FOR_ANSWER = 20
 
 
 class Toil:
-    """`left`: frames that may still move nothing. A connection whose toil is negative is to be ended."""
+    """`left`: frames that may still move nothing. A connection of which it is negative is to be ended."""
 
     __slots__ = ("left",)
 
@@ -24,6 +25,10 @@ class Toil:
     def count(self) -> None:
         """A frame moved nothing."""
         self.left -= 1
+
+    def count_costly(self) -> None:
+        """A frame moved nothing and was work: a head that leads nowhere, settings, a reset."""
+        self.left -= _COSTLY
 
     def moved(self) -> None:
         """A DATA frame carried payload, in either direction."""
