@@ -66,7 +66,8 @@ class _Encoder(Encoder):
         size = min(value, _TABLE_BYTES)
         if size != self.header_table.maxsize:  # hpack would forget a change that is followed by none
             self.header_table.maxsize = size
-            self.table_size_changes.append(size)
+            smallest = min([size, *self.table_size_changes])  # this and the last are to be said (RFC 7541 section 4.2)
+            self.table_size_changes = [size] if size == smallest else [smallest, size]
 
     def encode(
         self,

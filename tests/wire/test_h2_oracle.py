@@ -96,8 +96,7 @@ def control_op(kind: str, number: int) -> Op:
 def request_op(extra: list[tuple[bytes, bytes]], ended: bool, priority: bool) -> Op:
     def run(side: h2.connection.H2Connection, script: Script) -> None:
         head = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"h:80"), (b":path", b"/p?q"), *extra]
-        more = {"priority_weight": 7} if priority else {}
-        side.send_headers(script.next, head, end_stream=ended, **more)
+        side.send_headers(script.next, head, end_stream=ended, priority_weight=7 if priority else None)
         if not ended:
             script.open.append(script.next)
         script.next += 2
