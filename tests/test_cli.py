@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -19,7 +19,7 @@ from proxy.config import GROUPS
 from proxy.version import __version__
 from tests.conformance.caller import Caller, code
 from tests.kit.npm_storage import NpmStorage
-from tests.kit.proxy_process import ProxyProcess, run_proxy
+from tests.kit.proxy_process import ProxyProcess, run_here, run_proxy
 from tests.kit.upstream import GATE, HANG, RESET, Script, Upstream, chunked, fixed
 from tests.kit.waiting import SOON, until_blocking
 
@@ -53,6 +53,14 @@ def one_line(text: str) -> str:
     return text.strip()
 
 
+def started(args: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+    """All that a proxy says when it starts and is stopped at once."""
+    done = run_here(["--port", "0", *args], env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Proxy running at " in done.stdout
+    return done.stdout
+
+
 # What it says
 
 
@@ -68,7 +76,7 @@ def test_help_names_the_settings_and_no_flag_for_the_secret() -> None:
 
 
 def test_help_has_the_groups_of_the_documentation_and_each_flag_in_its_own() -> None:
-    text = run_proxy(["--help"]).stdout
+    text = run_here(["--help"]).stdout
     titles = [f"\n{group.title}:\n" for group in GROUPS]
     places = [text.index(title) for title in titles]
     assert places == sorted(places)
@@ -84,7 +92,7 @@ def test_help_has_the_groups_of_the_documentation_and_each_flag_in_its_own() -> 
 @pytest.mark.parametrize("flag", ["--version", "-V"])
 @pytest.mark.parametrize("command", [[], ["serve"], ["store"], ["demo"], ["fetch"]])
 def test_version_is_one_line(command: list[str], flag: str) -> None:
-    done = run_proxy([*command, flag])
+    done = run_here([*command, flag])
     assert done.returncode == 0
     assert __version__ in one_line(done.stdout)
 
@@ -199,9 +207,15 @@ def test_a_setting_comes_from_the_flag_before_the_environment(storage: NpmStorag
 def test_a_bad_setting_stops_the_start_with_one_line_that_says_which(
     args: list[str], bad: list[str], names: str
 ) -> None:
-    done = run_proxy(["--port", "0", *args, *bad], env=ENV)
+    done = run_here(["--port", "0", *args, *bad], env=ENV)
     assert (done.returncode, done.stdout) == (2, "")
     assert names in one_line(done.stderr)
+
+
+def test_a_bad_setting_ends_the_process_with_code_2(args: list[str]) -> None:
+    done = run_proxy(["--port", "0", *args, "--allow", "ftp://x/**"], env=ENV)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "ftp://x/**" in one_line(done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +229,7 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_says_which(
 )
 def test_a_bad_variable_stops_the_start_and_is_named(tmp_path: Path, name: str, value: str) -> None:
     env = ENV | {"DURABLE_STREAMS_URL": "http://localhost:1", "PROXY_DATA_DIR": str(tmp_path)} | {name: value}
-    done = run_proxy([] if name == "PROXY_PORT" else ["--port", "0"], env=env)
+    done = run_here([] if name == "PROXY_PORT" else ["--port", "0"], env=env)
     assert (done.returncode, done.stdout) == (2, "")
     line = one_line(done.stderr)
     assert name in line or name.removeprefix("PROXY_").lower().replace("_", "-")[:5] in line.lower()
@@ -224,7 +238,7 @@ def test_a_bad_variable_stops_the_start_and_is_named(tmp_path: Path, name: str, 
 def test_a_port_in_use_stops_the_start_with_one_line(args: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run_proxy(["--port", str(port), *args], env=ENV)
+        done = run_here(["--port", str(port), *args], env=ENV)
     assert done.returncode == 2
     assert str(port) in one_line(done.stderr)
 
@@ -234,7 +248,7 @@ def test_a_port_in_use_stops_the_start_with_one_line(args: list[str]) -> None:
 
 def test_a_secret_on_the_command_line_is_refused_and_not_repeated(args: list[str]) -> None:
     for spelled in (["--secret", "hunter2-canary"], ["--secret=hunter2-canary"]):
-        done = run_proxy(["--port", "0", *args, *spelled], env=ENV)
+        done = run_here(["--port", "0", *args, *spelled], env=ENV)
         assert done.returncode == 2
         assert "hunter2-canary" not in done.stdout + done.stderr
 
@@ -290,14 +304,13 @@ def test_a_weak_secret_is_reported_at_the_start_and_not_shown(args: list[str], t
     file = tmp_path / "secrets"
     file.touch(mode=0o600)
     file.write_text(f"{strong}\n{weak}\n")
-    with ProxyProcess(args, env={"PROXY_SECRET": weak}) as proxy:
-        assert "The service secret is weak: it " in proxy.output
-        assert weak not in proxy.output.replace("weak", "").split()
-    with ProxyProcess([*args, "--secret-file", str(file)]) as proxy:
-        assert "Service secret 2 of 2 is weak: it " in proxy.output
-        assert "Service secret 1" not in proxy.output
-    with ProxyProcess(args, env={"PROXY_SECRET": strong}) as proxy:
-        assert "weak" not in proxy.output
+    said = started(args, env={"PROXY_SECRET": weak})
+    assert "The service secret is weak: it " in said
+    assert weak not in said.replace("weak", "").split()
+    said = started([*args, "--secret-file", str(file)])
+    assert "Service secret 2 of 2 is weak: it " in said
+    assert "Service secret 1" not in said
+    assert "weak" not in started(args, env={"PROXY_SECRET": strong})
 
 
 def test_fetch_finds_the_secret_that_a_proxy_on_this_machine_made(
@@ -324,7 +337,7 @@ def test_a_token_that_is_made_allows_what_it_says(args: list[str], tmp_path: Pat
     with ProxyProcess(args) as proxy:
 
         def token(*options: str) -> str:
-            return one_line(run_proxy(["token", *place, *options]).stdout)
+            return one_line(run_here(["token", *place, *options]).stdout)
 
         for made, status in (
             (token(), 201),
@@ -336,18 +349,17 @@ def test_a_token_that_is_made_allows_what_it_says(args: list[str], tmp_path: Pat
             assert caller.post(route.url).status_code == status
             caller.http.close()
     for bad in (["--scope", "everything"], ["--seconds", "0"], ["--seconds", "soon"], ["--upstream", "ftp://x"]):
-        done = run_proxy(["token", *place, *bad])
+        done = run_here(["token", *place, *bad])
         assert (done.returncode, done.stdout) == (2, ""), bad
         one_line(done.stderr)
 
 
 def test_a_proxy_of_the_environment_that_is_not_used_is_named_at_the_start(args: list[str]) -> None:
     env = ENV | {"https_proxy": "http://user:canary@10.0.0.1:3128", "ALL_PROXY": "socks5://10.0.0.1"}
-    with ProxyProcess(args, env=env) as proxy:
-        assert "HTTPS_PROXY and ALL_PROXY set but not used: " in proxy.output
-        assert "canary" not in proxy.output
-    with ProxyProcess([*args, "--egress-proxy", "http://127.0.0.1:3128"], env=env) as proxy:
-        assert "not used" not in proxy.output
+    said = started(args, env=env)
+    assert "HTTPS_PROXY and ALL_PROXY set but not used: " in said
+    assert "canary" not in said
+    assert "not used" not in started([*args, "--egress-proxy", "http://127.0.0.1:3128"], env=env)
 
 
 # Storage
@@ -373,18 +385,17 @@ def test_a_storage_without_streams_at_its_path_is_named_in_the_log_with_the_sett
 
 def test_the_allowlist_is_shown_as_it_is_understood(args: list[str]) -> None:
     more = ["--allow", "*.example.com/v1/**", "--allow-private", "http://db.internal"]
-    with ProxyProcess([*args, *more], env=ENV) as proxy:
-        assert "Allowed upstream: http://localhost:*/**\n" in proxy.output
-        assert "Allowed upstream: https://*.example.com:443/v1/**\n" in proxy.output
-        assert "Allowed at private addresses: http://db.internal:80/**\n" in proxy.output
-    with ProxyProcess(["--data-dir", args[-1]], env=ENV) as proxy:
-        assert "No upstream is allowed: give --allow" in proxy.output
+    said = started([*args, *more], env=ENV)
+    assert "Allowed upstream: http://localhost:*/**\n" in said
+    assert "Allowed upstream: https://*.example.com:443/v1/**\n" in said
+    assert "Allowed at private addresses: http://db.internal:80/**\n" in said
+    assert "No upstream is allowed: give --allow" in started(["--data-dir", args[-1]], env=ENV)
 
 
 @pytest.mark.parametrize("pattern", ["*", "https://api.openai.com/v1/", "https://api.openai.com*"])
 def test_a_pattern_that_cannot_mean_what_it_seems_to_stops_the_start_with_a_hint(args: list[str], pattern: str) -> None:
     for command in ([], ["check-url", "https://api.openai.com/v1/x"]):
-        done = run_proxy([*command, *(args if not command else []), "--allow", pattern], env=ENV)
+        done = run_here([*command, *(args if not command else []), "--allow", pattern], env=ENV)
         assert done.returncode == 2
         assert re.search(r"--allow: .*; write \S+", one_line(done.stderr))
 
@@ -404,7 +415,7 @@ def test_a_pattern_that_cannot_mean_what_it_seems_to_stops_the_start_with_a_hint
 def test_a_url_is_checked_without_being_called(url: str, code: int, said: str) -> None:
     patterns = "api.example.com/v1/**,http://localhost:*,http://10.0.0.1,https://*.internal"
     env = {"PROXY_ALLOWLIST": patterns, "PROXY_ALLOW_PRIVATE": "https://db.internal"}
-    done = run_proxy(["check-url", url], env=env)
+    done = run_here(["check-url", url], env=env)
     assert (done.returncode, done.stderr) == (code, "")
     assert one_line(done.stdout).startswith(said)
 

@@ -29,15 +29,30 @@ def test_the_generated_files_are_up_to_date() -> None:
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("stale", ["_async/wire.py", "_sync/wire.py", "httpx2.py", "httpx.py"])
-def test_a_change_to_one_side_alone_is_shown_and_mended(tree: Path, stale: str) -> None:
+def files(root: Path) -> dict[str, bytes]:
+    """The client below `root`."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in (root / CLIENT).rglob("*.py")}
+
+
+@pytest.mark.parametrize(
+    ("stale", "mended"),
+    [
+        ("_async/wire.py", "_sync/wire.py"),
+        ("_sync/wire.py", "_sync/wire.py"),
+        ("httpx2.py", "httpx.py"),
+        ("httpx.py", "httpx.py"),
+    ],
+)
+def test_a_change_to_one_side_alone_is_shown_and_mended(tree: Path, stale: str, mended: str) -> None:
+    before = files(tree)
     with (tree / CLIENT / stale).open("a") as file:
         file.write("\nLATE = 1\n")
     run = unasync(tree, "--check")
     assert (run.returncode, "LATE = 1" in run.stdout) == (1, True)
     assert "run scripts/unasync" in run.stderr
     assert unasync(tree).returncode == 0
-    assert unasync(tree, "--check").returncode == 0
+    changed = {name for name, text in files(tree).items() if text != before[name]}
+    assert changed == (set() if stale == mended else {str(CLIENT / stale), str(CLIENT / mended)})
 
 
 def test_a_generated_file_without_a_source_is_shown_and_removed(tree: Path) -> None:

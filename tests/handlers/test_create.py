@@ -86,7 +86,7 @@ async def test_storage_that_cannot_make_the_stream_cuts_the_upstream(
         failing.always = answer(503)
         return failing
 
-    async with running(tmp_path, failing) as house:
+    async with running(tmp_path, failing, storage_timeout_seconds=0.3) as house:  # how long a create is retried
         route = upstream.serve(chunked(b"one", HANG))
         assert code(await house.create(route.url)) == (502, "STORAGE_ERROR")
         await wait_cut(route)

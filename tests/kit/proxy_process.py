@@ -1,5 +1,8 @@
 """`python -m proxy` as a real process: secrets by environment, start-up line awaited, output collected."""
 
+import asyncio
+import contextlib
+import io
 import os
 import re
 import signal
@@ -10,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from unittest.mock import patch
 
+from proxy.cli import main
 from tests.kit.event_loops import python_path
 
-__all__ = ["ProxyProcess", "run_proxy"]
+__all__ = ["ProxyProcess", "run_here", "run_proxy"]
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _RUNNING = re.compile(r"(?:Proxy|Store) running at (\S+)")
@@ -39,6 +44,36 @@ def run_proxy(
         timeout=timeout,
         check=False,
     )
+
+
+class _Stopped:
+    """Signals of a server that is asked to stop before it has started."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self.first.set()
+
+
+def run_here(args: Sequence[str], *, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """As `run_proxy`, but in this process: for commands that end by themselves, without the start of an interpreter.
+
+    A server that starts after all is stopped at once, and the exit code is 0. What the proxy changes in its process
+    (limits, memory, signals) is left alone.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        for name in ("raise_descriptor_limit", "keep_freed_memory", "seek_cycles_seldom"):
+            stack.enter_context(patch(f"proxy.runtime.{name}"))
+        stack.enter_context(patch("proxy.runtime.Signals", _Stopped))
+        stack.enter_context(patch.dict(os.environ, _environment(env or {}), clear=True))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        try:
+            code = main(args)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(list(args), code, out.getvalue(), err.getvalue())
 
 
 class ProxyProcess:
