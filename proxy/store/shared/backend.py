@@ -187,8 +187,12 @@ class Backend(Protocol):
     def is_full(self) -> bool:
         """Whether the last write was refused for want of room."""
 
-    async def load(self, path: str) -> StoredState | None:
-        """The stream at `path` as it is now; None when there is none, or it has expired."""
+    async def load(self, path: str, *, is_final: bool = False) -> StoredState | None:
+        """The stream at `path` as it is now; None when there is none, or it has expired.
+
+        `is_final`: an answer will rest on it, so that it must be as durable as an acknowledged write. The states that
+        `create` and `commit` give are.
+        """
 
     async def create(self, creation: Creation) -> Stored | StoredState:
         """Create a stream; the state of the one that is there instead."""

@@ -82,11 +82,14 @@ class SharedEngine:
             raise Unreadable(str(error)) from error
         return None if entry is None else SharedReader(entry, self)
 
-    async def _refreshed(self, path: str) -> SharedEntry | None:
-        """The entry of the stream at `path`, as storage has it now; None when there is none. Raises Unavailable."""
+    async def _refreshed(self, path: str, *, is_final: bool = False) -> SharedEntry | None:
+        """The entry of the stream at `path`, as storage has it now; None when there is none.
+
+        `is_final` as for the backend's `load`. Raises Unavailable.
+        """
         entry = self._table.get(path)
         seen = -1 if entry is None else entry.seen
-        return self._adopt(path, await self._backend.load(path), seen)
+        return self._adopt(path, await self._backend.load(path, is_final=is_final), seen)
 
     def _adopt(self, path: str, state: StoredState | None, seen: int) -> SharedEntry | None:
         """What storage says of the stream at `path`. `seen` is what readers saw when it was asked."""
@@ -116,7 +119,7 @@ class SharedEngine:
         """Create a stream that starts with `content`."""
         try:
             if spec.fork is not None or content.size:
-                entry = await self._refreshed(path)
+                entry = await self._refreshed(path, is_final=True)
                 if entry is not None:
                     return _existing(entry, spec)
             return await self._create_new(path, spec, content)
@@ -212,11 +215,11 @@ class SharedEngine:
                 elif is_fresh:
                     return refused
                 else:
-                    current = await self._refreshed(path)
+                    current = await self._refreshed(path, is_final=True)
             elif is_fresh and entry.absence is not None:
                 return Result(entry.absence)
             else:
-                current = await self._refreshed(path)
+                current = await self._refreshed(path, is_final=True)
             is_fresh = True
             if current is None:
                 return Result(Verdict.MISSING)

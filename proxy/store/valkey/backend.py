@@ -34,6 +34,7 @@ from proxy.store.valkey.resp import Argument, Reply, ServerError
 from proxy.store.valkey.scripts import (
     BOUNDARY,
     COMMIT,
+    CONFIRM,
     CREATE,
     HOLD,
     LAST_WORDS,
@@ -49,6 +50,7 @@ from proxy.store.valkey.servers import Servers
 
 __all__ = ["ValkeyBackend"]
 
+_READS = (LOAD, PIECES, BOUNDARY, REST)
 _PUSHED_BYTES = 16 << 10  # of one append that are pushed; readers fetch a longer one
 _LAST_WORDS_BYTES = 4096  # that an append which closes its stream may bring, however full the engine is
 
@@ -94,7 +96,7 @@ class ValkeyBackend:
         keys = self._namer.of(path)
         command = encoded_command(script.sha, keys, arguments)
         try:
-            return await self._servers.call(keys, command)
+            return await self._servers.call(keys, command, is_read=script in _READS)
         except ServerError as error:
             is_full = error.code == "OOM"
             self.is_full = self.is_full or is_full
@@ -102,9 +104,10 @@ class ValkeyBackend:
 
     # Finding
 
-    async def load(self, path: str) -> StoredState | None:
+    async def load(self, path: str, *, is_final: bool = False) -> StoredState | None:
         """The stream at `path`."""
-        return self._state(path, await self._run(path, LOAD))
+        script = CONFIRM if is_final and self._settings.replicas else LOAD
+        return self._state(path, await self._run(path, script))
 
     def _state(self, path: str, reply: Reply) -> StoredState | None:
         """A state, and the engine's time with it."""

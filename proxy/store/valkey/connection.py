@@ -3,6 +3,10 @@
 Owns that each reply reaches the command it answers. A caller that was cancelled leaves its place in the order: its
 reply is read and dropped. Deadlines are watched by one timer for the whole connection, because a timer for each command
 costs more than the command.
+
+With `replicas`, each write to the socket ends with WAIT, and what was asked in it is answered when so many replicas
+have it. The server handles a connection's commands one after the other, so a WAIT holds up what comes behind it: use
+another connection for reads.
 """
 
 import asyncio
@@ -10,13 +14,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
-from proxy.store.valkey.resp import Malformed, Parser, Push, Reply, ServerError
+from proxy.store.valkey.resp import Malformed, Parser, Push, Reply, ServerError, encoded
 
-__all__ = ["EngineConnection", "Lost"]
+__all__ = ["EngineConnection", "Lost", "NotReplicated"]
 
 
 class Lost(Exception):
     """The connection is gone: the command was executed, or not. The message says why."""
+
+
+class NotReplicated(Lost):
+    """Too few replicas have it in time: it was executed, and a failover may still undo it."""
 
 
 class EngineConnection(asyncio.Protocol):
@@ -36,7 +44,9 @@ class EngineConnection(asyncio.Protocol):
         self._parser = Parser()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
-        self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()  # with the time of asking
+        self._waiting: deque[tuple[asyncio.Future[Reply] | None, float]] = deque()  # with its time; None: a WAIT
+        self._unacknowledged: list[tuple[asyncio.Future[Reply], Reply]] = []  # replies that wait for replicas
+        self.replicas = 0
         self._now = 0.0  # of this turn of the loop
         self._timer: asyncio.TimerHandle | None = None
         self._reason = "the server closed the connection"
@@ -55,8 +65,10 @@ class EngineConnection(asyncio.Protocol):
 
     async def answered(self) -> None:
         """Return when everything that was sent so far is answered, or the connection is lost."""
-        if self._waiting:
-            await asyncio.wait((self._waiting[-1][0],))
+        futures = [future for future, _ in self._waiting if future is not None]
+        futures += [future for future, _ in self._unacknowledged]
+        if futures:
+            await asyncio.wait(futures)
 
     def tell(self, command: bytes) -> None:
         """Send a command that is answered by a push, as a subscription is."""
@@ -71,6 +83,9 @@ class EngineConnection(asyncio.Protocol):
 
     def _flush(self) -> None:
         out, self._out = self._out, []
+        if self.replicas:
+            out.append(encoded(["WAIT", self.replicas, int(self._answer_seconds * 1000 / 2)]))
+            self._waiting.append((None, self._now))
         if self._transport is not None and not self.is_lost:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
@@ -97,12 +112,22 @@ class EngineConnection(asyncio.Protocol):
                 self.abort(f"the server sent a reply that nothing asked for: {_shown(reply)}")
                 return
             future, _ = waiting.popleft()
-            if future.done():
-                continue
-            if isinstance(reply, ServerError):
-                future.set_exception(reply)
+            if future is None:
+                self._acknowledge(reply)
+            elif self.replicas:
+                self._unacknowledged.append((future, reply))
             else:
-                future.set_result(reply)
+                _settle(future, reply)
+
+    def _acknowledge(self, replicas: Reply) -> None:
+        """So many replicas have what was asked before."""
+        found = replicas if isinstance(replicas, int) else 0
+        held, self._unacknowledged = self._unacknowledged, []
+        for future, reply in held:
+            if found >= self.replicas or isinstance(reply, ServerError):
+                _settle(future, reply)
+            elif not future.done():
+                future.set_exception(NotReplicated(f"{found} of {self.replicas} replicas have the write"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """The socket is closed: nothing more is answered."""
@@ -123,10 +148,12 @@ class EngineConnection(asyncio.Protocol):
         self.is_lost = True
         if self._timer is not None:
             self._timer.cancel()
-        while self._waiting:
-            future, _ = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(Lost(self._reason))
+        futures = [future for future, _ in self._unacknowledged] + [future for future, _ in self._waiting if future]
+        self._unacknowledged.clear()
+        self._waiting.clear()
+        for each in futures:
+            if not each.done():
+                each.set_exception(Lost(self._reason))
         if not self.ended.done():
             self.ended.set_result(None)
         self._lost(self)
@@ -137,6 +164,15 @@ class EngineConnection(asyncio.Protocol):
             self.abort(f"the server did not answer within {self._answer_seconds:g} s")
             return
         self._timer = self._loop.call_later(self._answer_seconds / 4, self._sweep)
+
+
+def _settle(future: "asyncio.Future[Reply]", reply: Reply) -> None:
+    if future.done():
+        return
+    if isinstance(reply, ServerError):
+        future.set_exception(reply)
+    else:
+        future.set_result(reply)
 
 
 def _shown(reply: Reply) -> str:

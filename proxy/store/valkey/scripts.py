@@ -11,8 +11,8 @@ import hashlib
 from dataclasses import dataclass
 
 __all__ = [
-    "ALL", "BOUNDARY", "COMMIT", "CREATE", "HOLD", "LAST_WORDS", "LOAD", "PIECES", "RELEASE", "REMOVE", "REST",
-    "TOUCH", "Script",
+    "ALL", "BOUNDARY", "COMMIT", "CONFIRM", "CREATE", "HOLD", "LAST_WORDS", "LOAD", "PIECES", "RELEASE", "REMOVE",
+    "REST", "TOUCH", "Script",
 ]  # fmt: skip
 
 
@@ -26,7 +26,7 @@ class Script:
 
 # Fields of the hash: i id, r number of the last write, n its token, t tail, c closed, y content type, l TTL in seconds,
 # a and e expiry as spelled and in milliseconds, q Stream-Seq, g removed but held by forks; of a fork: k, o, u what it
-# was made with, b its first own position, h the id of its source and the segments it shares. The keys: see `keys`.
+# was made with, b its first own position, h the id of its source and the segments it shares; w means nothing.
 _COMMON = """
 local m, d, f, c = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local call = redis.call
@@ -56,6 +56,9 @@ local function look()
   call('UNLINK', m, d, f)
   return false
 end
+
+-- What the answer rests on is written again, so that a WAIT behind it waits for it, whoever wrote it first.
+local function confirm() call('HSET', m, 'w', 1) end
 
 local function state()
   local over = look()
@@ -98,11 +101,17 @@ end
 
 _LOAD = "return state()"
 
+_CONFIRM = """
+if look() then confirm() end
+return state()
+"""
+
 # 1 token, 2 TTL, 3 expiry, 4 count of what follows for the hash, then entries of the data
 _CREATE = """
 local over = look()
 if over then
   local had = call('HMGET', m, 'n', 'i', 'e')
+  confirm()
   if had[1] == ARGV[1] then return {tonumber(had[2]), tonumber(had[3] or 0)} end
   return {now(), over, call('HGETALL', m)}
 end
@@ -126,9 +135,15 @@ return {id, tonumber(expires) or 0}
 # to push (-: none), 8 a producer to forget, 9 count of what follows for the hash, then entries of the data
 _COMMIT = """
 local had = call('HMGET', m, 'i', 'n', 'e', 'g', 'l')
-if had[2] == ARGV[3] then return tonumber(had[3] or 0) end
+if had[2] == ARGV[3] then
+  confirm()
+  return tonumber(had[3] or 0)
+end
 local expires = tonumber(had[3] or 0)
-if had[1] ~= ARGV[1] or had[2] ~= ARGV[2] or had[4] or (had[3] and expires <= now()) then return state() end
+if had[1] ~= ARGV[1] or had[2] ~= ARGV[2] or had[4] or (had[3] and expires <= now()) then
+  if look() then confirm() end
+  return state()
+end
 local count = tonumber(ARGV[9])
 local first = 10 + count
 add(first)
@@ -251,6 +266,7 @@ def _script(body: str, *, takes_room: bool = False) -> Script:
 
 
 LOAD = _script(_LOAD)
+CONFIRM = _script(_CONFIRM)
 CREATE = _script(_CREATE, takes_room=True)
 COMMIT = _script(_COMMIT, takes_room=True)
 LAST_WORDS = _script(_COMMIT)
@@ -262,4 +278,4 @@ PIECES = _script(_PIECES)
 BOUNDARY = _script(_BOUNDARY)
 REST = _script(_REST)
 
-ALL = (LOAD, CREATE, COMMIT, LAST_WORDS, TOUCH, REMOVE, HOLD, RELEASE, PIECES, BOUNDARY, REST)
+ALL = (LOAD, CONFIRM, CREATE, COMMIT, LAST_WORDS, TOUCH, REMOVE, HOLD, RELEASE, PIECES, BOUNDARY, REST)

@@ -28,9 +28,10 @@ _DEMOTED = frozenset({"READONLY"})
 class Servers(Protocol):
     """The servers of a storage."""
 
-    async def call(self, keys: StreamKeys, command: bytes) -> tuple[Reply, bool]:
+    async def call(self, keys: StreamKeys, command: bytes, *, is_read: bool) -> tuple[Reply, bool]:
         """The reply to a command on the keys of one stream, and whether an earlier attempt may have been executed.
 
+        When `is_read`, the reply need not wait for replicas.
         Raises ServerError for a refusal that will not change, Unavailable.
         """
 
@@ -59,9 +60,17 @@ class OneServer:
         self._discover = discover
         self._loop = asyncio.get_running_loop()
         self._link = EngineLink(str(dialler.place), settings, self._open)
+        self._reads = self._link
+        if settings.replicas:
+            self._reads = EngineLink(f"{dialler.place} (reads)", settings, self._open_for_reads)
         self._pushes: Pushes | None = None
 
     async def _open(self) -> EngineConnection:
+        connection = await self._open_for_reads()
+        connection.replicas = self._settings.replicas
+        return connection
+
+    async def _open_for_reads(self) -> EngineConnection:
         return await self._dialler.open(await self._discover(), _unexpected, _nothing)
 
     async def _open_for_pushes(
@@ -69,18 +78,19 @@ class OneServer:
     ) -> EngineConnection:
         return await self._dialler.open(await self._discover(), pushed, lost)
 
-    async def call(self, keys: StreamKeys, command: bytes) -> tuple[Reply, bool]:
+    async def call(self, keys: StreamKeys, command: bytes, *, is_read: bool) -> tuple[Reply, bool]:
         """The reply of the primary."""
-        connection = self._link.connection
+        link = self._reads if is_read else self._link
+        connection = link.connection
         if connection is not None and not connection.is_lost:
             try:
                 return await connection.call(command), False
             except (Lost, ServerError) as error:
-                return await self._insist(command, connection, error)
-        return await self._insist(command, None, None)
+                return await self._insist(link, command, connection, error)
+        return await self._insist(link, command, None, None)
 
     async def _insist(
-        self, command: bytes, connection: EngineConnection | None, error: Lost | ServerError | None
+        self, link: EngineLink, command: bytes, connection: EngineConnection | None, error: Lost | ServerError | None
     ) -> tuple[Reply, bool]:
         """Try again after `error`, while there is patience."""
         until = self._loop.time() + self._settings.patience_seconds
@@ -90,7 +100,7 @@ class OneServer:
             try:
                 if isinstance(error, ServerError) and connection is not None:
                     await self._react(error, connection, until)
-                connection = await self._link.ready(until)
+                connection = await link.ready(until)
                 return await connection.call(command), is_uncertain
             except Lost as failure:
                 error = failure
@@ -131,8 +141,9 @@ class OneServer:
             self._pushes.unfollow(keys.channel)
 
     async def aclose(self) -> None:
-        """Close both connections."""
+        """Close every connection."""
         await self._link.aclose()
+        await self._reads.aclose()
         if self._pushes is not None:
             await self._pushes.aclose()
 
