@@ -6,9 +6,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from proxy.base.errors import Refusal
 from proxy.config import ConfigError
+from proxy.http.choice import NewConnection
 from proxy.http.message import Handler, Response
 from proxy.http.server import HttpServer, ServerSettings
-from proxy.http.server1 import Http1Connection
 from proxy.net.bind import ListenSettings, bind, close_listening
 from proxy.net.listen import ServerTls
 from proxy.net.tls import ServerCertificates, TlsError, TlsSettings
@@ -80,7 +80,7 @@ class Binding:
     ) -> HttpServer:
         """Accept connections from now on. Needs a running loop."""
         server = HttpServer(handler, refuse, settings)
-        server.serve(self._sockets, Http1Connection, self._server_tls())
+        server.serve(self._sockets, NewConnection, self._server_tls())
         return server
 
     def _server_tls(self) -> ServerTls | None:

@@ -142,7 +142,12 @@ class Config:
     accept: AcceptSettings
     server: Annotated[
         ServerSettings,
-        _From(head="request_head", max_connections="client_connections", close_grace_bytes="max_request_bytes"),
+        _From(
+            head="request_head",
+            max_connections="client_connections",
+            max_exchanges="client_connections",
+            close_grace_bytes="max_request_bytes",
+        ),
     ]
     liveness: Liveness
     dial: Annotated[

@@ -68,6 +68,7 @@ FIXED = (
     Fixed("accept_report_seconds", 60.0, "s", "Interval of log lines while accepts keep failing"),
     Fixed("pipelined_at_once", 4, "requests", "Pipelined requests, of all clients, that begin together; more wait"),
     Fixed("pipelined_pause_seconds", 0.002, "s", "Pause before the next of them begin"),
+    Fixed("exchanges_per_connection", 100, "requests", "Requests that one HTTP/2 connection may have in progress"),
     Fixed("tcp_probe_seconds", 5, "s", "Interval of keep-alive probes that are not answered"),
     Fixed("tcp_probes", 3, "probes", "Keep-alive probes without an answer, after which a connection is lost"),
     Fixed(

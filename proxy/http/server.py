@@ -43,6 +43,8 @@ class ServerSettings:
     pipelined_at_once: int  # most requests, pipelined behind others of their connections, that begin together
     pipelined_pause_seconds: float  # pause before the next of them begin
     max_connections: int  # most open connections; beyond it the longest idle one is closed, or the new client waits
+    exchanges_per_connection: int  # most exchanges in progress on one HTTP/2 connection
+    max_exchanges: int  # most in progress at once; beyond it those of HTTP/2 are refused, to be sent again
     max_reader_bytes: int  # bytes of a response waiting for a slow client at which the handler is paused
     head_timeout_seconds: float  # longest time for a head, and for the first byte of a new connection
     idle_timeout_seconds: float  # longest pause between two requests; then the connection is closed

@@ -134,8 +134,9 @@ class FrameReader:
 
     @property
     def is_within(self) -> bool:
-        """Whether a frame has begun that is not whole."""
-        return bool(self._begun) or self._left > 0
+        """Whether a frame has begun that is not whole and is not DATA, as far as is known."""
+        begun = self._begun
+        return bool(begun) and (len(begun) < _HEADER_BYTES or begun[3] != _DATA)
 
     def receive(self, data: bytes) -> Iterable[Frame]:
         """The frames in what was received. Raises ConnectionFault at the first that cannot be one.

@@ -14,8 +14,6 @@ After each call that may send something its caller takes the `output` and writes
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
-from h2.settings import SettingCodes
-
 from proxy.wire.credit import Credit
 from proxy.wire.events import Buffer, PeerError
 from proxy.wire.field_block import FieldBlock
@@ -36,13 +34,13 @@ from proxy.wire.frames import (
     window_frame,
 )
 from proxy.wire.h2_events import DataReceived, Event, ExchangeReset, GoneAway, Pong, SendingDone
-from proxy.wire.h2_exchange import CodecSettings, Exchange
+from proxy.wire.h2_exchange import CodecSettings, H2Exchange
 from proxy.wire.headers import Field
 from proxy.wire.outbox import Outbox
 from proxy.wire.shadow import Shadow
 from proxy.wire.toil import Toil
 
-__all__ = ["MAX_EXCHANGES", "Codec"]
+__all__ = ["MAX_EXCHANGES", "H2Codec"]
 
 MAX_EXCHANGES = 10_000
 """Exchanges of one connection; then it is drained. The states of h2 grow with them."""
@@ -51,12 +49,11 @@ _SETTINGS_ENTRIES = 32
 _CONNECTION_WINDOW = MAX_WINDOW
 _FIRST_WINDOW = 65_535  # what a connection's window is before it is widened (section 6.9.2)
 _RESETS_REMEMBERED = 256
-_HPACK_OVERHEAD = 32  # bytes that SETTINGS_MAX_HEADER_LIST_SIZE counts for each field (section 6.5.2)
 _DATA = int(FrameType.DATA)
 
 
-class Codec(ABC):
-    """One side of a connection. See the module for how faults are told.
+class H2Codec(ABC):
+    """One side of a connection. See the module for how faults are reported.
 
     An exchange is known from its first HEADERS to `release`, so that work that is still going on for an exchange that
     has ended counts against the bounds.
@@ -70,17 +67,8 @@ class Codec(ABC):
         self.last = 0
         """The highest stream that the client of this connection has begun."""
         self._settings = settings
-        self._shadow = Shadow(
-            {
-                SettingCodes.HEADER_TABLE_SIZE: 4_096,
-                SettingCodes.ENABLE_PUSH: 0,
-                SettingCodes.MAX_CONCURRENT_STREAMS: settings.exchanges,
-                SettingCodes.INITIAL_WINDOW_SIZE: settings.window_bytes,
-                SettingCodes.MAX_HEADER_LIST_SIZE: settings.head.head_bytes + _HPACK_OVERHEAD * settings.head.fields,
-            },
-            is_client=is_client,
-        )
-        self._exchanges: dict[int, Exchange] = {}
+        self._shadow = Shadow(settings, is_client=is_client)
+        self._exchanges: dict[int, H2Exchange] = {}
         self._open = 0  # of them, those that are not closed
         self._credit = Credit(_CONNECTION_WINDOW)
         self._toil = Toil()
@@ -102,7 +90,7 @@ class Codec(ABC):
 
     @property
     def is_within_head(self) -> bool:
-        """Whether a frame or a field block has begun and its end is awaited."""
+        """Whether a field block, or a frame that is not DATA, has begun and its end is awaited."""
         return self._block.is_open or self._reader.is_within
 
     @property
@@ -271,7 +259,8 @@ class Codec(ABC):
         elif not payload:
             self._toil.count()
         if (count or not payload) and not exchange.is_dropping:  # not a later piece of a frame
-            self._count_body(exchange, count, ended=ended)
+            if (fault := exchange.count_body(count, ended=ended)) is not None:
+                self._malformed(exchange, fault)
             if exchange.is_closed:
                 return
         ended = ended and is_whole
@@ -297,18 +286,7 @@ class Codec(ABC):
         else:
             events.append(DataReceived(stream, [payload] if payload else [], ended))
 
-    def _count_body(self, exchange: Exchange, count: int, *, ended: bool) -> None:
-        """A body goes on for `count` bytes: see whether that, or its end, is what was declared (section 8.1.1)."""
-        if exchange.left is not None:
-            exchange.left -= count
-            if exchange.left < 0 or (ended and exchange.left):
-                self._malformed(exchange, PeerError("the body is not as long as its content-length"))
-        elif exchange.room is not None:
-            exchange.room -= count
-            if exchange.room < 0:
-                self._malformed(exchange, PeerError("the body is too large", 413))
-
-    def _receive_stray(self, frame: Frame, exchange: Exchange | None) -> None:
+    def _receive_stray(self, frame: Frame, exchange: H2Exchange | None) -> None:
         """DATA of a stream that has ended (section 5.1)."""
         stream = frame.stream
         self._check_begun(stream)
@@ -340,7 +318,7 @@ class Codec(ABC):
         else:
             self._next_block(exchange, self._shadow.receive_block(stream, block, ended=ended), ended=ended)
 
-    def _receive_trailers(self, exchange: Exchange, fields: list[Field], *, ended: bool) -> None:
+    def _receive_trailers(self, exchange: H2Exchange, fields: list[Field], *, ended: bool) -> None:
         """Section 8.1. h2 was told that they end the stream, which they must."""
         error = None if ended else PeerError("trailers that end nothing")
         try:
@@ -366,11 +344,11 @@ class Codec(ABC):
         """A peer has begun an exchange."""
 
     @abstractmethod
-    def _next_block(self, exchange: Exchange, fields: list[Field], *, ended: bool) -> None:
+    def _next_block(self, exchange: H2Exchange, fields: list[Field], *, ended: bool) -> None:
         """A head of an exchange that we have begun."""
 
     @abstractmethod
-    def _malformed(self, exchange: Exchange, error: PeerError) -> None:
+    def _malformed(self, exchange: H2Exchange, error: PeerError) -> None:
         """A message is not what it should be (section 8.1.1): drop what still comes of it, and say so."""
 
     @abstractmethod
@@ -461,45 +439,45 @@ class Codec(ABC):
 
     # Ends
 
-    def _go_on(self, exchange: Exchange) -> None:
+    def _go_on(self, exchange: H2Exchange) -> None:
         had = exchange.out.queued
         self._out.go_on(exchange.out)
         if had and not exchange.out.queued:
             self._sent(exchange)
 
-    def _sent(self, exchange: Exchange) -> None:
+    def _sent(self, exchange: H2Exchange) -> None:
         """What waited for credit is in the output."""
         self._events.append(SendingDone(exchange.stream))
         if exchange.out.is_ended:
             self._end_sent(exchange)
 
-    def _end_sent(self, exchange: Exchange) -> None:
+    def _end_sent(self, exchange: H2Exchange) -> None:
         """DATA with END_STREAM is in the output."""
         self._shadow.end_sent(exchange.stream)
         self._ended(exchange)
 
-    def _received(self, exchange: Exchange) -> None:
+    def _received(self, exchange: H2Exchange) -> None:
         exchange.is_received = True
         self._ended(exchange)
 
-    def _ended(self, exchange: Exchange) -> None:
+    def _ended(self, exchange: H2Exchange) -> None:
         """One side has ended: the exchange is over if the other has, too."""
         if exchange.is_received and exchange.out.is_ended and not exchange.is_closed:
             self._toil.answered()
             self._closed(exchange)
 
-    def _stream_fault(self, exchange: Exchange, code: ErrorCode) -> None:
+    def _stream_fault(self, exchange: H2Exchange, code: ErrorCode) -> None:
         """The peer broke the rules of one stream (section 5.4.2)."""
         self._toil.count_costly()
         self._reset(exchange, code)
         self._events.append(ExchangeReset(exchange.stream, code, is_ours=True))
 
-    def _reset(self, exchange: Exchange, code: ErrorCode) -> None:
+    def _reset(self, exchange: H2Exchange, code: ErrorCode) -> None:
         self._out.put(self._shadow.reset(exchange.stream, code))
         self._remember_reset(exchange.stream)
         self._closed(exchange)
 
-    def _closed(self, exchange: Exchange) -> None:
+    def _closed(self, exchange: H2Exchange) -> None:
         if not exchange.is_closed:
             exchange.is_closed = True
             self._open -= 1
@@ -510,9 +488,9 @@ class Codec(ABC):
         if len(self._resets) > _RESETS_REMEMBERED:
             del self._resets[next(iter(self._resets))]
 
-    def _add(self, exchange: Exchange) -> None:
+    def _add(self, exchange: H2Exchange) -> None:
         self._exchanges[exchange.stream] = exchange
         self._open += 1
 
-    def _new_exchange(self, stream: int) -> Exchange:
-        return Exchange(stream, self._settings.window_bytes, self._shadow.peer_window)
+    def _new_exchange(self, stream: int) -> H2Exchange:
+        return H2Exchange(stream, self._settings.window_bytes, self._shadow.peer_window)

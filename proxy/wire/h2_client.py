@@ -3,18 +3,18 @@
 from proxy.wire.events import PeerError
 from proxy.wire.fields import request_fields, response_head
 from proxy.wire.frames import ConnectionFault, ErrorCode, Frame
-from proxy.wire.h2 import MAX_EXCHANGES, Codec
-from proxy.wire.h2_events import ExchangeReset, HeadReceived
-from proxy.wire.h2_exchange import CodecSettings, Exchange
+from proxy.wire.h2 import MAX_EXCHANGES, H2Codec
+from proxy.wire.h2_events import ExchangeReset, ResponseReceived
+from proxy.wire.h2_exchange import CodecSettings, H2Exchange
 from proxy.wire.headers import Field, Headers
 
-__all__ = ["ClientCodec"]
+__all__ = ["H2ClientCodec"]
 
 _INFORMATIONAL = 16
 """Informational heads of one response."""
 
 
-class ClientCodec(Codec):
+class H2ClientCodec(H2Codec):
     """Requests out, responses in. A request is `send_head`, then `send_body` any number of times, then `end_body`.
 
     Each exchange is released by its owner, after its response or when it was reset. Informational responses and
@@ -64,7 +64,7 @@ class ClientCodec(Codec):
     def _first_block(self, stream: int, fields: list[Field], *, ended: bool) -> None:
         raise AssertionError("a server begins no exchange")
 
-    def _next_block(self, exchange: Exchange, fields: list[Field], *, ended: bool) -> None:
+    def _next_block(self, exchange: H2Exchange, fields: list[Field], *, ended: bool) -> None:
         exchange.is_received = ended
         try:
             head = response_head(fields, self._settings.head, exchange.method, ended=ended)
@@ -78,11 +78,11 @@ class ClientCodec(Codec):
             return
         exchange.has_head = True
         exchange.left = head.length
-        self._events.append(HeadReceived(exchange.stream, head, ended))
+        self._events.append(ResponseReceived(exchange.stream, head, ended))
         if ended:
             self._received(exchange)
 
-    def _malformed(self, exchange: Exchange, error: PeerError) -> None:
+    def _malformed(self, exchange: H2Exchange, error: PeerError) -> None:
         self._stream_fault(exchange, ErrorCode.PROTOCOL_ERROR)
 
     def _receive_data(self, frame: Frame) -> None:

@@ -4,15 +4,34 @@ from dataclasses import dataclass
 
 from proxy.wire.events import Buffer, PeerError, RequestHead, ResponseHead
 
-__all__ = ["DataReceived", "Event", "ExchangeReset", "GoneAway", "HeadReceived", "Pong", "Refused", "SendingDone"]
+__all__ = [
+    "DataReceived",
+    "Event",
+    "ExchangeReset",
+    "GoneAway",
+    "Pong",
+    "Refused",
+    "RequestReceived",
+    "ResponseReceived",
+    "SendingDone",
+]
 
 
 @dataclass(slots=True)
-class HeadReceived:
-    """A request's head, or a final response's. `ended`: no body follows."""
+class RequestReceived:
+    """A request's head. `ended`: no body follows."""
 
     stream: int
-    head: RequestHead | ResponseHead
+    head: RequestHead
+    ended: bool
+
+
+@dataclass(slots=True)
+class ResponseReceived:
+    """A final response's head. `ended`: no body follows."""
+
+    stream: int
+    head: ResponseHead
     ended: bool
 
 
@@ -20,7 +39,7 @@ class HeadReceived:
 class Refused:
     """A server's: a request may not go on as `error` says, which can be answered if no response has begun.
 
-    Without a HeadReceived before it its head was refused; `origin` is then its Origin, if that can be trusted. What
+    Without a RequestReceived before it its head was refused; `origin` is then its Origin, if that can be trusted. What
     still comes of its body is dropped.
     """
 
@@ -73,4 +92,4 @@ class Pong:
     payload: bytes
 
 
-Event = HeadReceived | Refused | DataReceived | ExchangeReset | SendingDone | GoneAway | Pong
+Event = RequestReceived | ResponseReceived | Refused | DataReceived | ExchangeReset | SendingDone | GoneAway | Pong

@@ -1,13 +1,13 @@
-"""One exchange of an HTTP/2 connection, as far as frames are concerned, and the bounds of a connection."""
+"""One exchange of an HTTP/2 connection (RFC 9113), as far as frames are concerned, and the bounds of a connection."""
 
 from dataclasses import dataclass
 
 from proxy.wire.credit import Credit
-from proxy.wire.events import HeadLimits
+from proxy.wire.events import HeadLimits, PeerError
 from proxy.wire.frames import ErrorCode
 from proxy.wire.outbox import Outflow
 
-__all__ = ["CodecSettings", "Exchange"]
+__all__ = ["CodecSettings", "H2Exchange"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class CodecSettings:
     exchanges: int  # that the peer may have in progress
 
 
-class Exchange:
+class H2Exchange:
     """One exchange, as far as frames are concerned: what is still due to come, and what is on its way out."""
 
     __slots__ = (
@@ -40,3 +40,15 @@ class Exchange:
         self.has_head = False  # a client's: the final response's head came
         self.informational = 0  # a client's: heads before that
         self.method = b""  # the request's
+
+    def count_body(self, count: int, *, ended: bool) -> PeerError | None:
+        """The body goes on for `count` bytes: what is wrong with that, or with its end (section 8.1.1)."""
+        if self.left is not None:
+            self.left -= count
+            if self.left < 0 or (ended and self.left):
+                return PeerError("the body is not as long as its content-length")
+        elif self.room is not None:
+            self.room -= count
+            if self.room < 0:
+                return PeerError("the body is too large", 413)
+        return None

@@ -3,18 +3,18 @@
 from proxy.wire.events import PeerError
 from proxy.wire.fields import origin_in, request_head, response_fields
 from proxy.wire.frames import MAX_WINDOW, PREFACE, ConnectionFault, ErrorCode, goaway_frame, ping_frame
-from proxy.wire.h2 import MAX_EXCHANGES, Codec
-from proxy.wire.h2_events import HeadReceived, Refused
-from proxy.wire.h2_exchange import CodecSettings, Exchange
+from proxy.wire.h2 import MAX_EXCHANGES, H2Codec
+from proxy.wire.h2_events import Refused, RequestReceived
+from proxy.wire.h2_exchange import CodecSettings, H2Exchange
 from proxy.wire.headers import Field, Headers
 
-__all__ = ["ServerCodec"]
+__all__ = ["H2ServerCodec"]
 
 _DRAIN_PING = b"draining"
 _ENDING = 2  # exchanges that are still being ended may be as many again as those that are open
 
 
-class ServerCodec(Codec):
+class H2ServerCodec(H2Codec):
     """Requests in, responses out. A response is `send_head`, then `send_body` any number of times, then `end_body`.
 
     Each exchange is released by its owner, after its response or when it was reset.
@@ -41,6 +41,12 @@ class ServerCodec(Codec):
             self._is_draining = True
             self._out.put(goaway_frame(MAX_WINDOW, ErrorCode.NO_ERROR))
             self._out.put(ping_frame(_DRAIN_PING))
+
+    def refuse(self, stream: int) -> None:
+        """A request that has just begun is not acted on: its client may ask again elsewhere (section 8.7)."""
+        self._toil.count_costly()
+        self.reset(stream, ErrorCode.REFUSED_STREAM)
+        self.release(stream)
 
     def send_head(
         self, stream: int, status: int, headers: Headers, length: int | None, *, ended: bool = False, date: bytes = b""
@@ -104,15 +110,15 @@ class ServerCodec(Codec):
         exchange.left = head.length
         exchange.room = self._max_body
         exchange.method = head.method
-        self._events.append(HeadReceived(stream, head, ended))
+        self._events.append(RequestReceived(stream, head, ended))
 
-    def _next_block(self, exchange: Exchange, fields: list[Field], *, ended: bool) -> None:
+    def _next_block(self, exchange: H2Exchange, fields: list[Field], *, ended: bool) -> None:
         raise AssertionError("a server's exchange begins with its head")
 
-    def _malformed(self, exchange: Exchange, error: PeerError) -> None:
+    def _malformed(self, exchange: H2Exchange, error: PeerError) -> None:
         self._refuse(exchange, error)
 
-    def _refuse(self, exchange: Exchange, error: PeerError, origin: bytes | None = None) -> None:
+    def _refuse(self, exchange: H2Exchange, error: PeerError, origin: bytes | None = None) -> None:
         """A response may be sent before the stream is reset (section 8.1.1)."""
         self._toil.count_costly()
         exchange.is_dropping = True

@@ -4,7 +4,7 @@ Two windows bound DATA (RFC 9113 section 5.2): one of each exchange and one of t
 window is used up waits for it and delays nobody. Those that wait for the connection's window take turns, a frame each,
 so that a large body does not hold up small ones.
 
-Buffers are passed on by reference. Whoever owns the socket takes `output` and writes it at once, as one vectored write
+Buffers are passed on by reference. The owner of the socket takes `output` and writes it at once, as one vectored write
 for all exchanges.
 """
 

@@ -31,6 +31,7 @@ from proxy.wire.frames import (
     reset_frame,
     settings_frame,
 )
+from proxy.wire.h2_exchange import CodecSettings
 from proxy.wire.headers import Field
 
 __all__ = ["Shadow"]
@@ -104,8 +105,14 @@ class Shadow:
     `output` takes the frames that h2 made since. A method that is given what the peer sent raises ConnectionFault.
     """
 
-    def __init__(self, settings: dict[SettingCodes, int], *, is_client: bool) -> None:
-        """`settings` are announced; that of streams is held by the codec, not by h2."""
+    def __init__(self, bounds: CodecSettings, *, is_client: bool) -> None:
+        settings = {
+            SettingCodes.HEADER_TABLE_SIZE: _TABLE_BYTES,
+            SettingCodes.ENABLE_PUSH: 0,
+            SettingCodes.MAX_CONCURRENT_STREAMS: bounds.exchanges,
+            SettingCodes.INITIAL_WINDOW_SIZE: bounds.window_bytes,
+            SettingCodes.MAX_HEADER_LIST_SIZE: bounds.head.head_bytes + _HPACK_OVERHEAD * bounds.head.fields,
+        }
         self._h2 = _Connection(
             H2Configuration(
                 client_side=is_client,
@@ -121,7 +128,7 @@ class Shadow:
         self._h2.encoder = _Encoder()
         self._h2.local_settings = Settings(
             client=is_client, initial_values=settings | {SettingCodes.MAX_CONCURRENT_STREAMS: MAX_WINDOW}
-        )
+        )  # the codec holds the bound on streams: for h2, one too many would end the connection
         self._h2.max_inbound_frame_size = 1 << 24  # frames were measured; a joined block may be larger than one
         self._h2.initiate_connection()
         self._h2.clear_outbound_data_buffer()

@@ -12,17 +12,18 @@ from dataclasses import replace
 
 from proxy.base.errors import Refusal
 from proxy.http.body import BytesBody, read_all
+from proxy.http.choice import NewConnection
 from proxy.http.client1 import Http1Client
 from proxy.http.message import Handler, Request, Response
 from proxy.http.pool import Connect, Pool, PoolSettings
 from proxy.http.server import HttpServer, ServerSettings
-from proxy.http.server1 import Http1Connection
 from proxy.net.dial import Dialler, tls_context
 from proxy.net.listen import AcceptSettings, ServerTls
 from proxy.wire.events import HeadLimits
 from proxy.wire.headers import Headers
 from tests.kit.certificates import Certificates
 from tests.kit.dialling import make_dialler
+from tests.kit.h2_peers import H2Peer
 from tests.kit.loop_peers import Answer, Peer
 from tests.kit.waiting import LONG, SOON, until
 
@@ -60,6 +61,8 @@ def server_limits(**changed: object) -> ServerSettings:
         pipelined_at_once=4,
         pipelined_pause_seconds=0.0,
         max_connections=100,
+        exchanges_per_connection=100,
+        max_exchanges=1000,
         max_reader_bytes=64 << 10,
         head_timeout_seconds=LONG,
         idle_timeout_seconds=LONG,
@@ -95,7 +98,7 @@ class Served:
     def __init__(self, server: HttpServer, port: int) -> None:
         self.server = server
         self.port = port
-        self._peers: list[Peer] = []
+        self._peers: list[Peer | H2Peer] = []
 
     async def connect(self, first: bytes = b"", tls: ssl.SSLContext | None = None) -> Peer:
         tls = tls or carrier.client()
@@ -103,6 +106,12 @@ class Served:
         self._peers.append(peer)
         if first:
             peer.send(first)
+        return peer
+
+    async def connect2(self, *, gives_credit: bool = True, tls: ssl.SSLContext | None = None) -> H2Peer:
+        """A client of HTTP/2."""
+        peer = H2Peer(*await asyncio.open_connection("127.0.0.1", self.port, ssl=tls), gives_credit=gives_credit)
+        self._peers.append(peer)
         return peer
 
     async def ask(self, request: bytes, to: bytes = b"GET") -> Answer:
@@ -131,7 +140,7 @@ async def serving(
         limits = {"close_grace_seconds": 0.1} | limits
     server = HttpServer(handler, refuse, server_limits(**limits))
     bound = listening()
-    server.serve([bound], Http1Connection, tls or carrier.server())
+    server.serve([bound], NewConnection, tls or carrier.server())
     served = Served(server, bound.getsockname()[1])
     try:
         yield served

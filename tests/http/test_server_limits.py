@@ -158,6 +158,7 @@ async def test_a_refused_request_is_never_run_by_what_comes_later() -> None:
         await until(lambda: len(served.server.connections) == 1)
         (connection,) = served.server.connections
         connection.data_received(b"GET /late HTTP/1.1\r\n")
+        (connection,) = served.server.connections  # it is known now what it speaks
         connection.overdue()
         connection.data_received(b"Host: h\r\n\r\n" + GET % b"next")  # in the same turn of the loop
         assert (await peer.response()).status == 408
@@ -541,9 +542,9 @@ async def test_a_head_that_begins_makes_its_connection_the_last_to_be_closed_for
         await until(lambda: len(served.server.connections) == 1)
         second = await served.connect()
         await until(lambda: len(served.server.connections) == 2)
-        (connection, _) = served.server.idle
+        silent = list(served.server.idle)
         first.send(b"GET /first HTTP/1.1\r\n")
-        await until(lambda: next(reversed(served.server.idle)) is connection)
+        await until(lambda: next(reversed(served.server.idle)) not in silent)
         peer = await served.connect(GET % b"new")
         assert (await peer.response()).body == b"/new "
         assert await second.rest() == b""
@@ -575,6 +576,7 @@ async def test_a_request_that_is_cancelled_before_it_began_holds_no_memory() -> 
         await until(lambda: len(served.server.connections) == 1)
         (connection,) = served.server.connections
         connection.data_received(POST % 20 + b"0123456789")
+        (connection,) = served.server.connections  # it is known now what it speaks
         assert served.server.bodies.budget.used > 0
         connection.connection_lost(None)  # in the same turn of the loop
         await until(lambda: len(served.server.exchanges) == 0)

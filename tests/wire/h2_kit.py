@@ -11,11 +11,21 @@ from hyperframe.frame import Frame as HyperFrame
 
 from proxy.wire.events import HeadLimits, RequestHead, ResponseHead
 from proxy.wire.frames import PREFACE, FrameType, raw_frame, settings_frame
-from proxy.wire.h2 import Codec
-from proxy.wire.h2_client import ClientCodec
-from proxy.wire.h2_events import DataReceived, Event, ExchangeReset, GoneAway, HeadReceived, Pong, Refused, SendingDone
+from proxy.wire.h2 import H2Codec
+from proxy.wire.h2_client import H2ClientCodec
+from proxy.wire.h2_events import (
+    DataReceived,
+    Event,
+    ExchangeReset,
+    GoneAway,
+    Pong,
+    Refused,
+    RequestReceived,
+    ResponseReceived,
+    SendingDone,
+)
 from proxy.wire.h2_exchange import CodecSettings
-from proxy.wire.h2_server import ServerCodec
+from proxy.wire.h2_server import H2ServerCodec
 
 LIMITS = HeadLimits(head_bytes=4096, fields=30, target_bytes=1024)
 SETTINGS = CodecSettings(LIMITS, window_bytes=65_535, exchanges=100)
@@ -28,12 +38,12 @@ POST = [(b":method", b"POST"), *GET[1:]]
 Fields = list[tuple[bytes, bytes]]
 
 
-def server(settings: CodecSettings = SETTINGS, max_body: int = MAX_BODY) -> ServerCodec:
-    return ServerCodec(settings, max_body)
+def server(settings: CodecSettings = SETTINGS, max_body: int = MAX_BODY) -> H2ServerCodec:
+    return H2ServerCodec(settings, max_body)
 
 
-def client(settings: CodecSettings = SETTINGS) -> ClientCodec:
-    return ClientCodec(settings)
+def client(settings: CodecSettings = SETTINGS) -> H2ClientCodec:
+    return H2ClientCodec(settings)
 
 
 def h2_side(*, is_client: bool, checks: bool = True) -> h2.connection.H2Connection:
@@ -74,7 +84,7 @@ def frames_in(output: bytes) -> list[HyperFrame]:
     return found
 
 
-def sent_by(codec: Codec) -> list[str]:
+def sent_by(codec: H2Codec) -> list[str]:
     """What a codec has sent since, one line each: `RST_STREAM 1 7`, `GOAWAY 0 11`, `WINDOW_UPDATE 0`."""
     lines = []
     for frame in frames_in(b"".join(codec.take_output())):
@@ -100,7 +110,7 @@ def tell(story: Story, events: Iterable[Event]) -> Story:
     """Add a codec's events to the story."""
     for event in events:
         match event:
-            case HeadReceived(stream, head, ended):
+            case RequestReceived(stream, head, ended) | ResponseReceived(stream, head, ended):
                 seen = story.setdefault(stream, Seen())
                 seen.heads.append(_fields(head))
                 seen.end = "end" if ended else ""
@@ -143,7 +153,7 @@ def tell_h2(story: Story, events: Iterable[h2.events.Event]) -> Story:
     return story
 
 
-def feed(codec: Codec, pieces: Iterable[bytes]) -> Story:
+def feed(codec: H2Codec, pieces: Iterable[bytes]) -> Story:
     """What a codec sees of bytes that come in these pieces."""
     story: Story = {}
     for piece in pieces:

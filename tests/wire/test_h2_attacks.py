@@ -20,7 +20,7 @@ from proxy.wire.frames import (
     settings_frame,
     window_frame,
 )
-from proxy.wire.h2_events import DataReceived, ExchangeReset, HeadReceived, Refused
+from proxy.wire.h2_events import DataReceived, ExchangeReset, Refused, RequestReceived
 from proxy.wire.h2_exchange import CodecSettings
 from proxy.wire.headers import Headers
 from tests.wire.h2_kit import GET, LIMITS, OPENING, POST, Fields, client, data, feed, h2_side, heads, sent_by, server
@@ -100,7 +100,7 @@ def test_what_breaks_a_connection_ends_in_goaway(case: str, step: int) -> None:
 def test_what_came_before_a_fault_in_the_same_read_is_good() -> None:
     codec = server()
     events = codec.receive(OPENING + BEGUN + data(1, b"body", ended=True) + ping_frame(b"12345678") + data(0, b"x"))
-    assert isinstance(events[0], HeadReceived)
+    assert isinstance(events[0], RequestReceived)
     assert events[1] == DataReceived(1, [b"body"], True)
     assert codec.failed is not None
     assert sent_by(codec)[-2:] == ["Ping 0", "GoAway 0 1"]
@@ -125,7 +125,7 @@ def test_what_breaks_a_stream_resets_it_and_nothing_else(case: str) -> None:
     assert events[-1] == ExchangeReset(1, ErrorCode(code), is_ours=True)
     assert f"RstStream 1 {code}" in sent_by(codec)
     codec.release(1)
-    assert isinstance(codec.receive(heads(3, GET))[0], HeadReceived)
+    assert isinstance(codec.receive(heads(3, GET))[0], RequestReceived)
     assert codec.failed is None
 
 
@@ -212,7 +212,7 @@ def test_a_bad_head_is_a_fault_of_its_own_stream(case: str) -> None:
     refused, good = codec.receive(headers_frame(1, block, ended=True) + heads(3, GET))
     assert isinstance(refused, Refused)
     assert refused.error.status == status
-    assert isinstance(good, HeadReceived)
+    assert isinstance(good, RequestReceived)
     assert codec.failed is None
     codec.send_head(1, status, Headers(), 0, ended=True)
     codec.release(1)
@@ -232,7 +232,7 @@ def test_a_refused_head_tells_its_origin_if_that_can_be_trusted(origins: list[by
 
 def test_crumbs_of_a_cookie_are_joined_and_the_authority_is_the_host() -> None:
     (event,) = server().receive(OPENING + heads(1, [*GET, (b"cookie", b"a=1"), (b"x", b"y"), (b"cookie", b"b=2")]))
-    assert isinstance(event, HeadReceived)
+    assert isinstance(event, RequestReceived)
     assert list(event.head.headers) == [(b"host", b"h"), (b"cookie", b"a=1; b=2"), (b"x", b"y")]
 
 
@@ -359,7 +359,7 @@ def test_one_stream_too_many_is_refused_and_the_client_may_ask_again() -> None:
     assert sent_by(codec)[-2:] == ["RstStream 5 7", "RstStream 7 7"]
     codec.receive(reset_frame(1, 8))
     codec.release(1)
-    assert isinstance(codec.receive(heads(9, GET))[0], HeadReceived)
+    assert isinstance(codec.receive(heads(9, GET))[0], RequestReceived)
 
 
 def test_exchanges_that_were_reset_count_until_they_are_released() -> None:
@@ -438,7 +438,7 @@ def test_a_flood_is_ended_after_a_bounded_number_of_frames(name: str) -> None:
     begun = 0
     for number in range(10_000):
         for event in codec.receive(flood(2 * number + 3)):
-            if isinstance(event, HeadReceived):
+            if isinstance(event, RequestReceived):
                 begun += 1
             elif isinstance(event, ExchangeReset | Refused) and event.stream != 1:
                 codec.release(event.stream)
@@ -491,7 +491,7 @@ def test_draining_takes_what_was_on_its_way_and_refuses_what_comes_after() -> No
     first = b"".join(codec.take_output())
     assert first.startswith(goaway_frame(MAX_WINDOW, 0))
     ping = first[len(goaway_frame(0, 0)) :]
-    assert isinstance(codec.receive(heads(3, GET))[0], HeadReceived)
+    assert isinstance(codec.receive(heads(3, GET))[0], RequestReceived)
     assert codec.receive(raw_frame(FrameType.PING, 1, 0, ping[9:])) == []
     assert b"".join(codec.take_output()) == goaway_frame(3, 0)
     assert codec.receive(heads(5, GET)) == []

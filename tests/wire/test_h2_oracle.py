@@ -8,7 +8,7 @@ from h2.settings import SettingCodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.wire.h2 import Codec
+from proxy.wire.h2 import H2Codec
 from proxy.wire.h2_exchange import CodecSettings
 from proxy.wire.headers import Headers
 from tests.wire.feeding import cut_at, cuts
@@ -223,7 +223,7 @@ def test_bodies_reach_h2_whole_whatever_its_windows_are(
     assert codec.exchanges == 0
 
 
-def _pumped(left: Codec, right: Codec) -> Story:
+def _pumped(left: H2Codec, right: H2Codec) -> Story:
     story: Story = {}
     while True:
         there = b"".join(left.take_output())
