@@ -21,6 +21,10 @@ _MAX_FRAME_BYTES = 65_536
 """The largest DATA frame that is sent, whatever the peer accepts: others wait behind it."""
 
 
+_PROGRESS_BYTES = 256
+"""A smaller frame, cut by the peer's credit, does not count as progress: windows of a few bytes are an attack."""
+
+
 class Outflow:
     """One exchange's body on its way out.
 
@@ -162,8 +166,8 @@ class Outbox:
             pieces.append(piece)
             left -= len(piece)
         self._frame(flow, count, pieces)
-        if count == self.frame_bytes or not flow.queued:
-            self._toil.moved()  # a frame that a tiny window cut is no progress that the peer may be thanked for
+        if count >= _PROGRESS_BYTES or not flow.queued:
+            self._toil.moved()
 
     def _frame(self, flow: Outflow, size: int, pieces: list[Buffer]) -> None:
         is_last = flow.is_ending and not flow.queued

@@ -469,6 +469,18 @@ def test_a_peer_that_uses_its_connection_never_runs_out_of_allowance() -> None:
     assert codec.failed is None
 
 
+@pytest.mark.parametrize("step", [512, 4096])
+def test_a_client_that_gives_credit_in_small_steps_gets_a_large_body(step: int) -> None:
+    codec = server()
+    codec.receive(OPENING + heads(1, GET))
+    codec.send_head(1, 200, Headers(), 4 << 20)
+    codec.send_body(1, [bytes(4 << 20)])
+    while codec.unsent(1):
+        codec.receive(window_frame(0, step) + window_frame(1, step))
+        codec.take_output()
+    assert codec.failed is None
+
+
 def test_ten_thousand_exchanges_are_enough_for_one_connection() -> None:
     codec = server()
     codec.receive(OPENING)
