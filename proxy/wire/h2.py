@@ -33,7 +33,7 @@ from proxy.wire.frames import (
     unpadded,
     window_frame,
 )
-from proxy.wire.h2_events import DataReceived, Event, ExchangeReset, GoneAway, Pong, SendingDone
+from proxy.wire.h2_events import DataReceived, Event, ExchangeReset, GoneAway, PingAnswered, SendingDone
 from proxy.wire.h2_exchange import CodecSettings, H2Exchange
 from proxy.wire.headers import Field
 from proxy.wire.outbox import Outbox
@@ -161,7 +161,7 @@ class H2Codec(ABC):
             exchange.credit.hold()
 
     def ping(self, payload: bytes) -> None:
-        """Send PING with 8 bytes; `Pong` answers it (section 6.7)."""
+        """Send PING with 8 bytes; `PingAnswered` answers it (section 6.7)."""
         self._out.put(ping_frame(payload))
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
@@ -425,7 +425,7 @@ class H2Codec(ABC):
             self._out.put(self._shadow.output())
 
     def _receive_pong(self, payload: bytes) -> None:
-        self._events.append(Pong(payload))
+        self._events.append(PingAnswered(payload))
 
     def _receive_goaway(self, frame: Frame) -> None:
         """GOAWAY (section 6.8)."""

@@ -9,7 +9,7 @@ __all__ = [
     "Event",
     "ExchangeReset",
     "GoneAway",
-    "Pong",
+    "PingAnswered",
     "Refused",
     "RequestReceived",
     "ResponseReceived",
@@ -86,10 +86,12 @@ class GoneAway:
 
 
 @dataclass(slots=True)
-class Pong:
+class PingAnswered:
     """The peer has answered a PING (section 6.7)."""
 
     payload: bytes
 
 
-Event = RequestReceived | ResponseReceived | Refused | DataReceived | ExchangeReset | SendingDone | GoneAway | Pong
+Event = (
+    RequestReceived | ResponseReceived | Refused | DataReceived | ExchangeReset | SendingDone | GoneAway | PingAnswered
+)

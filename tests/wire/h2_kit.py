@@ -18,7 +18,7 @@ from proxy.wire.h2_events import (
     Event,
     ExchangeReset,
     GoneAway,
-    Pong,
+    PingAnswered,
     Refused,
     RequestReceived,
     ResponseReceived,
@@ -122,7 +122,7 @@ def tell(story: Story, events: Iterable[Event]) -> Story:
                 story.setdefault(stream, Seen()).end = f"reset {int(code)}"
             case Refused(stream, error):
                 story.setdefault(stream, Seen()).end = f"refused {error.status}"
-            case SendingDone() | GoneAway() | Pong():
+            case SendingDone() | GoneAway() | PingAnswered():
                 pass
     return story
 
