@@ -28,7 +28,15 @@ from proxy.http.exchange2 import Http2Exchange
 from proxy.http.server import NEVER, HttpServer, ServerConnection
 from proxy.net.connection import READ_BYTES
 from proxy.wire.events import RequestHead
-from proxy.wire.h2_events import DataReceived, Event, ExchangeReset, GoneAway, Refused, RequestReceived, SendingDone
+from proxy.wire.h2_events import (
+    DataReceived,
+    Event,
+    ExchangeReset,
+    GoneAway,
+    RequestReceived,
+    RequestRefused,
+    SendingDone,
+)
 from proxy.wire.h2_exchange import CodecSettings
 from proxy.wire.h2_server import H2ServerCodec
 
@@ -103,7 +111,7 @@ class Http2Connection(ServerConnection):
                 self._begin(stream, head, ended=ended)
             case DataReceived(stream, parts, ended):
                 self._exchanges[stream].receive(parts, ended=ended)
-            case Refused(stream, error, origin):
+            case RequestRefused(stream, error, origin):
                 exchange = self._exchanges.get(stream)
                 if exchange is None:
                     exchange = self._add(stream)

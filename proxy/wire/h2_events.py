@@ -10,8 +10,8 @@ __all__ = [
     "ExchangeReset",
     "GoneAway",
     "PingAnswered",
-    "Refused",
     "RequestReceived",
+    "RequestRefused",
     "ResponseReceived",
     "SendingDone",
 ]
@@ -36,7 +36,7 @@ class ResponseReceived:
 
 
 @dataclass(slots=True)
-class Refused:
+class RequestRefused:
     """A server's: a request may not go on as `error` says, which can be answered if no response has begun.
 
     Without a RequestReceived before it its head was refused; `origin` is then its Origin, if that can be trusted. What
@@ -93,5 +93,12 @@ class PingAnswered:
 
 
 Event = (
-    RequestReceived | ResponseReceived | Refused | DataReceived | ExchangeReset | SendingDone | GoneAway | PingAnswered
+    RequestReceived
+    | ResponseReceived
+    | RequestRefused
+    | DataReceived
+    | ExchangeReset
+    | SendingDone
+    | GoneAway
+    | PingAnswered
 )

@@ -4,7 +4,7 @@ from proxy.wire.events import PeerError
 from proxy.wire.fields import origin_in, request_head, response_fields
 from proxy.wire.frames import MAX_WINDOW, PREFACE, ConnectionFault, ErrorCode, goaway_frame, ping_frame
 from proxy.wire.h2 import MAX_EXCHANGES, H2Codec
-from proxy.wire.h2_events import Refused, RequestReceived
+from proxy.wire.h2_events import RequestReceived, RequestRefused
 from proxy.wire.h2_exchange import CodecSettings, H2Exchange
 from proxy.wire.headers import Field, Headers
 
@@ -125,7 +125,7 @@ class H2ServerCodec(H2Codec):
         exchange.credit.hold()
         if error.status == 400:
             exchange.code = ErrorCode.PROTOCOL_ERROR
-        self._events.append(Refused(exchange.stream, error, origin))
+        self._events.append(RequestRefused(exchange.stream, error, origin))
 
     def _receive_pong(self, payload: bytes) -> None:
         if payload != _DRAIN_PING:

@@ -19,8 +19,8 @@ from proxy.wire.h2_events import (
     ExchangeReset,
     GoneAway,
     PingAnswered,
-    Refused,
     RequestReceived,
+    RequestRefused,
     ResponseReceived,
     SendingDone,
 )
@@ -120,7 +120,7 @@ def tell(story: Story, events: Iterable[Event]) -> Story:
                 story[stream].end = "end" if ended else ""
             case ExchangeReset(stream, code):
                 story.setdefault(stream, Seen()).end = f"reset {int(code)}"
-            case Refused(stream, error):
+            case RequestRefused(stream, error):
                 story.setdefault(stream, Seen()).end = f"refused {error.status}"
             case SendingDone() | GoneAway() | PingAnswered():
                 pass

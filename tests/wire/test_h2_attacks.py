@@ -20,7 +20,7 @@ from proxy.wire.frames import (
     settings_frame,
     window_frame,
 )
-from proxy.wire.h2_events import DataReceived, ExchangeReset, Refused, RequestReceived
+from proxy.wire.h2_events import DataReceived, ExchangeReset, RequestReceived, RequestRefused
 from proxy.wire.h2_exchange import CodecSettings
 from proxy.wire.headers import Headers
 from tests.wire.h2_kit import GET, LIMITS, OPENING, POST, Fields, client, data, feed, h2_side, heads, sent_by, server
@@ -210,7 +210,7 @@ def test_a_bad_head_is_a_fault_of_its_own_stream(case: str) -> None:
     codec.receive(OPENING)
     block = Encoder().encode([(name, value, True) for name, value in fields], huffman=True)
     refused, good = codec.receive(headers_frame(1, block, ended=True) + heads(3, GET))
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RequestRefused)
     assert refused.error.status == status
     assert isinstance(good, RequestReceived)
     assert codec.failed is None
@@ -226,7 +226,7 @@ def test_a_refused_head_tells_its_origin_if_that_can_be_trusted(origins: list[by
     codec = server()
     bad = [*GET[:3], (b":path", b"nonsense"), *[(b"origin", origin) for origin in origins]]
     (refused,) = codec.receive(OPENING + heads(1, bad))
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RequestRefused)
     assert refused.origin == expected
 
 
@@ -440,7 +440,7 @@ def test_a_flood_is_ended_after_a_bounded_number_of_frames(name: str) -> None:
         for event in codec.receive(flood(2 * number + 3)):
             if isinstance(event, RequestReceived):
                 begun += 1
-            elif isinstance(event, ExchangeReset | Refused) and event.stream != 1:
+            elif isinstance(event, ExchangeReset | RequestRefused) and event.stream != 1:
                 codec.release(event.stream)
         if codec.failed is not None:
             break
