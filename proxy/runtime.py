@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from proxy.base.descriptors import raise_descriptor_limit
+from proxy.base.logs import Repeats
 from proxy.base.memory import FreedMemory, keep_freed_memory, seek_cycles_seldom
 from proxy.base.tasks import Tasks
 from proxy.config import Config, ConfigError
@@ -50,6 +51,8 @@ def run(prog: str, configure: Callable[[], Config], live: Callable[[Config], Cor
     raise_descriptor_limit()  # before the configuration is made: it derives a number from the limit
     try:
         config = configure()
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(Repeats(config.logs))
         keep_freed_memory(config.memory)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_with_upkeep(config, live))

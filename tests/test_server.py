@@ -336,3 +336,15 @@ def test_a_key_whose_call_a_crash_cut_off_is_free_at_once(tmp_path: Path, upstre
         assert caller.create(route.url, headers=key).whole()[:2] == (b"whole", "complete")  # within its time-out
         caller.http.close()
     assert route.count == 2
+
+
+def test_a_fault_that_every_request_meets_does_not_fill_the_log(tmp_path: Path) -> None:
+    args = ["--data-dir", str(tmp_path), "--durable-streams-url", f"unix:{tmp_path / 'no store'}"]
+    with ProxyProcess(args, env={"PROXY_SECRET": SECRET}) as proxy:
+        caller = Caller(proxy.url, SECRET)
+        stream = "/v1/proxy/00000000-0000-4000-8000-000000000000"
+        for _ in range(20):
+            assert code(caller.http.get(stream, headers=caller.bearer)) == (502, "STORAGE_ERROR")
+        caller.http.close()
+        proxy.stop()
+    assert proxy.output.count("storage failed") == 1

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, get_args, get_type_hints
 
+from proxy.base.logs import LogLimits
 from proxy.base.memory import MemorySettings
 from proxy.config.checks import check
 from proxy.config.groups import SETTINGS
@@ -132,6 +133,7 @@ class Config:
     access: AccessSettings
     stop: StopSettings
     memory: MemorySettings
+    logs: LogLimits
     request_head: Annotated[
         HeadLimits, _From(head_bytes="max_head_bytes", fields="max_head_fields", target_bytes="max_target_bytes")
     ]

@@ -136,6 +136,9 @@ FIXED = (
     Fixed("store_reconnect_seconds", 0.05, "s", "Pause before Redis or Valkey is tried again"),
     Fixed("store_reconnect_longest_seconds", 1.0, "s", "Longest pause before Redis or Valkey is tried again"),
     Fixed("store_ping_seconds", 5.0, "s", "Silence after which Redis or Valkey is asked whether it is there"),
+    # Logs
+    Fixed("log_window_seconds", 60.0, "s", "Time for which log lines of a kind are counted together"),
+    Fixed("log_lines", 10, "lines", "Different lines of a kind that are logged in that time; of equal ones, one"),
     # Memory of the process
     Fixed("kept_heap_bytes", 8 * _MIB, "bytes", "Freed memory that the process keeps at hand"),
     Fixed("kept_block_bytes", 1 * _MIB, "bytes", "Largest block that is kept so; one read from a socket has a quarter"),
