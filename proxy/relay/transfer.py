@@ -189,6 +189,7 @@ class Transfer:
             if stopped.result is not AppendResult.GAP:
                 await self._stopped(stopped.result)
                 return
+            logger.error("stream %s: %s (it ends as storage_error)", self.stream_id, stopped.result.value)
             outcome = Outcome.STORAGE_ERROR
         except StorageError as error:
             logger.warning("stream %s: an append failed for good: %s (it ends here)", self.stream_id, error)

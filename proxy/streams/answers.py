@@ -41,7 +41,7 @@ class AppendResult(Enum):
     DUPLICATE = "stored before by the same request, whose answer was lost"
     CLOSED = "the stream is closed"
     FENCED = "a producer of a later epoch has taken over"
-    GAP = "an earlier sequence number is missing"
+    GAP = "bytes that storage had acknowledged are missing"
     GONE = "there is no such stream"
 
 

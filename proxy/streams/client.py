@@ -21,7 +21,7 @@ from proxy.streams.answers import (
     append_result,
     unexpected,
 )
-from proxy.streams.names import STREAM_TTL
+from proxy.streams.names import STREAM_NEXT_OFFSET, STREAM_TTL
 from proxy.streams.retry import RetryPolicy, retried
 from proxy.wire.events import Buffer
 from proxy.wire.headers import Field, Headers
@@ -118,9 +118,16 @@ class Storage:
         raise unexpected(response)
 
     async def append(self, target: bytes, headers: Headers, parts: tuple[Buffer, ...]) -> AppendResult:
+        """Send one append; as `append_at`, for callers that do not ask where the stream ends."""
+        return (await self.append_at(target, headers, parts))[0]
+
+    async def append_at(
+        self, target: bytes, headers: Headers, parts: tuple[Buffer, ...]
+    ) -> tuple[AppendResult, bytes | None]:
         """Send one append, its buffers by reference; a producer makes `target` and `headers` once for all.
 
-        Raises StorageError: the append may or may not have been stored.
+        Returns what storage did, and the offset of the stream's end if storage named it. Raises StorageError: the
+        append may or may not have been stored.
         """
         endpoint = self._endpoint
         request = Request(b"POST", target, headers, BytesBody(parts), endpoint.timeout)
@@ -129,7 +136,7 @@ class Storage:
         except ExchangeError as error:
             raise StorageError(str(error)) from None
         _discard(response)
-        return append_result(response, headers)
+        return append_result(response, headers), response.headers.get(STREAM_NEXT_OFFSET)
 
     async def head(self, name: str) -> Metadata | None:
         """The metadata of a stream, None when there is none. Raises StorageError."""

@@ -42,6 +42,7 @@ class Producer:
             (PRODUCER_EPOCH, b"%d" % epoch),
         )
         self._seq = 0
+        self._end: bytes | None = None  # of the stream, as storage named it last
         self._is_uncertain = False  # what was last sent under the present number may or may not be stored
         self.is_closed = False
         self.may_have_closed = False  # an append that closes failed for good: it may be stored, now or later
@@ -58,20 +59,33 @@ class Producer:
         if close:
             headers = headers.plus((STREAM_CLOSED, b"true"))
         try:
-            result = await self._storage.append(self._target, headers, parts)
+            result, end = await self._storage.append_at(self._target, headers, parts)
         except StorageError as error:
             self._is_uncertain = True
             self.may_have_closed = close
-            result = await retried(
-                lambda: self._storage.append(self._target, headers, parts), error, self._retry, budget=budget
+            result, end = await retried(
+                lambda: self._storage.append_at(self._target, headers, parts), error, self._retry, budget=budget
             )
         self._is_uncertain = self.may_have_closed = False
         if result is AppendResult.ACCEPTED or result is AppendResult.DUPLICATE:
             self._seq += 1
             self.is_closed = close
+            if end is not None and not self._has_moved(end, has_data=bool(parts)):
+                self.has_gap = True
+                return AppendResult.GAP
             return AppendResult.ACCEPTED
         self.has_gap = result is AppendResult.GAP
         return result
+
+    def _has_moved(self, end: bytes, *, has_data: bool) -> bool:
+        """Whether the stream's end is where it can be after an append that storage calls stored.
+
+        Offsets grow, and compare as bytes (protocol section on offsets). An end that did not move, or moved back, says
+        that storage has lost what it had acknowledged. An append without data may find an end that has moved: that of
+        an earlier attempt whose answer was lost.
+        """
+        before, self._end = self._end, end
+        return before is None or (end > before if has_data else end >= before)
 
     async def close(self, *, budget: float | None = None) -> AppendResult:
         """Close the stream without more data; also after an append that failed, whatever became of it."""

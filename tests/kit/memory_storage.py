@@ -10,7 +10,7 @@ from proxy.http.body import EMPTY, BytesBody, read_all
 from proxy.http.message import Request, Response
 from proxy.wire.headers import Headers
 
-__all__ = ["MemoryStorage", "Stored"]
+__all__ = ["Forgetting", "MemoryStorage", "Stored"]
 
 _MOST = 1 << 30
 
@@ -95,17 +95,35 @@ class MemoryStorage:
         stream.is_closed = closes
         if closes and name is not None:
             stream.closed_by = (name, epoch, seq)
-        return _answer(200 if name is not None and body else 204)
+        return _answer(200 if name is not None and body else 204, _end_of(stream))
 
     def _read(self, stream: Stored, method: str) -> Response:
         body = stream.data
         if stream.content_type == b"application/json":
             body = b"[" + b",".join(body.splitlines()) + b"]"
-        fields = [(b"content-type", stream.content_type), (b"stream-next-offset", b"%d" % len(stream.data))]
+        fields = [(b"content-type", stream.content_type), _end_of(stream)]
         fields.append((b"stream-up-to-date", b"true"))
         if stream.is_closed:
             fields.append((b"stream-closed", b"true"))
         return Response(200, Headers(fields), BytesBody([body]) if method == "GET" else EMPTY)
+
+
+class Forgetting(MemoryStorage):
+    """Loses what is in a data stream past its first `keeps` bytes, whatever it has acknowledged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keeps = 1 << 30
+
+    async def __call__(self, request: Request) -> Response:
+        for stream in self.streams.values():
+            if stream.content_type != b"application/json":
+                stream.data = stream.data[: self.keeps]
+        return await super().__call__(request)
+
+
+def _end_of(stream: Stored) -> tuple[bytes, bytes]:
+    return b"stream-next-offset", b"%016d" % len(stream.data)
 
 
 def _framed(kind: bytes, body: bytes) -> bytes:

@@ -14,7 +14,7 @@ from proxy.streams.answers import StorageError
 from proxy.streams.names import Outcome
 from tests.kit.bodies import Tap
 from tests.kit.handlers import Failing, Failure, Recording, Slow, answer, bug, lost
-from tests.kit.memory_storage import MemoryStorage
+from tests.kit.memory_storage import Forgetting, MemoryStorage
 from tests.kit.virtual_time import in_virtual_time, run_in_virtual_time
 from tests.relay.kit import ID, RECORD, Relay, ending, is_append
 
@@ -774,3 +774,22 @@ async def test_one_writer_per_stream_even_when_answers_overtake_each_other() -> 
     assert most == 1
     assert ending(memory)[0] == b"".join(b"%d" % number for number in range(50))
     await relay.aclose()
+
+
+@in_virtual_time
+async def test_a_storage_that_loses_what_it_acknowledged_is_noticed_and_nothing_is_called_complete() -> None:
+    memory = Forgetting()
+    relay = Relay.over(memory)
+    tap = Tap()
+    await relay.start(tap)
+    tap.feed(b"one")
+    await asyncio.sleep(1)
+    memory.keeps = 0
+    tap.feed(b"two")
+    tap.body.end()
+    await asyncio.sleep(1)
+    assert relay.transfers.get(ID) is None
+    fresh = await Relay.over(memory).endings.record(ID, is_closed=True)
+    assert fresh is not None
+    assert fresh.outcome is Outcome.STORAGE_ERROR
+    assert ending(memory)[1:] == (True, "storage_error")

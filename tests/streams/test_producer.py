@@ -15,7 +15,7 @@ from proxy.streams.producer import Producer
 from proxy.streams.retry import RetryPolicy
 from proxy.wire.headers import Headers
 from tests.kit.handlers import Failing, Failure, answer, lost
-from tests.kit.memory_storage import MemoryStorage, Stored
+from tests.kit.memory_storage import Forgetting, MemoryStorage, Stored
 from tests.kit.virtual_time import in_virtual_time
 
 OCTETS = b"application/octet-stream"
@@ -241,3 +241,26 @@ async def test_any_faults_between_any_appends_leave_exactly_what_was_appended(
         whole += data
         assert stream.data == whole
     assert stream.is_closed
+
+
+@pytest.mark.parametrize("keeps", [0, 1, 3])
+@pytest.mark.parametrize("close", [False, True])
+@in_virtual_time
+async def test_an_end_that_does_not_move_as_it_must_is_a_loss(keeps: int, close: bool) -> None:
+    memory = Forgetting()
+    memory.streams["/v1/streams/s"] = Stored(OCTETS)
+    producer = producer_at(memory)
+    assert await producer.append((b"one", b"two")) is AppendResult.ACCEPTED
+    memory.keeps = keeps
+    assert await producer.append((b"333",), close=close) is AppendResult.GAP
+    assert producer.has_gap
+
+
+@in_virtual_time
+async def test_a_close_finds_a_loss_too() -> None:
+    memory = Forgetting()
+    memory.streams["/v1/streams/s"] = Stored(OCTETS)
+    producer = producer_at(memory)
+    await producer.append((b"one",))
+    memory.keeps = 2
+    assert await producer.close() is AppendResult.GAP
