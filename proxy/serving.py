@@ -15,7 +15,7 @@ from proxy.net.tls import ServerCertificates, TlsError, TlsSettings
 
 __all__ = ["Binding"]
 
-_PROTOCOLS = ("http/1.1",)  # offered by ALPN (RFC 7301)
+_PROTOCOLS = ("h2", "http/1.1")  # offered by ALPN (RFC 7301)
 
 _TLS_IS_NEEDED = b"This port speaks TLS: its URL begins with https.\n"
 _REFUSAL = (

@@ -72,7 +72,7 @@ class Http2Connection(ServerConnection):
         self._idle_deadline = NEVER  # of the phase, while there is no exchange
         self._head_deadline = NEVER  # of a head that has begun
         self._write_deadline = NEVER  # of a socket that takes nothing
-        self._unsent = 0  # bytes that the client had not taken when that was set
+        self._taken = 0  # how far the client had come in taking what was sent when that was set
         self._ignorable = limits.close_grace_bytes
 
     # What the socket reports
@@ -157,7 +157,7 @@ class Http2Connection(ServerConnection):
         if not self._exchanges or self._phase in (_Phase.GRACE, _Phase.CLOSED):
             return False
         self._loop.call_later(self.limits.half_close_grace_seconds, self.cut)
-        return True
+        return not self.is_tls  # over TLS the loop ends the connection now, whatever is returned
 
     def look_for_end(self) -> None:
         """See ServerConnection. Reading is never paused."""
@@ -201,7 +201,7 @@ class Http2Connection(ServerConnection):
         super().resume_writing()
 
     def _watch_sending(self) -> None:
-        self._unsent = self.unsent
+        self._taken = self.taken
         self._write_deadline = self.due_in(self.limits.reader_timeout_seconds)
 
     # The end
@@ -220,14 +220,16 @@ class Http2Connection(ServerConnection):
             self._close()
 
     def spare(self) -> None:
-        """See ServerConnection."""
+        """See ServerConnection. Over TLS a client's answer to the end of TLS is not waited for: the place is needed."""
         self.codec.go_away()
         self._close()
+        if self.is_tls:
+            self._loop.call_soon(self.cut)  # in the loop's next turn, when the end of TLS has been sent
 
     def finish(self) -> None:
         """See ServerConnection."""
         self._write()
-        if self.has_unsent:
+        if self.has_unsent or self.is_tls:
             self._close()
         else:
             self.cut()
@@ -240,15 +242,17 @@ class Http2Connection(ServerConnection):
         self._idle_deadline = self._head_deadline = NEVER
         self.close()
         self._watch_sending()
+        if self.is_tls:
+            self._idle_deadline = self.due_in(self.limits.close_grace_seconds)
 
     def _fail(self) -> None:
-        """A connection error: say so, and let the client read it."""
+        """A connection error: say so, and let the client read it. Over TLS, which has no half-close, it ends later."""
         self._phase = _Phase.GRACE
         self.set_busy()
         self._lose_all()
         self._write()
         self._head_deadline = NEVER
-        if self.half_close():
+        if self.half_close() or self.is_tls:
             self._idle_deadline = self.due_in(self.limits.close_grace_seconds)
         else:
             self._close()
@@ -274,7 +278,7 @@ class Http2Connection(ServerConnection):
             if exchange.deadline <= now:
                 exchange.overdue()
         if self._write_deadline <= now:
-            if self.has_unsent and self.unsent < self._unsent:
+            if self.has_unsent and self.taken > self._taken:
                 self._watch_sending()  # the client is slow but takes something
             else:
                 self.cut()
@@ -282,14 +286,20 @@ class Http2Connection(ServerConnection):
             self.cut()
         elif self._idle_deadline <= now:
             self._end_of_rest()
-        if self._phase is not _Phase.CLOSED or self._write_deadline != NEVER:
+        if not self.is_lost:
             ends = (exchange.deadline for exchange in self._exchanges.values())
             self.deadline = min(self._idle_deadline, self._head_deadline, self._write_deadline, *ends)
 
     def _end_of_rest(self) -> None:
-        if self._phase is _Phase.OPEN:
-            self.codec.go_away()
-        if self._phase is _Phase.GRACE:
+        """A connection has had no exchange for long enough, or has been closing for a while."""
+        if self._phase is _Phase.CLOSED:  # over TLS: taken when nothing is unacknowledged, see Http1Connection
+            if self.unsent:
+                self._idle_deadline = self.due_in(self.limits.close_grace_seconds)
+            else:
+                self.cut()
+        elif self._phase is _Phase.GRACE and not self.is_tls:
             self.cut()
         else:
+            if self._phase is _Phase.OPEN:
+                self.codec.go_away()
             self._close()

@@ -14,7 +14,7 @@ from tests.kit.event_loops import no_task_is_left, pytest_asyncio_loop_factories
 
 __all__ = ["no_task_is_left", "pytest_asyncio_loop_factories"]
 
-_SERVER_TESTS = ("test_server.py", "test_server_limits.py")
+_SERVER_TESTS = ("test_server.py", "test_server_limits.py", "test_server2.py")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -39,10 +39,13 @@ class Carrier:
         if self.certificates is None:
             return None
         context = self.certificates.server
+        context.set_alpn_protocols(["h2", "http/1.1"])
         return ServerTls(lambda: context, LONG, LONG, b"no TLS")
 
-    def client(self) -> ssl.SSLContext | None:
-        """As a client takes it."""
+    def client(self, alpn: str = "http/1.1") -> ssl.SSLContext | None:
+        """As a client takes it that speaks this version only."""
+        if self.certificates is not None:
+            self.certificates.client.set_alpn_protocols([alpn])  # connections that are open keep theirs
         return None if self.certificates is None else self.certificates.client
 
 
@@ -110,6 +113,7 @@ class Served:
 
     async def connect2(self, *, gives_credit: bool = True, tls: ssl.SSLContext | None = None) -> H2Peer:
         """A client of HTTP/2."""
+        tls = tls or carrier.client("h2")
         peer = H2Peer(*await asyncio.open_connection("127.0.0.1", self.port, ssl=tls), gives_credit=gives_credit)
         self._peers.append(peer)
         return peer

@@ -23,6 +23,7 @@ SHORT = 0.05
 KIB = 1024
 
 
+@pytest.mark.over_tls
 async def test_many_answers_on_one_connection_each_at_its_own_pace() -> None:
     bodies = {f"/{number}": fed_pipe(is_open=True) for number in range(30)}
 
@@ -47,6 +48,7 @@ async def test_both_versions_are_served_on_the_same_port() -> None:
         assert (await served.ask(b"GET /one HTTP/1.1\r\nHost: h\r\n\r\n")).body == b"/one "
 
 
+@pytest.mark.plain_only
 @pytest.mark.parametrize("cut", range(1, len(PREFACE) + 1))
 async def test_the_version_is_seen_however_the_first_bytes_are_cut(cut: int) -> None:
     async with serving(echo) as served:
@@ -372,6 +374,7 @@ async def test_a_head_that_never_ends_is_cut() -> None:
                 await asyncio.sleep(SHORT)
 
 
+@pytest.mark.over_tls
 async def test_draining_ends_in_two_goaways_and_loses_no_request() -> None:
     gate = asyncio.Event()
 
