@@ -11,13 +11,15 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.kit.ports import free_port
+from tests.kit.stopping import Stopping
 
-__all__ = ["FAKETIME", "Engine", "redis_binary", "valkey_binary"]
+__all__ = ["FAKETIME", "Engine", "Sentinel", "redis_binary", "valkey_binary"]
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 _SECONDS = 20.0
@@ -37,6 +39,12 @@ def valkey_binary() -> str | None:
 def redis_binary() -> str | None:
     """The Redis of this machine."""
     return shutil.which("redis-server")
+
+
+def _asked(client: socket.socket, words: Sequence[str]) -> bytes:
+    command = f"*{len(words)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
+    client.sendall(command.encode())
+    return client.recv(65_536)
 
 
 class Engine:
@@ -103,9 +111,7 @@ class Engine:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(_SECONDS)
             client.connect(str(self.socket))
-            command = f"*{len(words)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
-            client.sendall(command.encode())
-            return client.recv(65_536)
+            return _asked(client, words)
 
     def set_time(self, seconds: float, *, is_first: bool = False) -> None:
         """Set the server's clock to a Unix time, and a little later each time: what lasts until then is over."""
@@ -143,3 +149,28 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+class Sentinel(Stopping):
+    """A Sentinel that watches `primary` under the name `name`, and decides alone."""
+
+    def __init__(self, binary: str, directory: Path, primary: Engine, name: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        file = directory / "sentinel.conf"
+        file.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {directory}\nlogfile sentinel.log\n"
+            f"sentinel monitor {name} 127.0.0.1 {primary.port} 1\n"
+            f"sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 3000\n"
+        )
+        self._process = subprocess.Popen([binary, str(file), "--sentinel"], stdout=subprocess.DEVNULL)
+
+    def ask(self, *words: str) -> bytes:
+        """Send a command over a connection of its own; the first bytes of the reply."""
+        with socket.create_connection(("127.0.0.1", self.port), _SECONDS) as client:
+            return _asked(client, words)
+
+    def stop(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait(_SECONDS)

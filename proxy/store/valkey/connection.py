@@ -50,6 +50,7 @@ class EngineConnection(asyncio.Protocol):
         self._now = 0.0  # of this turn of the loop
         self._timer: asyncio.TimerHandle | None = None
         self._reason = "the server closed the connection"
+        self.node = ""  # the server's address
         self.is_lost = False
         self.ended: asyncio.Future[None] = self._loop.create_future()
 

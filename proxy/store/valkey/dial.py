@@ -35,16 +35,21 @@ class EngineDialler:
         lost: Callable[[EngineConnection], None],
         *,
         is_primary: bool = True,
+        is_known: bool = True,
     ) -> EngineConnection:
-        """A connection that is ready for commands. Raises Refused, also for a replica when `is_primary`."""
+        """A connection that is ready for commands. Raises Refused, also for a replica when `is_primary`.
+
+        Without `is_known` credentials are shown only to a server that asks for some: Sentinels have their own users.
+        """
         connection: EngineConnection | None = None
         try:
             async with asyncio.timeout(self.settings.connect_seconds):
                 connection = await self._connect(node, pushed, lost)
-                await self._greet(connection)
+                await self._greet(connection, is_known=is_known)
                 if is_primary:
                     await _check_role(connection)
                     await load_scripts(connection)
+            connection.node = str(node)
             return connection
         except BaseException as error:
             if connection is not None:
@@ -70,15 +75,22 @@ class EngineDialler:
         name = node.host if tls is not None else None
         return (await loop.create_connection(make, node.host, node.port, ssl=tls, server_hostname=name))[1]
 
-    async def _greet(self, connection: EngineConnection) -> None:
+    async def _greet(self, connection: EngineConnection, *, is_known: bool) -> None:
         """RESP3, credentials and database. A server that is too old for RESP3 is too old for the rest."""
-        hello: list[Argument] = ["HELLO", 3]
         place = self.place
+        if not is_known:
+            try:
+                await connection.call(encoded(["HELLO", 3]))
+                return
+            except ServerError as error:
+                if error.code != "NOAUTH":
+                    raise
+        hello: list[Argument] = ["HELLO", 3]
         if place.password:
             hello += ("AUTH", place.user.encode() or "default", place.password.encode())
         hello += ("SETNAME", _CLIENT)
         await connection.call(encoded(hello))
-        if place.database:
+        if place.database and is_known:
             await connection.call(encoded(["SELECT", place.database]))
 
 

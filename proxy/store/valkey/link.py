@@ -19,7 +19,10 @@ _PING = encoded(["PING"])
 
 
 class EngineLink:
-    """`open` opens a connection. `connected` is called with each that is ready, before anything else uses it."""
+    """`open_` opens a connection. `connected` is called with each that is ready, before anything else uses it.
+
+    `check` is called now and then while a connection is open, and aborts it when it should no longer be used.
+    """
 
     def __init__(
         self,
@@ -27,11 +30,13 @@ class EngineLink:
         settings: EngineSettings,
         open_: Callable[[], Awaitable[EngineConnection]],
         connected: Callable[[EngineConnection], None] | None = None,
+        check: Callable[[EngineConnection], Awaitable[None]] | None = None,
     ) -> None:
         self._name = name
         self._settings = settings
         self._open = open_
         self._connected = connected
+        self._check = check
         self._ready = asyncio.Event()
         self._reason = "it was not connected yet"
         self._is_troubled = False
@@ -82,6 +87,8 @@ class EngineLink:
             done, _ = await asyncio.wait((connection.ended,), timeout=self._settings.ping_seconds)
             try:
                 await connection.call(_PING)
+                if self._check is not None:
+                    await self._check(connection)
             except Lost as error:
                 return str(error)
             except ServerError as error:

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from proxy.store.port import StoreUnusable
@@ -14,8 +15,9 @@ from proxy.store.valkey.check import Facts, checked, facts_of, promise
 from proxy.store.valkey.connection import Lost
 from proxy.store.valkey.dial import EngineDialler, Refused
 from proxy.store.valkey.keys import Namer
-from proxy.store.valkey.place import EnginePlace, Kind, Node, PlaceError, parse_place
+from proxy.store.valkey.place import EnginePlace, Kind, PlaceError, parse_place
 from proxy.store.valkey.resp import ServerError
+from proxy.store.valkey.sentinel import primary_of
 from proxy.store.valkey.servers import OneServer
 
 __all__ = ["open_engine"]
@@ -32,7 +34,7 @@ def open_engine(
     facts = _in_thread(lambda: _examined(place, engine, tls))
     dialler = EngineDialler(place, engine, tls)
     namer = Namer(engine.prefix)
-    servers = OneServer(dialler, engine, namer, _discovery(place))
+    servers = OneServer(dialler, engine, namer)
     return SharedEngine(ValkeyBackend(servers, namer, engine), settings), promise(facts, engine.replicas)
 
 
@@ -48,30 +50,17 @@ def _place(engine: EngineSettings) -> EnginePlace:
         place = parse_place(url)
     except PlaceError as error:
         raise StoreUnusable(f"the URL {error}") from None
-    if engine.password:
-        place = EnginePlace(
-            place.kind, place.nodes, place.has_tls, place.user, engine.password, place.name, place.database
-        )
-    return place
-
-
-def _discovery(place: EnginePlace) -> Callable[[], Awaitable[Node]]:
-    if place.kind is not Kind.SERVER:
-        raise StoreUnusable(f"{place.kind.value} is not supported yet")
-
-    async def fixed() -> Node:
-        return place.nodes[0]
-
-    return fixed
+    if place.kind is Kind.CLUSTER:
+        raise StoreUnusable("a cluster cannot be used yet")
+    return replace(place, password=engine.password) if engine.password else place
 
 
 async def _examined(place: EnginePlace, engine: EngineSettings, tls: ssl.SSLContext | None) -> Facts:
     """What the server says, when it can be used. Raises StoreUnusable."""
     try:
-        node = await _discovery(place)()
-        connection = await EngineDialler(place, engine, tls).open(
-            node, lambda _: None, lambda _: None, is_primary=False
-        )
+        dialler = EngineDialler(place, engine, tls)
+        node = await primary_of(dialler)()
+        connection = await dialler.open(node, lambda _: None, lambda _: None, is_primary=False)
         try:
             return checked(await facts_of(connection), is_cluster=place.kind is Kind.CLUSTER)
         finally:

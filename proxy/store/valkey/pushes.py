@@ -40,14 +40,20 @@ class _Channel:
 class Pushes:
     """Subscriptions on one server, which `opener` connects to. `listener` hears the news."""
 
-    def __init__(
-        self, name: str, settings: EngineSettings, namer: Namer, opener: Opener, listener: NewsListener
+    def __init__(  # each is a part of its own
+        self,
+        name: str,
+        settings: EngineSettings,
+        namer: Namer,
+        opener: Opener,
+        listener: NewsListener,
+        check: Callable[[EngineConnection], Awaitable[None]] | None = None,
     ) -> None:
         self._settings = settings
         self._namer = namer
         self._listener = listener
         self._channels: dict[bytes, _Channel] = {}
-        self._link = EngineLink(name, settings, lambda: opener(self._pushed, self._lost), self._connected)
+        self._link = EngineLink(name, settings, lambda: opener(self._pushed, self._lost), self._connected, check)
 
     async def follow(self, channel: bytes) -> None:
         """Return when news of the channel come, whatever happened to the connection. Raises Unavailable."""

@@ -5,18 +5,18 @@ server does not know. Each is tried again while there is patience, because every
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 from proxy.store.settings import EngineSettings
 from proxy.store.shared.backend import NewsListener, Unavailable
 from proxy.store.valkey.connection import EngineConnection, Lost
-from proxy.store.valkey.dial import EngineDialler, load_scripts
+from proxy.store.valkey.dial import EngineDialler, Refused, load_scripts
 from proxy.store.valkey.keys import Namer, StreamKeys
 from proxy.store.valkey.link import EngineLink
-from proxy.store.valkey.place import Node
 from proxy.store.valkey.pushes import Pushes
 from proxy.store.valkey.resp import Push, Reply, ServerError
+from proxy.store.valkey.sentinel import primary_of
 
 __all__ = ["OneServer", "Servers"]
 
@@ -49,20 +49,18 @@ class Servers(Protocol):
 
 
 class OneServer:
-    """One primary, which `discover` names each time that a connection is opened."""
+    """One primary, which is looked for each time that a connection is opened."""
 
-    def __init__(
-        self, dialler: EngineDialler, settings: EngineSettings, namer: Namer, discover: Callable[[], Awaitable[Node]]
-    ) -> None:
+    def __init__(self, dialler: EngineDialler, settings: EngineSettings, namer: Namer) -> None:
         self._dialler = dialler
         self._settings = settings
         self._namer = namer
-        self._discover = discover
+        self._primary = primary_of(dialler)
         self._loop = asyncio.get_running_loop()
-        self._link = EngineLink(str(dialler.place), settings, self._open)
+        self._link = EngineLink(str(dialler.place), settings, self._open, check=self._check)
         self._reads = self._link
         if settings.replicas:
-            self._reads = EngineLink(f"{dialler.place} (reads)", settings, self._open_for_reads)
+            self._reads = EngineLink(f"{dialler.place} (reads)", settings, self._open_for_reads, check=self._check)
         self._pushes: Pushes | None = None
 
     async def _open(self) -> EngineConnection:
@@ -71,12 +69,21 @@ class OneServer:
         return connection
 
     async def _open_for_reads(self) -> EngineConnection:
-        return await self._dialler.open(await self._discover(), _unexpected, _nothing)
+        return await self._dialler.open(await self._primary(), _unexpected, _nothing)
+
+    async def _check(self, connection: EngineConnection) -> None:
+        """Let go of a server that is no longer the primary, although it answers."""
+        try:
+            primary = await self._primary()
+        except Refused:
+            return  # nobody knows better
+        if str(primary) != connection.node:
+            connection.abort(f"{primary} is the primary now")
 
     async def _open_for_pushes(
         self, pushed: Callable[[Push], None], lost: Callable[[EngineConnection], None]
     ) -> EngineConnection:
-        return await self._dialler.open(await self._discover(), pushed, lost)
+        return await self._dialler.open(await self._primary(), pushed, lost)
 
     async def call(self, keys: StreamKeys, command: bytes, *, is_read: bool) -> tuple[Reply, bool]:
         """The reply of the primary."""
@@ -128,7 +135,7 @@ class OneServer:
     def listen(self, listener: NewsListener) -> None:
         """Open the connection for pushes."""
         place = f"{self._dialler.place} (pushes)"
-        self._pushes = Pushes(place, self._settings, self._namer, self._open_for_pushes, listener)
+        self._pushes = Pushes(place, self._settings, self._namer, self._open_for_pushes, listener, self._check)
 
     async def follow(self, keys: StreamKeys) -> None:
         """Subscribe."""
