@@ -231,7 +231,8 @@ async def test_it_listens_on_a_unix_socket_for_its_owner_alone(tmp_path: Path) -
 async def test_storage_may_be_a_store_on_a_unix_socket(tmp_path: Path, upstream: Upstream) -> None:
     place = tmp_path / "the store?#.sock"
     store = StoreServer(Config.of(uds=str(place), data_dir=str(tmp_path / "data")))
-    async with await started(tmp_path, durable_streams_url=f"unix:{place}") as server:
+    soon = {"storage_timeout_seconds": 0.5, "append_budget_seconds": 0.5}  # storage that is away is not insisted on
+    async with await started(tmp_path, durable_streams_url=f"unix:{place}", **soon) as server:
         assert await in_thread(server, one_stream, upstream, b"through a socket") == (b"through a socket", "complete")
         await store.stop()
         answer = await in_thread(server, lambda caller: code(caller.post(upstream.serve(fixed()).url)))

@@ -188,11 +188,13 @@ async def test_a_connection_is_quiet_until_something_can_be_read() -> None:
 
 
 def test_no_room_above_touches_a_transport() -> None:
-    """The Python client has transports of its own: httpx's."""
+    """The Python client has httpx's transports. An engine's connection is below the store's port, not above."""
     names = ("transport", "get_extra_info", "get_write_buffer_size", "set_write_buffer_limits")
     wrong = []
     for path in sorted(PROXY.rglob("*.py")):
         if path.is_relative_to(PROXY / "net") or path.is_relative_to(PROXY / "client"):
+            continue
+        if path == PROXY / "store" / "valkey" / "connection.py":
             continue
         for node in ast.walk(ast.parse(path.read_bytes())):
             if (isinstance(node, ast.Attribute) and node.attr.lstrip("_") in names) or (

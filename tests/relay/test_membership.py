@@ -62,7 +62,7 @@ async def test_an_instance_is_an_owner_once_others_can_see_it_and_leaves_nothing
         assert name == member.name
         assert storage.named(lease_name(name))
         assert storage.named(mailbox_name(name))
-        await asyncio.sleep(10 * MAIL.mailbox_ttl_seconds)  # both last as long as it does
+        await asyncio.sleep(2 * MAIL.mailbox_ttl_seconds)  # both last as long as it does
         assert storage.named(lease_name(name))
         assert storage.named(mailbox_name(name))
         await member.storage.delete(mailbox_name(name))  # an operator may do so
