@@ -23,8 +23,7 @@ class NewConnection(ServerConnection):
     def opened(self) -> None:
         """A client connected: it must say something soon."""
         super().opened()
-        tls = self.transport.get_extra_info("ssl_object")
-        agreed = None if tls is None else tls.selected_alpn_protocol()
+        agreed = self.agreed_protocol
         if agreed is not None:
             self._become(Http2Connection(self._server) if agreed == "h2" else Http1Connection(self._server))
             return
@@ -47,8 +46,7 @@ class NewConnection(ServerConnection):
         self._server.connections.discard(self)
         self.set_busy()
         self._successor = connection
-        self.transport.set_protocol(connection)
-        connection.connection_made(self.transport)
+        self.hand_over(connection)
         return connection
 
     def abandoned(self) -> None:

@@ -136,6 +136,17 @@ class Connection(asyncio.Protocol):
         if self._writers and not self.is_write_paused:
             _wake(self._writers[0])
 
+    @property
+    def agreed_protocol(self) -> str | None:
+        """The protocol that the TLS handshake agreed on (ALPN, RFC 7301); None without TLS or without an agreement."""
+        tls: ssl.SSLObject | None = self.transport.get_extra_info("ssl_object")
+        return None if tls is None else tls.selected_alpn_protocol()
+
+    def hand_over(self, successor: "Connection") -> None:
+        """Give the open socket to `successor`: from now on the loop calls it, and no longer this connection."""
+        self.transport.set_protocol(successor)
+        successor.connection_made(self.transport)
+
     def set_high_water(self, count: int) -> None:
         """Pause writers while more than `count` bytes are unsent."""
         self.transport.set_write_buffer_limits(high=count)

@@ -1,8 +1,8 @@
 """What the shared engine needs of a storage: one conditional write, and what is read, followed and removed around it.
 
 A storage knows no rule of the protocol. It keeps for each path the state of a stream, with a token that each write
-replaces, and stores a change only when the token is still the one that the writer knows. Whoever lost the race gets the
-state as it is now, and judges again.
+replaces, and stores a change only when the token is still the one that the writer knows. A writer that lost the race
+gets the current state, and judges again.
 
 Times are Unix milliseconds by the storage's own clock, so that the clocks of instances need not agree.
 """

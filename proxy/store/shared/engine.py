@@ -277,7 +277,7 @@ class SharedEngine:
         return Result(Verdict.DELETED)
 
     def touch(self, entry: SharedEntry) -> None:
-        """A TTL starts again, because of a read: storage is told, unless it knows of a late enough time."""
+        """Restart the TTL, because of a read. Storage gets a request only when its stored expiry is too early."""
         until = self._due(entry)
         if until is not None and entry.absence is None and not self.is_closing:
             entry.expires = until

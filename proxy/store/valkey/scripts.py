@@ -57,7 +57,7 @@ local function look()
   return false
 end
 
--- What the answer rests on is written again, so that a WAIT behind it waits for it, whoever wrote it first.
+-- Write again what the answer rests on, so that a WAIT behind it waits for that write, also if another client made it.
 local function confirm() call('HSET', m, 'w', 1) end
 
 local function state()
