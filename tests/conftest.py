@@ -1,11 +1,15 @@
-"""The option `--loop`, see tests/kit/event_loops.py."""
+"""The option `--loop`, see tests/kit/event_loops.py; and property tests without a deadline: no time decides a test."""
 
 import asyncio
 from collections.abc import Callable, Mapping
 
+import hypothesis
 import pytest
 
 from tests.kit.event_loops import LOOPS, chosen_loop, hide_uvloop
+
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

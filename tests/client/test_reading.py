@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.client.access import Place, StreamAccess
@@ -158,7 +158,6 @@ def mishaps(data: st.DataObject) -> Mishap:
 appends = st.lists(st.binary(min_size=1, max_size=20), max_size=8)
 
 
-@settings(deadline=None)
 @given(appends, st.sampled_from(Live), st.booleans(), st.sampled_from(Outcome), st.data())
 def test_any_split_and_any_cut_gives_identical_bytes(
     content: list[bytes], live: Live, catch_up: bool, outcome: Outcome, data: st.DataObject
@@ -176,7 +175,6 @@ def test_any_split_and_any_cut_gives_identical_bytes(
     assert (got, loop.outcome, loop.bytes_read) == (b"".join(content), outcome, len(got))
 
 
-@settings(deadline=None)
 @given(appends, st.sampled_from(Live), st.data())
 def test_a_position_taken_anywhere_continues_exactly_there_in_another_reader(
     content: list[bytes], live: Live, data: st.DataObject

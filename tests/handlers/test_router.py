@@ -199,7 +199,7 @@ async def test_a_query_of_thousands_of_parameters_is_refused_before_it_is_parsed
     assert (await ask("GET", f"/v1/proxy/{ID}?" + "a&" * 31, router, **BEARER)).status == 200
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.binary(max_size=40), st.sampled_from(["GET", "POST", "DELETE", "OPTIONS", "PATCH"]))
 def test_any_target_gets_an_answer(target: bytes, method: str) -> None:
     router = router_of()

@@ -142,7 +142,7 @@ async def test_producers_are_not_inherited(client: Client) -> None:
 def test_any_tree_of_forks_reads_as_if_each_were_a_copy(tmp_path_factory: pytest.TempPathFactory, reopen: bool) -> None:
     import asyncio
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     @given(st.data())
     def run(data: st.DataObject) -> None:
         asyncio.run(grow(data, tmp_path_factory.mktemp("store")))

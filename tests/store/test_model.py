@@ -147,5 +147,5 @@ class StoreMachine(RuleBasedStateMachine):
                 assert head.offset.endswith(f"{len(stream.content):016d}")
 
 
-StoreMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=30)
 TestStore = StoreMachine.TestCase

@@ -214,7 +214,7 @@ def test_a_pause_has_its_bounds(failures: int, after: float | None) -> None:
     assert pause <= max(after or 0.0, min(RETRY.longest_delay, RETRY.first_delay * 2.0**failures))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(st.binary(min_size=1, max_size=8), st.lists(st.sampled_from(sorted(FAULTS)), max_size=4)),

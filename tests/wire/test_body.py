@@ -174,7 +174,7 @@ def test_a_chunk_that_exceeds_the_bound_fails_as_soon_as_its_size_is_known(
     assert decoder.failed.status == 413
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.binary(min_size=1, max_size=30), max_size=8), cuts, st.booleans())
 def test_a_body_of_exactly_the_bound_passes_in_any_split(
     payloads: list[bytes], places: list[int], is_over: bool
@@ -349,7 +349,7 @@ STREAMS = st.one_of(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(STREAMS, cuts)
 @example(b"5\r\nhello\r\n0\r\nx\r\n\r\n", [])
 @example(b"zz", [1])
@@ -370,7 +370,7 @@ def test_any_chunked_bytes_in_any_split_give_what_h11_gives(stream: bytes, place
         assert any(pattern.search(stream + line_ends) for pattern in STRICTER)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(STREAMS, cuts, cuts)
 def test_the_split_does_not_change_what_is_decoded(stream: bytes, one: list[int], other: list[int]) -> None:
     seen = []
@@ -381,7 +381,7 @@ def test_the_split_does_not_change_what_is_decoded(stream: bytes, one: list[int]
     assert seen[0] == seen[1]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.binary(min_size=1, max_size=5000), max_size=20), cuts)
 def test_what_is_encoded_in_chunks_is_decoded_to_the_same(payloads: list[bytes], places: list[int]) -> None:
     decoder: BodyDecoder = chunked()
@@ -390,7 +390,7 @@ def test_what_is_encoded_in_chunks_is_decoded_to_the_same(payloads: list[bytes],
     assert decoder.done
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=60), st.integers(0, 50), cuts)
 def test_any_bytes_of_known_length_give_what_h11_gives(stream: bytes, length: int, places: list[int]) -> None:
     decoder = LengthDecoder(length)
@@ -407,7 +407,7 @@ def test_any_bytes_of_known_length_give_what_h11_gives(stream: bytes, length: in
         assert oracle.failed
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=60), cuts)
 def test_any_bytes_until_close_give_what_h11_gives(stream: bytes, places: list[int]) -> None:
     decoder = UntilCloseDecoder()

@@ -5,7 +5,7 @@ from typing import Any
 
 import h2.connection
 from h2.settings import SettingCodes
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire.h2 import H2Codec
@@ -122,7 +122,6 @@ def played(side: h2.connection.H2Connection, script: Script, ops: list[Op]) -> b
     return sent
 
 
-@settings(deadline=None)
 @given(requests, cuts)
 def test_a_server_sees_what_h2_sees_in_any_split(ops: list[Op], places: list[int]) -> None:
     sent = played(h2_side(is_client=True), Script(), ops)
@@ -133,7 +132,6 @@ def test_a_server_sees_what_h2_sees_in_any_split(ops: list[Op], places: list[int
     assert story == feed(server(), [sent[at : at + 1] for at in range(len(sent))])
 
 
-@settings(deadline=None)
 @given(requests)
 def test_what_a_server_sends_of_itself_is_good_to_h2(ops: list[Op]) -> None:
     peer = h2_side(is_client=True)
@@ -142,7 +140,6 @@ def test_what_a_server_sends_of_itself_is_good_to_h2(ops: list[Op]) -> None:
     peer.receive_data(b"".join(codec.take_output()))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(fields, st.sampled_from([(), (100,), (103, 103)]), st.booleans()), min_size=1, max_size=4),
     st.lists(common, max_size=12),
@@ -183,7 +180,6 @@ def test_a_client_sees_what_h2_sees_in_any_split(
     assert story == feed(asking[1], [sent[at : at + 1] for at in range(len(sent))])
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 40_000), st.integers(1, 5), st.booleans()), min_size=1, max_size=6),
     st.sampled_from([0, 1, 100, 65_535, 1_000_000]),

@@ -510,7 +510,7 @@ VALID = [
 FUZZ = st.one_of(st.binary(max_size=300), mutations(VALID), mutations([data for data, _ in REFUSED.values()]))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(FUZZ, cuts, cuts)
 def test_any_bytes_in_any_split_give_the_same_events_and_only_declared_faults(
     data: bytes, one: list[int], other: list[int]
@@ -521,7 +521,7 @@ def test_any_bytes_in_any_split_give_the_same_events_and_only_declared_faults(
         assert_valid(seen[0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(FUZZ)
 def test_any_bytes_one_by_one_give_what_they_give_at_once(data: bytes) -> None:
     assert serve(codec(SMALL_LIMITS), byte_by_byte(data)) == serve(codec(SMALL_LIMITS), whole(data))
@@ -537,7 +537,7 @@ def assert_valid(seen: Seen) -> None:
             assert b"\r" not in event.target
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.one_of(mutations(VALID), mutations(list(BAD_REQUEST.values())), st.binary(max_size=200)))
 def test_the_short_way_gives_what_the_long_way_gives_or_nothing(data: bytes) -> None:
     for limits in (LIMITS, SMALL_LIMITS):
@@ -558,7 +558,7 @@ def test_ordinary_requests_take_the_short_way(name: str) -> None:
     assert plain_request_head(b"123" + ACCEPTED[name], 3, LIMITS) is not None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(mutations(list(ACCEPTED.values())))
 def test_what_is_accepted_h11_accepts_too(data: bytes) -> None:
     seen = serve(codec(), [data])

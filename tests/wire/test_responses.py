@@ -345,7 +345,7 @@ def test_a_request_head_says_how_its_body_is_framed(method: bytes, length: int |
     assert sent == method + b" /a?b=c HTTP/1.1\r\nhost: example.com\r\n" + framing + b"\r\n"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.lists(st.binary(max_size=300), max_size=4), max_size=5))
 def test_a_request_in_chunks_is_read_by_h11_as_it_was_sent(writes: list[list[bytes]]) -> None:
     oracle = h11.Connection(h11.SERVER)
@@ -389,7 +389,7 @@ FUZZ = st.one_of(st.binary(max_size=300), mutations(VALID), mutations(list(REFUS
 METHODS = st.sampled_from([b"GET", b"HEAD", b"POST"])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(METHODS, FUZZ, cuts, cuts)
 def test_any_bytes_in_any_split_give_the_same_events_and_only_declared_faults(
     method: bytes, data: bytes, one: list[int], other: list[int]
@@ -405,7 +405,7 @@ def test_any_bytes_in_any_split_give_the_same_events_and_only_declared_faults(
         assert_valid(seen[0][0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(METHODS, FUZZ)
 def test_any_bytes_one_by_one_give_what_they_give_at_once(method: bytes, data: bytes) -> None:
     assert ask(asked(method), byte_by_byte(data), eof=True) == ask(asked(method), whole(data), eof=True)
@@ -419,7 +419,7 @@ def assert_valid(seen: Seen) -> None:
             assert Headers(event.headers) == event.headers
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.one_of(mutations(VALID), mutations(list(REFUSED.values())), st.binary(max_size=200)))
 def test_the_short_way_gives_what_the_long_way_gives_or_nothing(data: bytes) -> None:
     for limits in (LIMITS, SMALL_LIMITS):
@@ -455,7 +455,7 @@ def test_a_plain_204_takes_the_short_way() -> None:
     assert plain_response_head(data, 0, LIMITS) == (_long_way(data, LIMITS), len(data))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(mutations([INFORMATIONAL, *REFUSED.values()]))
 def test_an_informational_response_is_passed_over_only_when_the_long_way_accepts_it(data: bytes) -> None:
     if is_plain_informational(data, LIMITS):
@@ -485,7 +485,7 @@ def test_a_response_that_says_more_or_less_than_its_length_goes_the_long_way(lin
     assert plain_response_head(response(*lines), 0, LIMITS) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(mutations(VALID))
 def test_what_is_accepted_h11_reads_alike(data: bytes) -> None:
     """h11 as the whole client: the same status, payload and end; what it rejects, we reject."""
