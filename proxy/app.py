@@ -1,8 +1,8 @@
 """The only place where objects are wired together: a `Config` becomes a running proxy without its sockets."""
 
-import ssl
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,10 +20,12 @@ from proxy.handlers.routes import Gate, Route
 from proxy.handlers.static import StaticFiles
 from proxy.http.client1 import Http1Client
 from proxy.http.pool import Pool
-from proxy.net.dial import Address, Dialler, tls_context
+from proxy.net.client_tls import ClientContexts
+from proxy.net.dial import Address, Dialler
 from proxy.net.egress import Bypass, Egress
 from proxy.net.local import is_local
 from proxy.net.resolve import Resolver
+from proxy.net.tls import TlsError
 from proxy.policy.addresses import AddressRules
 from proxy.policy.allowlist import Allowlist
 from proxy.policy.auth import Keyring
@@ -62,14 +64,14 @@ class App:
         """Raises ConfigError for settings that fail only when they are used: files, directories, locks."""
         self._config = config
         self.address_rules = AddressRules(is_local)
-        tls, egress = _tls(config), _egress(config.egress)
+        self._tls, egress = _tls(config), _egress(config.egress)
         is_elsewhere = bool(config.storage.durable_streams_url)
         self._store = None if is_elsewhere else open_backend(config, is_public=config.read.shared_cache)
         # The store that is this process's alone: no owner of a stream can die but with it.
         own = self._store if isinstance(self._store, EmbeddedStore) else None
         self._is_alone = own is not None
         # Last of what may fail or runs in the background: nothing is left of an app that is not made.
-        self._pools = _pools(config, tls, egress)
+        self._pools = _pools(config, self._tls, egress)
         clocks = Clocks(time.time, time.monotonic, config.clocks)
         storage = Storage(self._endpoint(self._store), clocks.saw)
         records = Records(storage, config.retry, config.records)
@@ -128,6 +130,13 @@ class App:
             cors=Cors(config.access.cors_origin, max_age=config.access.cors_max_age_seconds),
         )
 
+    def prepared_tls(self) -> Callable[[], None]:
+        """Read the files of TLS towards origins again; the function that puts them into use. Raises ConfigError."""
+        try:
+            return self._tls.prepared()
+        except TlsError as error:
+            raise ConfigError(f"--ca-file and --upstream-cert: {error}") from None
+
     def open(self) -> None:
         """Start what runs in the background."""
         self.transfers.open()
@@ -162,14 +171,14 @@ def _storage_at(place: str, rules: AddressRules) -> tuple[Address, str, str]:
     return Address(url.hostname or "", port, tls=tls, guard=rules.storage_guard), url.netloc, url.path
 
 
-def _tls(config: Config) -> ssl.SSLContext:
+def _tls(config: Config) -> ClientContexts:
     try:
-        return tls_context(config.place.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"--ca-file {config.place.ca_file} cannot be used: {error.strerror or error}") from None
+        return ClientContexts(config.place.ca_file, config.place.upstream_cert)
+    except TlsError as error:
+        raise ConfigError(f"--ca-file and --upstream-cert: {error}") from None
 
 
-def _pools(config: Config, tls: ssl.SSLContext, egress: Egress | None) -> _Pools:
+def _pools(config: Config, tls: ClientContexts, egress: Egress | None) -> _Pools:
     # A resolver for each: names of upstreams never keep storage's name waiting.
     to_upstreams = Dialler(tls, Resolver(config.resolver), config.dial, egress=egress)
     to_storage = Dialler(tls, Resolver(config.resolver), config.dial)

@@ -1,7 +1,8 @@
 """Which engine the store in this process has: its own disk, or a Redis or Valkey that other instances use, too."""
 
 from proxy.config import Config, ConfigError, data_path
-from proxy.net.dial import tls_context
+from proxy.net.client_tls import client_context
+from proxy.net.tls import TlsError
 from proxy.store import EmbeddedStore, Store, StoreUnusable, open_shared_store, open_store
 
 __all__ = ["open_backend"]
@@ -17,9 +18,9 @@ def open_backend(config: Config, *, is_public: bool) -> Store:
     if not engine.url and not engine.url_file:
         return _embedded(config, is_public=is_public)
     try:
-        tls = tls_context(config.place.ca_file)
-    except OSError as error:
-        raise ConfigError(f"--ca-file {config.place.ca_file} cannot be used: {error.strerror or error}") from None
+        tls = client_context(config.place.ca_file)
+    except TlsError as error:
+        raise ConfigError(f"--ca-file: {error}") from None
     try:
         return open_shared_store(engine, config.store, tls, is_public=is_public)
     except StoreUnusable as error:

@@ -107,7 +107,7 @@ async def serve_store(config: Config) -> None:
 
 def _say_started(what: str, server: ProxyServer | StoreServer, signals: Signals) -> None:
     """Print the start-up lines: when the last one is there, connections are accepted, and SIGHUP reloads."""
-    if server.is_tls:
+    if server.has_certificates:
         signals.on_hangup(partial(_reload, server))
     for notice in server.notices:
         say(notice)

@@ -34,6 +34,7 @@ class ProxyServer:
 
     def __init__(self, config: Config) -> None:
         """Bind, wire and start. Raises ConfigError when a setting cannot be used here."""
+        self._config = config
         secrets, source = service_secrets(config.access, config.place)
         self.notices = start_notices(config, secrets, source)
         """What an operator should know, one line each."""
@@ -64,17 +65,20 @@ class ProxyServer:
         return len(self._app.transfers)
 
     @property
-    def is_tls(self) -> bool:
-        """Whether clients must speak TLS."""
-        return self._binding.is_tls
+    def has_certificates(self) -> bool:
+        """Whether `reload` reads anything."""
+        place = self._config.place
+        return self._binding.is_tls or bool(place.ca_file or place.upstream_cert)
 
     def reload(self) -> list[str]:
-        """Read the files of certificates and keys again, for connections from now on; the warnings about them.
+        """Read the files of certificates, keys and authorities again, for connections from now on; warnings about them.
 
         Running connections keep what they have. Raises ConfigError when one of the files cannot be used: then all old
         ones stay in use.
         """
-        self._binding.reload()
+        use = [self._binding.prepared(), self._app.prepared_tls()]
+        for each in use:
+            each()
         return self._binding.warnings()
 
     async def stop(self, *, drain_seconds: float = 0, hurry: asyncio.Event | None = None) -> StopReport:

@@ -67,13 +67,12 @@ class Binding:
         """What is wrong, or soon will be, with certificates that are in use; one line each."""
         return self._certificates.warnings(datetime.now(UTC)) if self._certificates is not None else []
 
-    def reload(self) -> None:
-        """Read the certificates again, for connections from now on. Raises ConfigError; the old ones are then kept."""
-        if self._certificates is not None:
-            try:
-                self._certificates.reload()
-            except TlsError as error:
-                raise ConfigError(f"TLS: {error}") from None
+    def prepared(self) -> Callable[[], None]:
+        """Read the certificates again; the function that puts them into use. Raises ConfigError; none is used then."""
+        try:
+            return self._certificates.prepared() if self._certificates is not None else lambda: None
+        except TlsError as error:
+            raise ConfigError(f"TLS: {error}") from None
 
     def serve(
         self, handler: Handler, refuse: Callable[[Refusal, bytes | None], Response], settings: ServerSettings

@@ -52,13 +52,13 @@ class StoreServer:
         self.notices += binding.warnings()
 
     @property
-    def is_tls(self) -> bool:
-        """Whether clients must speak TLS."""
+    def has_certificates(self) -> bool:
+        """Whether `reload` reads anything."""
         return self._binding.is_tls
 
     def reload(self) -> list[str]:
         """Read the files of certificates and keys again, as a proxy does. Raises ConfigError."""
-        self._binding.reload()
+        self._binding.prepared()()
         return self._binding.warnings()
 
     async def stop(self) -> None:

@@ -177,7 +177,8 @@ def test_the_store_alone_speaks_tls_too(authority: Authority, tmp_path: Path) ->
     args = ["store", "--port", "0", *pair.flags, "--data-dir", str(tmp_path)]
     with ProxyProcess(args) as store, RawClient(store.url, tls=authority.client) as peer:
         peer.send(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nContent-Type: text/plain\r\n\r\n")
-        assert peer.response(to=b"PUT").status == 201
+        made = peer.response(to=b"PUT")
+        assert (made.status, made.get("location")) == (201, "https://localhost/a")
 
 
 # Starts that are refused

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from proxy.config.setting import ConfigError, Value
+from proxy.net.client_tls import origin_and_file
 from proxy.net.egress import Bypass
-from proxy.net.tls import TLS_VERSIONS
+from proxy.net.tls import TLS_VERSIONS, TlsError
 from proxy.policy.allowlist import Allowlist
 from proxy.policy.auth import Keyring
 from proxy.policy.cors import Cors
@@ -83,6 +84,12 @@ def _number(value: Value) -> float:
 
 
 def _check_tls(values: Mapping[str, Value]) -> None:
+    origins = values["upstream_cert"]
+    try:
+        for text in origins if isinstance(origins, tuple) else ():
+            origin_and_file(text)
+    except TlsError as error:
+        raise ConfigError(f"--upstream-cert: {error}") from None
     certificates, keys = values["tls_cert"], values["tls_key"]
     if not isinstance(certificates, tuple) or not isinstance(keys, tuple):
         raise TypeError(certificates)

@@ -56,6 +56,7 @@ class PlaceSettings:
 
     data_dir: str  # directory of the embedded store and of a secret that was made
     ca_file: str  # more certificate authorities to trust; empty for none
+    upstream_cert: tuple[str, ...]  # client certificates for origins, each ORIGIN=FILE
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,12 @@ def _call_seconds(of: Values) -> float:
 
 DERIVED = (
     Derived(
+        "store_scheme",
+        "",
+        "How the standalone store's own URLs begin: https with --tls-cert, else http",
+        lambda of: "https" if of.is_given("tls_cert") else "http",
+    ),
+    Derived(
         "client_connections",
         "connections",
         "--max-connections, or nine tenths of the descriptor limit: the rest is for upstreams, storage and files",

@@ -19,6 +19,13 @@ UPSTREAMS = Group(
             unit="path",
         ),
         Setting(
+            "upstream_cert",
+            (),
+            "Client certificate for one https origin, storage's too, as ORIGIN=FILE (repeatable); FILE is PEM and holds"
+            " the certificate with its chain, and the private key",
+            unit="origin=path",
+        ),
+        Setting(
             "egress_proxy",
             "",
             "HTTP proxy through which upstreams are called, by CONNECT; it resolves and guards their addresses",

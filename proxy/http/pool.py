@@ -209,7 +209,7 @@ class Pool:
                 raise DialError(DialFailure.CONNECT)
         except DialError as error:
             self._leave_place(origin)
-            raise ExchangeError(_FAILURES[error.failure], sent=False) from None
+            raise ExchangeError(_FAILURES[error.failure], sent=False, detail=error.detail) from None
         except BaseException:
             self._leave_place(origin)
             raise

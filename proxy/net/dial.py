@@ -5,7 +5,6 @@ Several addresses are tried as RFC 8305 says: the next one after a quarter of a 
 
 import asyncio
 import socket
-import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -18,12 +17,13 @@ import anyio
 from aiohappyeyeballs import start_connection
 
 from proxy.base.descriptors import are_descriptors_scarce
+from proxy.net.client_tls import Contexts, handshake_fault
 from proxy.net.connection import Connection
 from proxy.net.egress import Egress, EgressError
 from proxy.net.liveness import Liveness, watch_peer
 from proxy.net.resolve import ResolveError, Resolver
 
-__all__ = ["Address", "DialError", "DialFailure", "DialLimits", "Dialler", "Guard", "tls_context"]
+__all__ = ["Address", "DialError", "DialFailure", "DialLimits", "Dialler", "Guard"]
 
 ConnectionT = TypeVar("ConnectionT", bound=Connection)
 
@@ -50,11 +50,12 @@ _LOCAL = (DialFailure.DNS, DialFailure.CONNECT, DialFailure.EGRESS)  # what a la
 
 
 class DialError(Exception):
-    """No connection was opened; nothing was sent."""
+    """No connection was opened; nothing was sent. `detail` says more about `failure`, without the peer's bytes."""
 
-    def __init__(self, failure: DialFailure) -> None:
-        super().__init__(failure.value)
+    def __init__(self, failure: DialFailure, detail: str = "") -> None:
+        super().__init__(f"{failure.value}: {detail}" if detail else failure.value)
         self.failure = failure
+        self.detail = detail
 
 
 class Address(NamedTuple):
@@ -71,16 +72,6 @@ class Address(NamedTuple):
     uds: str = ""
 
 
-def tls_context(ca_file: str = "") -> ssl.SSLContext:
-    """A client context that verifies against the system's authorities and those of `ca_file`. Raises OSError."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    if ca_file:
-        context.load_verify_locations(cafile=ca_file)
-    return context
-
-
 @dataclass(frozen=True, slots=True)
 class DialLimits:
     """`timeout`: seconds to open one connection, resolution and TLS included. `attempt_delay`: seconds after which the
@@ -94,11 +85,11 @@ class DialLimits:
 
 
 class Dialler:
-    """Opens connections. `egress` is the proxy to go through, None: none."""
+    """Opens connections. `tls` gives the context of each handshake, `egress` is the proxy to go through, None: none."""
 
     def __init__(
         self,
-        tls: ssl.SSLContext,
+        tls: Contexts,
         resolver: Resolver,
         limits: DialLimits,
         *,
@@ -188,15 +179,17 @@ class Dialler:
     ) -> ConnectionT:
         """Make a connection of a socket, after its TLS handshake. Closes the socket when it cannot."""
         loop = asyncio.get_running_loop()
-        tls, name = (self._tls, address.host) if address.tls else (None, None)
+        tls, name = (self._tls(address.host, address.port), address.host) if address.tls else (None, None)
         try:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             watch_peer(opened, self._limits.liveness)
             return (await loop.create_connection(factory, sock=opened, ssl=tls, server_hostname=name))[1]
         except TimeoutError:
             raise
-        except OSError:  # it was open, so that this is about the handshake
-            raise DialError(DialFailure.TLS if address.tls else DialFailure.CONNECT) from None
+        except OSError as error:  # it was open, so that this is about the handshake
+            if address.tls:
+                raise DialError(DialFailure.TLS, handshake_fault(error)) from None
+            raise DialError(DialFailure.CONNECT) from None
 
     async def resolve(self, address: Address) -> list[str]:
         """The host's addresses, all of them checked when guarded. Raises DialError."""

@@ -1,13 +1,13 @@
 """TLS at our own port: contexts from certificate files, which certificate a client gets, and how new files replace old.
 
 A context is never changed after it was made. Loading a new pair into a living one is accepted even when key and
-certificate do not belong together, and every handshake after that fails. So `reload` makes new contexts, which check
-each pair, and only then puts them in the place of the old ones: each handshake has all of the old or all of the new.
+certificate do not belong together, and every handshake after that fails. So `prepared` makes new contexts, which check
+each pair, and only then they take the place of the old ones: each handshake has all of the old or all of the new.
 """
 
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import NoReturn
 from proxy.base.exposed import exposure
 from proxy.net.certificate import Certificate, read_certificate
 
-__all__ = ["TLS_VERSIONS", "ServerCertificates", "TlsError", "TlsSettings", "load_pair"]
+__all__ = ["TLS_VERSIONS", "ServerCertificates", "TlsError", "TlsSettings", "load_pair", "trust"]
 
 TLS_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 """Versions that a server may speak, by the names that settings have for them."""
@@ -59,7 +59,7 @@ class ServerCertificates:
         """Read the files. `protocols`: what ALPN offers, the best first. Raises TlsError."""
         self._settings = settings
         self._protocols = list(protocols)
-        self._pairs = self._load()
+        self.prepared()()
 
     def context(self) -> ssl.SSLContext:
         """The context for a handshake that begins now; it chooses the certificate by the name that the client asks for.
@@ -68,9 +68,14 @@ class ServerCertificates:
         """
         return self._pairs[0].context
 
-    def reload(self) -> None:
-        """Read the files again, for the handshakes from now on. Raises TlsError; then the old ones stay in use."""
-        self._pairs = self._load()
+    def prepared(self) -> Callable[[], None]:
+        """Read the files again; the function that puts them into use. Raises TlsError; nothing has changed then."""
+        pairs = self._load()
+
+        def use() -> None:
+            self._pairs = pairs
+
+        return use
 
     def warnings(self, now: datetime) -> list[str]:
         """What is wrong, or soon will be, with certificates that can be used all the same; one line each."""
@@ -113,7 +118,7 @@ class ServerCertificates:
         certificate = load_pair(context, certificate_file, key_file)
         if self._settings.tls_client_ca:
             context.verify_mode = ssl.CERT_REQUIRED
-            _trust(context, self._settings.tls_client_ca)
+            trust(context, self._settings.tls_client_ca)
         return _Pair(certificate_file, certificate, context)
 
 
@@ -144,7 +149,7 @@ def load_pair(context: ssl.SSLContext, certificate_file: str, key_file: str) -> 
     return certificate
 
 
-def _trust(context: ssl.SSLContext, file: str) -> None:
+def trust(context: ssl.SSLContext, file: str) -> None:
     """Trust the certificate authorities of `file`. Raises TlsError."""
     _text(file, "authorities file")
     try:

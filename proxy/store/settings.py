@@ -9,6 +9,9 @@ __all__ = ["EngineSettings", "StoreSettings"]
 class StoreSettings:
     """Bounds and times of one store. Sizes are in bytes, times in seconds."""
 
+    scheme: str
+    """What the store's own URLs begin with: `https` when clients speak TLS to it, else `http`."""
+
     # What may be stored
     max_bytes: int
     """Size of the database past which creates and appends are refused as FULL; 0: no bound."""

@@ -17,7 +17,7 @@ from proxy.http.client1 import Http1Client
 from proxy.http.message import Handler, Request, Response
 from proxy.http.pool import Connect, Pool, PoolSettings
 from proxy.http.server import HttpServer, ServerSettings
-from proxy.net.dial import Dialler, tls_context
+from proxy.net.dial import Dialler
 from proxy.net.listen import AcceptSettings, ServerTls
 from proxy.wire.events import HeadLimits
 from proxy.wire.headers import Headers
@@ -174,8 +174,7 @@ def pool_limits(**changed: object) -> PoolSettings:
 
 
 def dialler(**changed: object) -> Dialler:
-    options = {"tls": tls_context()} | changed
-    return make_dialler(**options)  # type: ignore[arg-type]  # arguments of make_dialler, by name
+    return make_dialler(**changed)  # type: ignore[arg-type]  # arguments of make_dialler, by name
 
 
 @asynccontextmanager

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxy.net.dial import Dialler, DialLimits, tls_context
+from proxy.net.client_tls import ClientContexts, Contexts
+from proxy.net.dial import Dialler, DialLimits
 from proxy.net.egress import Egress
 from proxy.net.liveness import Liveness
 from proxy.net.resolve import Resolver, ResolverLimits
@@ -27,6 +28,7 @@ def make_dialler(
     kind: type[Dialler] = Dialler,
     *,
     tls: ssl.SSLContext | None = None,
+    contexts: Contexts | None = None,
     timeout: float = SOON,
     dns_cache: float = 0.0,
     dns_timeout: float = SOON,
@@ -37,7 +39,8 @@ def make_dialler(
     liveness = Liveness(tcp_keepalive_seconds=10, tcp_probe_seconds=5, tcp_probes=3, tcp_user_timeout_seconds=30)
     limits = DialLimits(timeout=timeout, attempt_delay=attempt_delay, origins=100, liveness=liveness)
     resolver = Resolver(resolver_limits(timeout=dns_timeout, answers=dns_cache))
-    return kind(tls or tls_context(), resolver, limits, egress=egress)
+    contexts = contexts or (ClientContexts("", ()) if tls is None else lambda *_: tls)
+    return kind(contexts, resolver, limits, egress=egress)
 
 
 class Resolved:

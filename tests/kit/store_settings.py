@@ -7,6 +7,7 @@ from proxy.store.settings import EngineSettings, StoreSettings
 __all__ = ["engine_settings", "store_settings"]
 
 _SETTINGS = StoreSettings(
+    scheme="http",
     max_bytes=0,
     min_free_bytes=1 << 20,
     append_bytes=16 << 20,

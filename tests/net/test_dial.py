@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from aiohappyeyeballs import start_connection
 
+from proxy.net.client_tls import ClientContexts, origin_and_file
 from proxy.net.connection import Connection
-from proxy.net.dial import Address, AddrInfo, DialError, DialFailure, Dialler, tls_context
+from proxy.net.dial import Address, AddrInfo, DialError, DialFailure, Dialler
+from proxy.net.tls import TlsError
 from proxy.policy.addresses import AddressRules, Reach
-from tests.kit.certificates import Certificates
+from tests.kit.certificates import Authority, Certificates
 from tests.kit.dialling import Resolved, make_dialler
 from tests.kit.waiting import SOON, until
 
@@ -188,7 +190,7 @@ def certificates(tmp_path: Path) -> Certificates:
 
 async def test_a_certificate_of_an_authority_in_the_ca_file_is_trusted(certificates: Certificates) -> None:
     async with accepting(tls=certificates.server) as port:
-        dial = make_dialler(tls=tls_context(str(certificates.ca_file)))
+        dial = make_dialler(contexts=ClientContexts(str(certificates.ca_file), ()))
         connection = await dial.dial(Connection, Address("localhost", port, tls=True))
         assert connection.transport.get_extra_info("ssl_object").version() in ("TLSv1.2", "TLSv1.3")
         await close(connection)
@@ -207,7 +209,7 @@ async def test_the_next_address_is_tried_when_the_handshake_with_one_fails(
     Resolved(monkeypatch, ["127.0.0.2", "127.0.0.1"])
     async with accepting(tls=certificates.server) as port:
         wrong = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.2", port, ssl=other.server)
-        dial = make_dialler(tls=tls_context(str(certificates.ca_file)))
+        dial = make_dialler(contexts=ClientContexts(str(certificates.ca_file), ()))
         connection = await dial.dial(Connection, Address("localhost", port, tls=True))
         assert connection.transport.get_extra_info("peername")[0] == "127.0.0.1"
         await close(connection)
@@ -217,7 +219,7 @@ async def test_the_next_address_is_tried_when_the_handshake_with_one_fails(
 async def test_a_certificate_for_another_name_is_a_tls_failure(tmp_path: Path) -> None:
     other = Certificates.make(tmp_path, "other.example")
     async with accepting(tls=other.server) as port:
-        dial = make_dialler(tls=tls_context(str(other.ca_file)))
+        dial = make_dialler(contexts=ClientContexts(str(other.ca_file), ()))
         assert await failure(dial, Address("localhost", port, tls=True)) is DialFailure.TLS
 
 
@@ -227,7 +229,7 @@ async def test_the_name_is_verified_and_not_the_address_it_resolves_to(
     other = Certificates.make(tmp_path, "other.example")
     async with accepting(tls=other.server) as port:
         Resolved(monkeypatch, ["127.0.0.1"])
-        dial = make_dialler(tls=tls_context(str(other.ca_file)))
+        dial = make_dialler(contexts=ClientContexts(str(other.ca_file), ()))
         await close(await dial.dial(Connection, Address("other.example", port, tls=True)))
         assert await failure(dial, Address("localhost", port, tls=True)) is DialFailure.TLS
 
@@ -255,8 +257,80 @@ async def test_a_handshake_that_is_broken_off_is_a_tls_failure(is_reset: bool) -
 def test_a_ca_file_that_is_none_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("nothing")
     for name in ("empty.pem", "absent.pem"):
-        with pytest.raises(OSError, match=r"."):
-            tls_context(str(tmp_path / name))
+        with pytest.raises(TlsError, match=name):
+            ClientContexts(str(tmp_path / name), ())
+
+
+# Client certificates, and why a handshake failed
+
+
+async def _detail(address: Address, client: ClientContexts) -> str:
+    with pytest.raises(DialError) as raised:
+        await make_dialler(contexts=client).dial(Connection, address)
+    assert raised.value.failure is DialFailure.TLS
+    return raised.value.detail
+
+
+async def test_a_client_certificate_is_shown_to_its_origin_only(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    mine = authority.pair("mine", "me.example")
+    both = tmp_path / "both.pem"
+    both.touch(0o600)
+    both.write_bytes(mine.certificate.read_bytes() + mine.key.read_bytes())
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*authority.pair("server"))
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.maximum_version = ssl.TLSVersion.TLSv1_2  # later, a client learns of a refusal after its handshake
+    server.load_verify_locations(cafile=str(authority.ca_file))
+    async with accepting(tls=server) as port:
+        shown = ClientContexts(str(authority.ca_file), [f"https://localhost:{port}={both}"])
+        connection = await make_dialler(contexts=shown).dial(Connection, Address("localhost", port, tls=True))
+        await close(connection)
+        assert await _detail(Address("127.0.0.1", port, tls=True), shown)  # asyncio's server may not say why
+
+
+@pytest.mark.parametrize(
+    ("days", "names", "is_trusted", "told"),
+    [
+        (-1, ("localhost",), True, "its certificate has expired"),
+        (9, ("localhost",), False, "its certificate is not of a trusted authority"),
+        (9, ("other.example",), True, "its certificate is for another host"),
+    ],
+)
+async def test_what_is_wrong_with_a_certificate_is_told(
+    tmp_path: Path, days: int, names: tuple[str, ...], is_trusted: bool, told: str
+) -> None:
+    authority = Authority(tmp_path)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*authority.pair("server", *names, days=days))
+    async with accepting(tls=server) as port:
+        client = ClientContexts(str(authority.ca_file) if is_trusted else "", ())
+        assert await _detail(Address("localhost", port, tls=True), client) == told
+
+
+async def test_an_origin_that_speaks_no_tls_is_told_so() -> None:
+    def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    plain = await asyncio.start_server(answer, "127.0.0.1", 0)
+    place = Address("127.0.0.1", plain.sockets[0].getsockname()[1], tls=True)
+    assert await _detail(place, ClientContexts("", ())) == "it does not speak TLS at this port"
+    plain.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "https://a.example", "https://a.example=", "http://a.example=f", "https://a.example/path=f", "x=f"],
+)
+def test_a_client_certificate_without_an_origin_or_a_file_is_refused(text: str) -> None:
+    with pytest.raises(TlsError):
+        origin_and_file(text)
+
+
+def test_a_client_certificate_names_its_origin_as_a_url_does() -> None:
+    assert origin_and_file("https://API.example=/a=b.pem") == (("api.example", 443), "/a=b.pem")
+    assert origin_and_file("https://[::1]:8443=f") == (("::1", 8443), "f")
 
 
 # Unix sockets, cancelling

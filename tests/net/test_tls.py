@@ -166,10 +166,10 @@ def test_a_reload_is_for_later_handshakes_and_a_bad_file_keeps_all_old_ones(auth
     authority.pair("1", "one.example", "new.example")
     Path(pairs[1].key).write_bytes(pairs[0].key.read_bytes())
     with pytest.raises(TlsError, match="does not belong to"):
-        server.reload()
+        server.prepared()()
     assert Handshake(server.context(), client_of(authority), "one.example").run().names() == ["one.example"]
     authority.pair("2", "two.example", "newer.example")
-    server.reload()
+    server.prepared()()
     assert Handshake(server.context(), client_of(authority), "new.example").run().names() == [
         "one.example",
         "new.example",

@@ -15,7 +15,7 @@ from proxy.config import Config
 from proxy.http.body import BodyError
 from proxy.http.message import Handler, Request
 from proxy.http.pipe import Budget
-from proxy.net.dial import tls_context
+from proxy.net.client_tls import ClientContexts
 from proxy.wire.headers import Field, Headers
 from tests.simulation.loop import Life, Machine, MachineLoop
 from tests.simulation.network import Link, Network
@@ -27,7 +27,7 @@ _SECRET = "a secret of the simulation: nobody has it"
 _AUTHORIZATION: Field = (b"authorization", b"Bearer " + _SECRET.encode())
 _BUDGET_BYTES = 1 << 20
 _FLUSH_SECONDS = 3.0
-_TLS = tls_context("")
+_TLS = ClientContexts("", ())
 
 CONFIG = Config.of(
     durable_streams_url="http://127.0.0.1:1/v1/streams/",

@@ -88,6 +88,7 @@ class StreamService:
     """A durable-streams server over `engine`. Unless `is_public`, shared caches may not keep its responses."""
 
     def __init__(self, engine: Engine, settings: StoreSettings, *, is_public: bool) -> None:
+        self._scheme = settings.scheme.encode("ascii")
         self._engine = engine
         self._settings = settings
         self._intake = Intake(settings)
@@ -151,7 +152,7 @@ class StreamService:
         if result.verdict is Verdict.CREATED:
             host = request.headers.get(b"host")
             path = name.encode("latin-1")
-            fields.append((b"location", path if host is None else b"http://%s%s" % (host, path)))
+            fields.append((b"location", path if host is None else b"%s://%s%s" % (self._scheme, host, path)))
         if result.closed:
             fields.append(_CLOSED)
         return Response(_STATUS[result.verdict], BASE_FIELDS.plus(*fields))
