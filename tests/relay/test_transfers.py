@@ -370,7 +370,6 @@ async def test_an_end_that_storage_does_not_take_for_hours_is_taken_once_it_work
     kinds = {"both": (True, False), "record": (True,), "stream": (False,)}[which]
     failing = Failing(memory, when=lambda r: r.method == b"POST" and r.target.endswith(b".record") in kinds)
     relay = Relay.over(failing, max_transfers=1)
-    relay.transfers.open()
     tap = Tap()
     await relay.start(tap)
     tap.feed(b"one")
