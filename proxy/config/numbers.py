@@ -67,6 +67,8 @@ FIXED = (
     Fixed("accept_retry_seconds", 0.1, "s", "Pause after an accept that found no free file descriptor or memory"),
     Fixed("accept_report_seconds", 60.0, "s", "Interval of log lines while accepts keep failing"),
     Fixed("pipelined_at_once", 4, "requests", "Pipelined requests, of all clients, that begin together; more wait"),
+    Fixed("swept_at_once", 8, "connections", "Connections whose time limits are checked without a pause"),
+    Fixed("swept_pause_seconds", 0.001, "s", "Pause before the time limits of the next ones are checked"),
     Fixed("pipelined_pause_seconds", 0.002, "s", "Pause before the next of them begin"),
     Fixed("exchanges_per_connection", 100, "requests", "Requests that one HTTP/2 connection may have in progress"),
     Fixed("tcp_probe_seconds", 5, "s", "Interval of keep-alive probes that are not answered"),

@@ -9,7 +9,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.utils import formatdate
 
@@ -54,6 +54,8 @@ class ServerSettings:
     close_grace_seconds: float  # longest silence after a connection's last response, before it is closed
     close_grace_bytes: int  # most bytes that are ignored after a connection's last response; then it is cut
     sweep_seconds: float  # pause between two checks of these times
+    swept_at_once: int  # most connections that are checked without a pause
+    swept_pause_seconds: float  # pause before the next ones are checked
 
 
 class ServerConnection(Connection, ABC):
@@ -186,17 +188,23 @@ class HttpServer:
             due = loop.time() + pause
             await asyncio.sleep(pause)
             now = loop.time()
-            self.judge(now, is_late=now - due > pause / 4)
+            is_late = now - due > pause / 4
+            checked = [each for each in self.connections if each.deadline <= now or each.is_reading_paused]
+            for first in range(0, len(checked), self.limits.swept_at_once):
+                if first:  # thousands that are due together must not hold up everybody else
+                    await asyncio.sleep(self.limits.swept_pause_seconds)
+                self.judge(checked[first : first + self.limits.swept_at_once], now, is_late=is_late)
 
-    def judge(self, now: float, *, is_late: bool) -> None:
+    def judge(self, connections: Iterable[ServerConnection], now: float, *, is_late: bool) -> None:
         """Call `overdue` of each connection whose deadline has passed at the loop's time `now`.
 
         `is_late`: the call is late, because the process was stopped or its loop was blocked. Then a connection with
         unread bytes in its socket is judged at the next call, because its client was not silent.
         """
-        for connection in [each for each in self.connections if each.deadline <= now or each.is_reading_paused]:
+        for connection in connections:
             if connection.deadline > now:
-                connection.look_for_end()
+                if connection.is_reading_paused:
+                    connection.look_for_end()
             elif not (is_late and connection.has_unread()):
                 connection.overdue()
 

@@ -75,6 +75,8 @@ def server_limits(**changed: object) -> ServerSettings:
         close_grace_seconds=LONG,
         close_grace_bytes=64 << 20,
         sweep_seconds=0.01,
+        swept_at_once=8,
+        swept_pause_seconds=0.0,
     )
     return replace(limits, **changed)  # type: ignore[arg-type]  # fields of ServerSettings, by name
 

@@ -8,6 +8,7 @@ import pytest
 
 from proxy.http.body import BytesBody, read_all
 from proxy.http.message import Request, Response
+from proxy.http.server import ServerConnection
 from proxy.wire.headers import Headers
 from tests.http.kit import Served, carrier, echo, serving
 from tests.http.test_server import EXPECTING, GET, POST
@@ -57,6 +58,35 @@ async def test_a_silent_connection_is_closed_without_an_answer() -> None:
     async with serving(echo, head_timeout_seconds=SHORT) as served:
         peer = await served.connect()
         assert await peer.rest() == b""
+
+
+async def test_of_many_connections_that_are_due_together_few_are_judged_in_one_turn_of_the_loop() -> None:
+    count, turn, judged = 60, 0, Counter[int]()
+    loop = asyncio.get_running_loop()
+
+    def count_turns() -> None:
+        nonlocal turn
+        turn += 1
+        if judged.total() < count:
+            loop.call_soon(count_turns)
+
+    async with serving(echo, swept_at_once=4, max_connections=2 * count) as served:
+        peers = [await served.connect() for _ in range(count)]
+        await until(lambda: len(served.server.connections) == count)
+        (kind,) = {type(each) for each in served.server.connections}
+        overdue = kind.overdue
+
+        def counted(connection: ServerConnection) -> None:
+            judged[turn] += 1
+            overdue(connection)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kind, "overdue", counted)
+            count_turns()
+            for connection in served.server.connections:
+                connection.expire_in(0.0)
+            assert [await peer.rest() for peer in peers] == [b""] * count
+        assert max(judged.values()) == 4
 
 
 async def test_a_head_that_drips_is_refused_when_its_time_is_up() -> None:

@@ -51,7 +51,8 @@ async def test_a_late_sweep_reads_a_request_before_it_closes_the_connection(is_l
         peer = await served.connect()
         await until(lambda: len(served.server.connections) == 1)
         _put(peer, GET % b"a")
-        served.server.judge(asyncio.get_running_loop().time() + 1000, is_late=is_late)
+        server = served.server
+        server.judge(list(server.connections), asyncio.get_running_loop().time() + 1000, is_late=is_late)
         if is_late:
             assert (await peer.response()).body == b"/a "
         else:

@@ -42,6 +42,8 @@ LIMITS = ServerSettings(
     close_grace_seconds=2.0,
     close_grace_bytes=64 << 10,
     sweep_seconds=0.25,
+    swept_at_once=8,
+    swept_pause_seconds=0.0,
 )
 
 
