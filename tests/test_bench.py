@@ -89,7 +89,7 @@ def test_a_ratio_is_taken_repeat_by_repeat() -> None:
         ((0, 0, 0), (1, 2, 3), "lower", "worse"),
     ],
 )
-def test_a_change_is_told_from_noise(
+def test_a_change_differs_from_noise(
     before: tuple[float, ...], after: tuple[float, ...], better: str, word: str
 ) -> None:
     assert judge(Series(before), Series(after), better).word == word

@@ -96,7 +96,7 @@ def test_an_abort_reaches_the_instance_that_runs_the_transfer(
         assert seen.whole()[:2] == (b"one", "aborted")
 
 
-def test_an_instance_whose_connections_have_all_gone_deaf_is_told_to_stop_over_new_ones(
+def test_an_instance_whose_connections_have_all_gone_deaf_gets_an_abort_over_new_ones(
     storage: str, others: tuple[Instance, Instance], upstream: Upstream
 ) -> None:
     with Relay(storage) as way, Instance(way.url) as here:

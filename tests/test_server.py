@@ -58,7 +58,9 @@ async def test_a_start_that_fails_leaves_no_socket_behind(tmp_path: Path) -> Non
     assert not place.exists()
 
 
-async def test_a_server_runs_inside_somebody_s_loop_and_leaves_it_as_it_was(tmp_path: Path, upstream: Upstream) -> None:
+async def test_a_server_runs_inside_another_program_s_loop_and_leaves_it_as_it_was(
+    tmp_path: Path, upstream: Upstream
+) -> None:
     before = asyncio.all_tasks()
     async with await started(tmp_path) as server:
         assert server.url == f"http://localhost:{server.port}"

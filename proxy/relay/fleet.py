@@ -58,12 +58,12 @@ class Fleet:
 
     async def _abort_elsewhere(self, stream_id: str, record: Record, wait: float) -> bool:
         self._orphans.watch(stream_id, record)  # so it ends even when its owner dies before it reads the message
-        is_told = False
+        is_sent = False
         with anyio.move_on_after(wait):
-            is_told = await self._members.tell(record.owner, stream_id)
-            if is_told and await self._saw_end(stream_id, record):
+            is_sent = await self._members.tell(record.owner, stream_id)
+            if is_sent and await self._saw_end(stream_id, record):
                 return True
-        if not is_told and await self._members.is_alive(record.owner):
+        if not is_sent and await self._members.is_alive(record.owner):
             raise StorageError("the instance that owns the stream could not be told to stop")
         return False
 

@@ -284,7 +284,7 @@ def test_an_answer_past_the_limit_is_truncated_and_says_so(upstream: Upstream, s
     assert (raised.value.outcome, raised.value.bytes_read) == (Outcome.TRUNCATED, 1000)
 
 
-def test_a_proxy_that_is_down_is_told_of_within_bounds(start: Start, upstream: Upstream) -> None:
+def test_a_proxy_that_is_down_is_reported_within_bounds(start: Start, upstream: Upstream) -> None:
     proxy = start()
     route = upstream.serve(chunked(b"one", HANG))
     storage = MemoryStorage()

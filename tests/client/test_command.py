@@ -174,7 +174,7 @@ def test_what_can_never_be_sent_is_bad_usage(proxy: ScriptedProxy, run: Run) -> 
     assert run(URL, "--request-id", "turn")[:2] == (0, b"ok")
 
 
-def test_a_user_without_a_home_is_told_to_choose_a_place(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_is_asked_to_choose_a_place(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -204,7 +204,7 @@ def test_a_closed_stderr_costs_the_words_and_not_the_answer(shell: ScriptedShell
         assert (done.returncode, done.stdout) == expected
 
 
-def test_what_went_wrong_is_told_apart_by_the_exit_code(proxy: ScriptedProxy, run: Run) -> None:
+def test_the_exit_code_says_what_went_wrong(proxy: ScriptedProxy, run: Run) -> None:
     proxy.answers.append(error_answer(403, "UPSTREAM_NOT_ALLOWED"))
     code, out, err = run(URL)
     assert (code, out, "UPSTREAM_NOT_ALLOWED" in err) == (3, b"", True)

@@ -123,7 +123,7 @@ def test_two_bodies_or_a_method_that_is_none_are_refused(fetch: Driver) -> None:
         fetch(URL, method="GET\r\nX: y")
 
 
-def test_a_token_is_fetched_anew_for_every_create(proxy: ScriptedProxy, connect: Connect) -> None:
+def test_a_token_is_fetched_again_for_every_create(proxy: ScriptedProxy, connect: Connect) -> None:
     tokens = iter(["stale", proxy.secret])
     fetch = connect(proxy_authorization=lambda: next(tokens))
     with pytest.raises(ProxyError, match="INVALID_SECRET"):

@@ -550,7 +550,7 @@ def test_a_wait_for_data_longer_than_the_callers_patience_is_a_read_timeout_what
     assert raised.value.fault is NetworkFault.READ_TIMEOUT
 
 
-def test_each_new_byte_begins_the_wait_anew_and_so_does_the_caller_who_comes_back_for_more() -> None:
+def test_each_new_byte_restarts_the_wait_and_so_does_the_caller_who_comes_back_for_more() -> None:
     loop = reading(data=10.0)
     server = Server([b"a", b"b"], visible=1)
     _, fields, body = server.answer(loop.request(0.0).url)

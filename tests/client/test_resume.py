@@ -145,7 +145,7 @@ def test_after_the_end_the_same_request_is_a_new_one(proxy: ScriptedProxy, fetch
     assert first != second
 
 
-def test_a_stream_that_is_gone_is_asked_for_anew_but_never_by_resume(proxy: ScriptedProxy, fetch: Driver) -> None:
+def test_a_stream_that_is_gone_is_created_again_but_never_by_resume(proxy: ScriptedProxy, fetch: Driver) -> None:
     old = proxy.stream(b"old", outcome=None)
     fetch(request_id=ID).close()
     del proxy.streams[old.id]

@@ -51,7 +51,7 @@ def test_an_abort_after_the_end_changes_nothing(caller: Caller, upstream: Upstre
     assert stream.whole()[:2] == (b"whole", "complete")
 
 
-def test_a_live_reader_is_told_of_the_abort(caller: Caller, upstream: Upstream) -> None:
+def test_a_live_reader_learns_of_the_abort(caller: Caller, upstream: Upstream) -> None:
     stream = caller.create(upstream.serve(chunked(b"one", HANG)).url)
     with stream.live() as live:
         live.until(b"one")
@@ -60,7 +60,7 @@ def test_a_live_reader_is_told_of_the_abort(caller: Caller, upstream: Upstream) 
     assert (live.controls[-1]["streamClosed"], live.controls[-1]["upstreamOutcome"]) == (True, "aborted")
 
 
-def test_a_long_poll_that_waits_is_told_of_the_abort(caller: Caller, upstream: Upstream) -> None:
+def test_a_long_poll_that_waits_learns_of_the_abort(caller: Caller, upstream: Upstream) -> None:
     stream = caller.create(upstream.serve(chunked(b"one", HANG)).url)
     offset = stream.until(b"one")
     with caller.raw() as peer:

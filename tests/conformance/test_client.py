@@ -145,7 +145,9 @@ def test_an_upstreams_error_stays_a_response(fetch: DurableFetch, upstream: Upst
     assert route.count == 1
 
 
-def test_the_proxys_refusals_are_told_by_their_codes(connect: Connect, fetch: DurableFetch, upstream: Upstream) -> None:
+def test_the_proxys_refusals_are_recognised_by_their_codes(
+    connect: Connect, fetch: DurableFetch, upstream: Upstream
+) -> None:
     def code(act: Callable[[], object]) -> str:
         with pytest.raises(ProxyError) as raised:
             act()
@@ -220,7 +222,7 @@ def test_after_the_end_the_same_request_is_another_call(fetch: DurableFetch, ups
     assert fetch(route.url, request_id=request_id).read() == b"two"
 
 
-def test_a_stream_that_was_deleted_is_asked_for_anew(fetch: DurableFetch, caller: Caller, upstream: Upstream) -> None:
+def test_a_stream_that_was_deleted_is_created_again(fetch: DurableFetch, caller: Caller, upstream: Upstream) -> None:
     request_id = fresh_id()
     route = upstream.serve(fixed(b"one"), fixed(b"two"))
     response = fetch(route.url, request_id=request_id)

@@ -114,7 +114,7 @@ def test_bytes_after_the_bodys_end_are_no_part_of_it_and_end_the_connection(call
 
 
 @pytest.mark.parametrize("script", [[LENGTH_9 + b"a", RESET], [CHUNKED, chunk(b"a"), RESET]], ids=["fixed", "chunked"])
-def test_a_live_reader_is_told_of_the_break(caller: Caller, upstream: Upstream, script: list[bytes]) -> None:
+def test_a_live_reader_learns_of_the_break(caller: Caller, upstream: Upstream, script: list[bytes]) -> None:
     route = upstream.serve([script[0], GATE, *script[1:]])
     stream = caller.create(route.url)
     with stream.live() as live:

@@ -306,9 +306,7 @@ def _expecting(caller: Caller, url: str, secret: str, host: str) -> bytes:
     return "\r\n".join(fields).encode()
 
 
-def test_an_expectant_caller_is_told_to_continue_once_the_checks_have_passed(
-    caller: Caller, upstream: Upstream
-) -> None:
+def test_an_expectant_caller_gets_100_continue_once_the_checks_have_passed(caller: Caller, upstream: Upstream) -> None:
     route = upstream.serve(fixed(b"ok"))
     with caller.raw() as peer:
         peer.send(_expecting(caller, route.url, caller.secret, peer.host))

@@ -384,7 +384,7 @@ def test_a_long_poll_waits_for_what_comes(caller: Caller, upstream: Upstream) ->
     stream.abort()
 
 
-def test_a_long_poll_that_waits_is_told_of_the_end(caller: Caller, upstream: Upstream) -> None:
+def test_a_long_poll_that_waits_learns_of_the_end(caller: Caller, upstream: Upstream) -> None:
     route = upstream.serve(chunked(b"one", GATE))
     stream = caller.create(route.url)
     offset = stream.until(b"one")

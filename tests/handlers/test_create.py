@@ -140,9 +140,7 @@ async def test_a_caller_who_leaves_while_storage_is_slow_leaves_nothing(tmp_path
         assert (await house.whole(path_of(second))).body == b"second"
 
 
-async def test_more_than_max_transfers_are_told_to_come_again_before_anything_is_sent(
-    tmp_path: Path, upstream: Upstream
-) -> None:
+async def test_more_than_max_transfers_get_503_before_anything_is_sent(tmp_path: Path, upstream: Upstream) -> None:
     async with running(tmp_path, max_transfers=1) as house:
         route = upstream.serve(chunked(b"one", GATE), fixed(b"two"))
         first = await house.create(route.url)

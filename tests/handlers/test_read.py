@@ -199,7 +199,7 @@ async def test_what_storage_answers_else_is_an_error_of_ours(
 
 
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
-async def test_a_live_read_without_an_offset_is_told_what_it_lacks(tmp_path: Path, live: str) -> None:
+async def test_a_live_read_without_an_offset_is_refused_with_what_it_lacks(tmp_path: Path, live: str) -> None:
     _, storage = scripted(Response(400, Headers()))
     async with running(tmp_path, lambda _: storage) as house:
         refused = await house.get(f"{PATH}?live={live}")

@@ -108,7 +108,9 @@ async def test_each_operation_has_its_place(method: str, target: str, name: str)
         ("TRACE", "/health", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_another_method_on_a_known_path_is_told_which_are_allowed(method: str, target: str, allow: str) -> None:
+async def test_another_method_on_a_known_path_is_refused_with_those_that_are_allowed(
+    method: str, target: str, allow: str
+) -> None:
     found = await ask(method, target)
     assert (found.status, found["allow"]) == (405, allow)
     assert json.loads(found.body)["error"]["code"] == "METHOD_NOT_ALLOWED"

@@ -110,7 +110,7 @@ async def test_a_body_that_ends_with_the_connection_is_whole() -> None:
         ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsomeX",), Cut.FRAMING),
     ],
 )
-async def test_what_came_before_a_cut_can_be_taken_and_the_cut_is_told(pieces: tuple[bytes, ...], cut: Cut) -> None:
+async def test_what_came_before_a_cut_can_be_taken_and_the_cut_is_raised(pieces: tuple[bytes, ...], cut: Cut) -> None:
     async with origin(once(*pieces)) as (_, address), pooling() as pool:
         response = await pool.at(address)(get())
         assert await _read_to_the_cut(response) == (b"some", cut)

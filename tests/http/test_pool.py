@@ -194,7 +194,7 @@ async def test_an_origin_with_many_waiters_does_not_get_more_than_its_bound() ->
         assert (busy.most, other.most) == (2, 2)
 
 
-async def test_who_waits_too_long_is_told_that_all_are_busy_and_nothing_was_sent() -> None:
+async def test_a_request_that_waits_too_long_fails_as_all_are_busy_and_nothing_was_sent() -> None:
     gated = Gated()
     async with origin(gated) as (_, address), pooling(connections_per_origin=1, pool_timeout_seconds=0.03) as pool:
         holder = asyncio.ensure_future(_ask(pool, address))

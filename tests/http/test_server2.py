@@ -413,7 +413,7 @@ async def test_a_client_that_does_not_answer_is_not_waited_for_when_draining() -
         await served.all_gone()
 
 
-async def test_a_flood_is_told_to_be_calm_and_its_answers_end() -> None:
+async def test_a_flood_gets_enhance_your_calm_and_its_answers_end() -> None:
     async with serving(echo) as served:
         peer = await served.connect2()
         await peer.fetch()

@@ -66,7 +66,7 @@ def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_path_that_is_too_long_for_a_socket_is_told_as_that(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_for_a_socket_is_reported_as_that(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"cannot listen on .*too long"):
         bind_unix(tmp_path / ("x" * 120), BACKLOG)
 

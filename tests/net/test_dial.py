@@ -150,7 +150,7 @@ async def test_one_forbidden_address_among_the_answers_forbids_a_guarded_name(
         assert await failure(dial, Address("name", 80, guard=PUBLIC)) is DialFailure.FORBIDDEN
 
 
-async def test_what_was_remembered_for_a_literal_host_is_not_taken_for_a_guarded_one(
+async def test_what_was_remembered_for_a_literal_host_does_not_serve_a_guarded_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with accepting() as port:
@@ -297,7 +297,7 @@ async def test_a_client_certificate_is_shown_to_its_origin_only(tmp_path: Path) 
         (9, ("other.example",), True, "its certificate is for another host"),
     ],
 )
-async def test_what_is_wrong_with_a_certificate_is_told(
+async def test_an_error_says_what_is_wrong_with_a_certificate(
     tmp_path: Path, days: int, names: tuple[str, ...], is_trusted: bool, told: str
 ) -> None:
     authority = Authority(tmp_path)
@@ -308,7 +308,7 @@ async def test_what_is_wrong_with_a_certificate_is_told(
         assert await _detail(Address("localhost", port, tls=True), client) == told
 
 
-async def test_an_origin_that_speaks_no_tls_is_told_so() -> None:
+async def test_an_origin_that_speaks_no_tls_is_reported_as_that() -> None:
     def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()

@@ -446,7 +446,7 @@ def test_a_pre_signed_url_opens_no_operation_of_the_service(access: Access) -> N
     KEYS.admit(access, ID, [*query, (b"secret", SECRET.encode())], [], NOW)
 
 
-def test_a_reader_by_the_url_is_told_from_one_by_a_credential() -> None:
+def test_a_reader_by_the_url_differs_from_one_by_a_credential() -> None:
     """Only what every reader of a URL sees may be kept by a shared cache."""
     (expires,), (signature,) = presigned()
     by_url = KEYS.admit(Access.READ, ID, [(b"expires", expires), (b"signature", signature)], [], NOW)
@@ -515,7 +515,7 @@ def test_whatever_a_token_claims_it_gets_a_caller_or_one_of_two_codes(claims: di
     assert refused(Access.READ, **claims) in (None, Code.INVALID_SECRET, Code.INSUFFICIENT_SCOPE)
 
 
-def test_only_a_genuine_token_is_told_what_is_wrong_with_it() -> None:
+def test_only_a_genuine_token_gets_the_reason_why_it_is_refused() -> None:
     """A stranger learns nothing; an application's developer learns the reason."""
     expired = jwt({"exp": NOW})
     for token, said in (

@@ -23,7 +23,7 @@ OTHER = "00000000-0000-4000-8000-000000000001"
 
 
 @in_virtual_time
-async def test_an_abort_is_told_to_the_owner_and_awaited() -> None:
+async def test_an_abort_is_sent_to_the_owner_and_awaited() -> None:
     storage = Expiring()
     async with Instance(storage) as here, Instance(storage) as there:
         tap = await owned(here, storage, b"one")
@@ -58,7 +58,7 @@ async def test_an_abort_that_storage_does_not_take_is_an_error() -> None:
 
 
 @in_virtual_time
-async def test_a_dead_owner_s_stream_is_closed_by_who_reads_it() -> None:
+async def test_a_dead_owner_s_stream_is_closed_by_the_instance_that_reads_it() -> None:
     storage = Expiring()
     async with Instance(storage) as there:
         async with Instance(storage, dies=True) as dying:
@@ -328,7 +328,7 @@ class CutOff:
 
 
 @in_virtual_time
-async def test_who_was_taken_for_dead_stops_though_its_upstream_says_nothing() -> None:
+async def test_an_instance_that_was_counted_as_dead_stops_though_its_upstream_says_nothing() -> None:
     storage = Expiring()
     way = CutOff(storage)
     async with Instance(way) as here, Instance(storage) as there:
@@ -352,7 +352,7 @@ async def test_who_was_taken_for_dead_stops_though_its_upstream_says_nothing() -
 
 
 @in_virtual_time
-async def test_who_is_taken_for_dead_just_as_it_comes_back_stops_too() -> None:
+async def test_an_instance_that_counts_as_dead_just_as_it_comes_back_stops_too() -> None:
     storage = Expiring()
     way = CutOff(storage)
 

@@ -190,7 +190,7 @@ async def test_a_storage_that_hangs_costs_no_lease_while_every_other_request_com
 
 @pytest.mark.parametrize("phase", [0.0, 0.25, 0.5, 0.75])
 @in_virtual_time
-async def test_an_instance_whose_requests_are_lost_for_most_of_a_lease_is_not_taken_for_dead(
+async def test_an_instance_whose_requests_are_lost_for_most_of_a_lease_does_not_count_as_dead(
     phase: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = Expiring()

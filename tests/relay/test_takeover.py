@@ -118,7 +118,7 @@ async def test_an_owner_that_goes_on_after_a_finder_has_recorded_keeps_what_is_t
 @pytest.mark.parametrize("outcome", [Outcome.COMPLETE, Outcome.TIMEOUT])
 @pytest.mark.parametrize("deaths", [0, 1])
 @in_virtual_time
-async def test_every_reader_hears_one_outcome_in_every_order_and_whoever_dies(
+async def test_every_reader_gets_one_outcome_in_every_order_and_after_every_death(
     closed_first: bool, outcome: Outcome, deaths: int
 ) -> None:
     seen: set[Outcome] = set()

@@ -147,7 +147,7 @@ async def test_bytes_that_came_while_the_process_was_stopped_are_taken_before_a_
 
 
 @in_virtual_time
-async def test_slow_storage_is_not_taken_for_a_silent_upstream() -> None:
+async def test_slow_storage_does_not_count_as_a_silent_upstream() -> None:
     memory = MemoryStorage()
     slow = Slow(memory, when=is_append)
     relay = Relay.over(slow, inactivity_timeout_seconds=5.0)
@@ -521,7 +521,7 @@ async def test_a_stream_that_is_deleted_under_the_pump_is_never_made_again() -> 
 
 
 @in_virtual_time
-async def test_a_fenced_pump_stops_at_once_and_leaves_the_end_to_who_fenced_it() -> None:
+async def test_a_fenced_pump_stops_at_once_and_leaves_the_end_to_the_finder() -> None:
     memory = MemoryStorage()
     relay = Relay.over(memory)
     tap = Tap()
@@ -607,7 +607,7 @@ async def reset(tap: Tap) -> None:
 @pytest.mark.parametrize("second", ENDERS)
 @pytest.mark.parametrize("steps", [0, 1, 2, 4])
 @in_virtual_time
-async def test_of_two_who_end_it_one_wins_and_nothing_is_left(first: str, second: str, steps: int) -> None:
+async def test_of_two_ways_to_end_it_one_wins_and_nothing_is_left(first: str, second: str, steps: int) -> None:
     memory = MemoryStorage()
     relay = Relay.over(memory)
     relay.transfers.open()

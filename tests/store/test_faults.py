@@ -104,7 +104,7 @@ class Broken:
         monkeypatch.setattr(database, "store", commit)
 
 
-async def test_a_broken_disk_is_told_and_everything_can_be_repeated(
+async def test_a_broken_disk_is_reported_and_everything_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path) as (store, client):
@@ -184,7 +184,7 @@ async def test_reads_wait_for_no_commit(tmp_path: Path, monkeypatch: pytest.Monk
         assert (await late).status == 204
 
 
-async def test_a_database_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise apsw.CorruptError("database disk image is malformed")
 

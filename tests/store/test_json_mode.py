@@ -86,7 +86,7 @@ def test_only_the_outer_array_is_taken_apart() -> None:
     assert cut(b"[[1,2],[]]", 1) == [b"[1,2],", b"[],"]
 
 
-def test_what_looks_like_the_end_of_a_string_is_told_from_it() -> None:
+def test_what_looks_like_the_end_of_a_string_is_not_its_end() -> None:
     values = [b'"\\\\"', b'"\\",\\""', b'"[,{"', b'{"\\\\\\"],":[","]}', b'""']
     assert cut(b"[" + b",".join(values) + b"]", 1) == [value + b"," for value in values]
 

@@ -38,7 +38,7 @@ async def test_events_follow_the_stream_to_its_end(client: Client) -> None:
     assert await events.next() == ("", "")
 
 
-async def test_a_close_without_data_is_told_to_who_waits(client: Client) -> None:
+async def test_a_close_without_data_reaches_a_waiting_reader(client: Client) -> None:
     await client.put("/s", b"one", **TEXT)
     events = await client.events("/s?offset=now&live=sse")
     assert (await events.control())["upToDate"] is True

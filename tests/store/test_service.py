@@ -64,7 +64,7 @@ async def test_a_preflight_allows_what_the_protocol_uses(client: Client) -> None
         assert name in allowed.split(", ")
 
 
-async def test_an_unknown_method_is_told_which_there_are(client: Client) -> None:
+async def test_an_unknown_method_is_refused_with_those_that_exist(client: Client) -> None:
     assert "PUT" in ((await client.call("PATCH", "/s"))["allow"] or "")
 
 
@@ -143,7 +143,7 @@ async def test_a_fence_stops_the_producer_before_it(client: Client) -> None:
     assert (await client.get("/s")).body == b"a"
 
 
-async def test_a_producer_is_told_the_number_that_is_missing(client: Client) -> None:
+async def test_a_producer_learns_the_number_that_is_missing(client: Client) -> None:
     await client.put("/s")
     first = await client.produce("/s", b"a", 3)
     assert (first.status, first["producer-expected-seq"], first["producer-received-seq"]) == (409, "0", "3")

@@ -187,7 +187,7 @@ async def test_a_server_that_is_still_loading_is_waited_for(binary: str, tmp_pat
             assert await content(client, "/1") == b"xy"
 
 
-async def test_a_server_that_forgot_the_scripts_is_told_again(server: Engine) -> None:
+async def test_a_server_that_forgot_the_scripts_gets_them_again(server: Engine) -> None:
     async with opened(server.url) as (_, client):
         await client.put("/s", **TEXT)
         server.ask("SCRIPT", "FLUSH")

@@ -78,7 +78,7 @@ async def test_a_writer_whose_answer_was_lost_finds_out_whether_it_was_stored(fa
 
 
 @in_virtual_time
-async def test_a_writer_that_was_overtaken_while_its_answer_was_lost_is_told_so() -> None:
+async def test_a_writer_that_was_overtaken_while_its_answer_was_lost_learns_that() -> None:
     memory = MemoryStorage()
 
     async def overtaken(request: Request) -> Response:

@@ -369,7 +369,7 @@ def test_blank_lines_before_a_request_do_not_shift_its_body(blank: bytes, feed: 
     assert serve(codec(), feed(data * 2))[1::3] == [b"hello", b"hello"]
 
 
-def test_a_fault_behind_good_events_is_told_at_once_and_raised_by_what_follows() -> None:
+def test_a_fault_behind_good_events_is_reported_at_once_and_raised_by_what_follows() -> None:
     server = codec()
     asked, parts, ended = server.receive(request(b"Transfer-Encoding: chunked") + b"5\r\nhello\r\nzz")
     assert asked is not None

@@ -255,7 +255,7 @@ def test_what_came_before_broken_framing_is_kept(feed: Feed) -> None:
     assert not client.reusable
 
 
-def test_a_fault_behind_good_events_is_told_at_once_and_raised_by_what_follows() -> None:
+def test_a_fault_behind_good_events_is_reported_at_once_and_raised_by_what_follows() -> None:
     client = asked()
     _, parts, ended = client.receive(response(b"Transfer-Encoding: chunked", body=b"5\r\nhello\r\nzz"))
     assert (parts, ended) == ([b"hello"], False)

@@ -213,7 +213,7 @@ def test_host_value_names_the_port_only_when_it_is_not_the_default(
     ("host", "address"),
     [(b"127.0.0.1", True), (b"[::1]", True), (b"localhost", False), (b"a1.b2", False), (b"1.2.3.4.example", False)],
 )
-def test_an_address_is_told_from_a_name(host: bytes, address: bool) -> None:
+def test_an_address_differs_from_a_name(host: bytes, address: bool) -> None:
     assert parse_url(b"https://" + host).is_address is address
 
 
