@@ -118,6 +118,7 @@ FIXED = (
         "Maximum size of an SSE data event; a larger JSON value is one alone",
     ),
     Fixed("store_tail_bytes", 64 * _KIB, "bytes", "End of a stream that is kept in memory for its live readers"),
+    Fixed("store_shared_event_bytes", 4 * _MIB, "bytes", "Encoded events kept for further readers at the same place"),
     Fixed("store_tails_bytes", 64 * _MIB, "bytes", "Memory for the ends of all streams"),
     Fixed("store_streams", 10_000, "streams", "Streams whose state is kept in memory beside those in use"),
     Fixed("store_reader_threads", 2, "threads", "Threads that read from the database"),

@@ -36,6 +36,8 @@ class StoreSettings:
     event_bytes: int
     """Largest data event of a live read. A single larger character or JSON value still is one event. In JSON mode also
     the largest piece, because a reader can go on only from the end of a piece."""
+    shared_event_bytes: int
+    """Most bytes of encoded events that are kept for further readers at the same place of their streams."""
     tail_bytes: int
     """Most bytes of one stream's end that are kept in memory for its live readers."""
     tails_bytes: int

@@ -19,6 +19,7 @@ _SETTINGS = StoreSettings(
     event_bytes=16 << 10,
     tail_bytes=64 << 10,
     tails_bytes=64 << 20,
+    shared_event_bytes=4 << 20,
     streams=10_000,
     producers=1_000,
     reader_threads=2,

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from proxy.http.body import BodyError, Cut
+from proxy.store.model import Spec, Stream, View
+from proxy.store.protocol.live import SharedSteps, Step
 from tests.kit.calls import Client
 from tests.kit.store_settings import store_settings
 from tests.store.kit import Clock, opened
@@ -46,6 +48,44 @@ async def test_a_close_without_data_reaches_a_waiting_reader(client: Client) -> 
     await client.post("/s", stream_closed="true")
     assert (await waiting)["streamClosed"] is True
     assert await events.next() == ("", "")
+
+
+async def test_readers_at_one_place_get_the_same_buffers(client: Client) -> None:
+    await client.put("/s", b"one")
+    bodies = [(await client.send("GET", "/s?offset=-1&live=sse")).body for _ in range(3)]
+    first, second, behind = bodies
+    assert [b"data:b25l" in b"".join(await body.take()) for body in (first, second)] == [True, True]
+    waiting = [asyncio.ensure_future(body.take()) for body in (first, second)]
+    await client.post("/s", b"two")
+    mine, others = [await each for each in waiting]
+    assert b"data:dHdv" in mine[0]
+    assert len(mine) == len(others) == 2
+    assert all(each is other for each, other in zip(mine, others, strict=True))
+    assert b"data:b25ldHdv" in (await behind.take())[0]  # it stood elsewhere
+    for body in bodies:
+        body.close()
+
+
+async def test_a_later_stream_on_the_same_path_has_its_own_events(client: Client) -> None:
+    for content in ("one", "two"):
+        await client.put("/s", content.encode(), **TEXT)
+        events = await client.events("/s?offset=-1&live=sse")
+        assert await events.data() == content
+        events.response.body.close()
+        await client.delete("/s")
+
+
+async def test_shared_events_are_bounded_by_their_bytes() -> None:
+    views = [View(Stream.of(number, "/s", Spec(), 0), 10, False, None) for number in range(3)]
+    steps = SharedSteps(25)
+    for view in views:
+        steps.keep(Step(view, 0, "1", [b"x" * 10], 10, 10, is_end=True, is_last=False))
+    assert [steps.find(view, 0, "1") is not None for view in views] == [False, True, True]
+    steps.keep(Step(views[1], 0, "1", [b"x" * 15], 15, 10, is_end=True, is_last=False))
+    assert [steps.find(view, 0, "1") is not None for view in views] == [False, True, True]
+    steps.keep(Step(views[2], 0, "1", [b"x" * 26], 26, 10, is_end=True, is_last=False))
+    assert [steps.find(view, 0, "1") is not None for view in views] == [False, False, False]
+    assert steps.find(views[2], 0, "1") is None
 
 
 async def test_every_event_names_the_place_to_go_on_from(tmp_path: Path) -> None:

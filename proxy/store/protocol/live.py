@@ -1,11 +1,13 @@
 """The body of a live read: server-sent events as the stream grows (protocol section on SSE).
 
 Each data event is followed by a control event. A reader that has everything does not poll: a commit wakes
-it.
+it. Readers of one stream share their events: what follows a position is read and encoded once, for the first of the
+readers that a commit has woken there, and the others pass the same buffers on.
 """
 
 import asyncio
 import logging
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from proxy.http.body import Cut, PulledBody
@@ -24,7 +26,7 @@ from proxy.store.protocol.sse import (
 )
 from proxy.wire.events import Buffer
 
-__all__ = ["LiveBody", "LiveLimits"]
+__all__ = ["LiveBody", "LiveLimits", "SharedSteps", "Step"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,20 +45,71 @@ class LiveLimits:
     """About how many bytes one data event carries."""
 
 
+@dataclass(slots=True)
+class Step:
+    """What comes next for every reader that stands at `start`, sees `view` and is to send `cursor` back."""
+
+    view: View
+    start: int
+    cursor: str
+    events: list[Buffer]
+    """At least one."""
+    size: int
+    """Bytes of all events."""
+    position: int
+    """Where the reader stands after them."""
+    is_end: bool
+    """The reader then has all that `view` shows."""
+    is_last: bool
+    """The stream ends with them."""
+
+
+class SharedSteps:
+    """The last step of each stream, for the other readers that the same commit has woken at the same place.
+
+    `most`: bytes of all events that are kept. Beyond them, the oldest step is forgotten first.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._steps: OrderedDict[int, Step] = OrderedDict()  # by stream number
+
+    def find(self, view: View, start: int, cursor: str) -> Step | None:
+        """The step for a reader at `start` that sees `view`, None when it has to be made."""
+        step = self._steps.get(view.stream.id)
+        # The very view, which is never modified: a stream's number may be another's once it is removed.
+        is_its = step is not None and step.view is view and step.start == start and step.cursor == cursor
+        return step if is_its else None
+
+    def keep(self, step: Step) -> None:
+        """Keep `step` in place of the last one of its stream."""
+        number = step.view.stream.id
+        if (last := self._steps.pop(number, None)) is not None:
+            self._left += last.size
+        self._steps[number] = step
+        self._left -= step.size
+        while self._left < 0:
+            self._left += self._steps.popitem(last=False)[1].size
+
+
 class LiveBody(PulledBody):
     """Events from `position` on, until the stream is closed or removed or the response has lasted `limits.whole`."""
 
-    def __init__(self, engine: Engine, reader: Reader, position: int, cursor: str | None, limits: LiveLimits) -> None:
+    def __init__(
+        self, engine: Engine, reader: Reader, start: tuple[int, str | None], steps: SharedSteps, limits: LiveLimits
+    ) -> None:
+        """`start`: the first position, and the cursor that the reader sent. `steps` are those of all live reads."""
         super().__init__(None)
         self._engine = engine
         self._reader = reader
-        self._position = position
-        self._cursor = cursor
+        self._position, self._cursor = start
         self._limits = limits
+        self._steps = steps
         self._encoding = encoding_of(reader.view().stream.media)
         most = limits.event_bytes // 4 * 3 if self._encoding is Encoding.BASE64 else limits.event_bytes
         self._carried = max(most, LONGEST_CHARACTER)  # by one event; with less it could hold nothing whole
-        self._until = asyncio.get_running_loop().time() + limits.whole
+        self._clock = asyncio.get_running_loop().time  # kept: asking for the loop is a system call
+        self._until = self._clock() + limits.whole
         self._seen: int | None = None  # the end of the stream up to which the reader has all that can be sent
         self._is_last = False
 
@@ -67,10 +120,9 @@ class LiveBody(PulledBody):
 
     async def _make(self) -> list[Buffer]:
         reader = self._reader
-        loop = asyncio.get_running_loop()
-        silent_until = loop.time() + self._limits.keep_alive
+        silent_until = self._clock() + self._limits.keep_alive
         while not self._is_last and self._cut is None:
-            now, view = loop.time(), reader.view()
+            now, view = self._clock(), reader.view()
             if view.absence is not None or self._engine.is_closing or now >= self._until:
                 break
             if self._seen != view.tail or view.closed:
@@ -86,20 +138,35 @@ class LiveBody(PulledBody):
 
     async def _events(self, view: View) -> list[Buffer]:
         """The events for what `view` shows and the last call did not send; none when there is nothing to send."""
-        tail = view.tail
-        payload, pieces = b"", list[Piece]()
-        start = position = reached = min(self._position, tail)
-        if position < tail:
+        cursor = next_cursor(self._cursor, self._engine.now() / 1000, self._limits.cursor)
+        start = min(self._position, view.tail)
+        step = self._steps.find(view, start, cursor)
+        if step is None:
             try:
-                pieces = await self._reader.read(position, tail, self._carried)
+                step = await self._step(view, start, cursor)
             except Unreadable as error:
                 logger.error("a live read was cut: stored data cannot be read: %s", error)
                 self._cut = Cut.RESET
                 return []
-            if not pieces:
+            if step is None:
                 self._is_last = True  # the stream was removed
                 return []
-            start = pieces[0][0]
+            self._steps.keep(step)
+        is_news = self._seen is None or step.is_last or step.position > self._position
+        self._position, self._is_last = step.position, step.is_last
+        self._seen = view.tail if step.is_end else None
+        return step.events if is_news else []  # no news: only the first bytes of a character have come
+
+    async def _step(self, view: View, start: int, cursor: str) -> Step | None:
+        """The step from `start`, None when the stream was removed. Raises Unreadable."""
+        tail = view.tail
+        payload, pieces = b"", list[Piece]()
+        first = position = reached = start
+        if position < tail:
+            pieces = await self._reader.read(position, tail, self._carried)
+            if not pieces:
+                return None
+            first = pieces[0][0]
             payload = pieces[0][1] if len(pieces) == 1 else b"".join([data for _, data in pieces])
             reached = pieces[-1][0] + len(pieces[-1][1])
         is_end = reached == tail
@@ -109,24 +176,17 @@ class LiveBody(PulledBody):
             position += len(payload)
         else:
             position = reached
-        is_news = self._seen is None or is_last or position > self._position
-        self._position = position
-        self._seen = reached if is_end else None
-        self._is_last = is_last
-        if not is_news:
-            return []  # only the first bytes of a character have come
-        cursor = next_cursor(self._cursor, self._engine.now() / 1000, self._limits.cursor)
-        if len(payload) <= self._carried:
-            control = control_event(format_offset(position), cursor, up_to_date=is_end, closed=is_last)
-            return [data_event(payload, self._encoding), control] if payload else [control]
         events: list[Buffer] = []
-        for run in self._runs(payload, pieces):
-            events.append(data_event(run, self._encoding))
-            start += len(run)
-            at_end = start >= position
-            offset = format_offset(position if at_end else start)
+        runs = [payload] if len(payload) <= self._carried else self._runs(payload, pieces)
+        for run in runs:
+            if run:
+                events.append(data_event(run, self._encoding))
+            first += len(run)
+            at_end = first >= position
+            offset = format_offset(position if at_end else first)
             events.append(control_event(offset, cursor, up_to_date=is_end and at_end, closed=is_last and at_end))
-        return events
+        size = sum(map(len, events))
+        return Step(view, start, cursor, events, size, position, is_end, is_last)
 
     def _runs(self, payload: bytes, pieces: list[Piece]) -> list[bytes]:
         """The payloads of the next data events: each as large as allowed, but no value or character is cut.

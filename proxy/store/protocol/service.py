@@ -13,7 +13,7 @@ from proxy.store.port import Engine, Reader, Unreadable
 from proxy.store.protocol.cursors import next_cursor
 from proxy.store.protocol.intake import Intake, Overloaded, TooLong
 from proxy.store.protocol.json_mode import InvalidJson, TooManyValues, as_array
-from proxy.store.protocol.live import LiveBody, LiveLimits
+from proxy.store.protocol.live import LiveBody, LiveLimits, SharedSteps
 from proxy.store.protocol.offsets import format_offset
 from proxy.store.protocol.requests import BadRequest, Fields, LiveMode, Query, parse_append, parse_query, parse_spec
 from proxy.store.protocol.snapshot import SnapshotBody
@@ -92,6 +92,7 @@ class StreamService:
         self._engine = engine
         self._settings = settings
         self._intake = Intake(settings)
+        self._steps = SharedSteps(settings.shared_event_bytes)
         self._live = LiveLimits(
             settings.keep_alive_seconds, settings.sse_seconds, settings.cursor_seconds, settings.event_bytes
         )
@@ -202,7 +203,9 @@ class StreamService:
         if query.live is LiveMode.SSE:
             is_binary = encoding_of(view.stream.media) is Encoding.BASE64
             headers = _EVENTS.plus((b"stream-sse-data-encoding", b"base64")) if is_binary else _EVENTS
-            return Response(200, headers, LiveBody(self._engine, reader, position, query.cursor, self._live))
+            return Response(
+                200, headers, LiveBody(self._engine, reader, (position, query.cursor), self._steps, self._live)
+            )
         if query.live is LiveMode.LONG_POLL:
             if position == view.tail:
                 return await self._long_poll(reader, position, query, fields)
