@@ -17,6 +17,7 @@ from bench.machine import conditions
 from bench.process import PROXY_CORE, Child, cpu_seconds, free_port, pin_self
 from bench.rig.http import BrokenRun
 from bench.rig.upstream import Upstream
+from bench.soak import simulation
 from bench.soak.adversaries import ADVERSARIES, Adversary
 from bench.soak.attack import attacking
 from bench.soak.target import Target
@@ -145,8 +146,12 @@ async def _memory_back(child: Child, bound: int) -> int:
 
 def main(argv: list[str]) -> int:
     """0 when every bound holds, 1 when one does not, 2 when it cannot run."""
+    if argv[:1] == ["simulation"]:
+        return simulation.main(argv[1:])
     names = [each.name for each in ADVERSARIES]
-    parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.soak", description=f"{__doc__} `simulation` runs the simulated fleet."
+    )
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="length of the baseline; the attack lasts twice that"
     )
