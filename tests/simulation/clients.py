@@ -18,6 +18,7 @@ class World(Protocol):
     """What clients know of the world."""
 
     dice: random.Random
+    is_crowded: bool
     oracle: Oracle
     storage: ModelStorage
 
@@ -34,14 +35,14 @@ class Client:
         self._oracle = world.oracle
         self._number = number
         self._made = 0
-        self._key = f"key{number % 2}" if self._dice.random() < 0.6 else ""
+        self._key = "key" if world.is_crowded else f"key{number % 2}" if self._dice.random() < 0.5 else ""
         self._until = 0.0
 
     async def live(self, until: float) -> None:
         """Make a stream or two before `until`, and do something with each."""
         self._until = until
         for _ in range(self._dice.randrange(1, 3)):
-            await self._pause(until / 2)
+            await self._pause(until / (8 if self._world.is_crowded else 2))
             known = await self._create()
             if known is not None:
                 await self._use(known)
@@ -144,9 +145,10 @@ class Client:
         await self._delete(known)
 
     async def _delete(self, known: Known) -> None:
-        answer = await self._world.some().ask("DELETE", known.url.partition("?")[0], patience=30.0)
+        instance = self._world.some()
+        answer = await instance.ask("DELETE", known.url.partition("?")[0], patience=30.0)
         if answer is not None:
-            self._oracle.deleted(known, answer)
+            self._oracle.deleted(known, answer, instance)
 
     async def finish(self) -> None:
         """In peace: the key gets its stream, whatever happened."""

@@ -69,6 +69,7 @@ class Link:
         self.deaf_until = 0.0  # requests and answers are held on the way
         self.cut_until = 0.0  # connections are refused
         self.sent = 0
+        self.counted = 0  # of those sent, for who looks at the rate
 
     async def __call__(self, request: Request) -> Response:
         body = await read_all(request.body, 1 << 30)

@@ -1,4 +1,4 @@
-"""What must hold in every run: I1–I10 of docs/internals/model.md, and that nothing once said is ever contradicted.
+"""What must hold in every run: I1–I10, and that nothing once said is ever contradicted.
 
 The oracle looks at storage, at the upstream, and at what clients were answered; never into an instance.
 """
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.kit.oracle import SIZE, piece
 from tests.simulation.fleet import Answer
+from tests.simulation.loop import Machine
 from tests.simulation.storage import ModelStorage
 from tests.simulation.upstream import Call, Upstream
 
@@ -23,6 +24,7 @@ class Known:
 
     name: of its create, or its key.
     said: the outcomes that anybody was told.
+    since: when it was told of first, in the loop's time.
     delete_asked, deleted: whether a delete was sent, and whether one was answered 204.
     is_stopped: an abort was answered 204 or 202.
     """
@@ -31,6 +33,7 @@ class Known:
     url: str
     name: str
     said: set[str] = field(default_factory=set)
+    since: float = 0.0
     delete_asked: bool = False
     deleted: bool = False
     is_stopped: bool = False
@@ -66,7 +69,7 @@ class Oracle:
         """A create was answered 201 or 200. I9: stream and record exist. A key names one stream (F2)."""
         url = answer["location"] or ""
         stream_id = url.partition("?")[0].rpartition("/")[2]
-        known = self.streams.setdefault(stream_id, Known(stream_id, url, name))
+        known = self.streams.setdefault(stream_id, Known(stream_id, url, name, since=self._storage.now()))
         self._require(known.name == name, f"{name} was answered with the stream of {known.name}")
         for each in (stream_id, f"{stream_id}.record"):
             is_there = self._storage.lookup(each) is not None
@@ -161,9 +164,13 @@ class Oracle:
         runs = len(calls) == 1 and calls[0].is_open
         self._require(not runs, f"F5: an abort of {known.stream_id} was answered 204, and it runs")
 
-    def deleted(self, known: Known, answer: Answer) -> None:
-        """A delete was answered. Nothing of a deleted stream is there, and its upstream is not called for nobody."""
+    def deleted(self, known: Known, answer: Answer, machine: Machine) -> None:
+        """A delete was answered by `machine`. If it was the owner, it has closed the upstream's connection."""
         self.no_bug(answer)
+        if answer.status == 204:
+            for call in self._upstream.calls:
+                runs = call.name == known.name and call.machine is machine and call.is_open and call.began < known.since
+                self._require(not runs, f"I8: {known.stream_id} was deleted, and call {call.number} runs on")
         known.deleted = known.deleted or answer.status == 204
 
     def has_ended(self, known: Known) -> None:
@@ -177,9 +184,11 @@ class Oracle:
     def is_left(self, call: Call) -> bool:
         """I8: whether a call goes on though nobody wants its answer.
 
-        A silent upstream is let be: an owner that was fenced hears of it when it appends next.
+        A silent upstream of a deleted stream is let be: an owner that storage does not let hear of the delete has been
+        fenced, and stops when it appends next, or as idle.
         """
-        return call.is_open and call.plan.end != "never"
+        deleted = {known.name for known in self.streams.values() if known.deleted}
+        return call.is_open and not (call.plan.end == "never" and call.name in deleted)
 
     def _require(self, holds: bool, text: str) -> None:
         if not holds:

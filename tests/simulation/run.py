@@ -24,8 +24,10 @@ __all__ = ["Report", "simulate"]
 
 TROUBLE = 25.0
 PEACE = 60.0
-_MAIL_RATE = 30.0  # requests a second of an instance, on an average: far more than any needs
+_LOOK = 5.0
+_MOST_REQUESTS = 150  # of an instance between two looks: far more than any needs
 _SPANS = (0.5, 3.0, 6.0, 10.0, 16.0)  # seconds that a failure lasts
+_TROUBLES = ("kill", "freeze", "stop", "deaf link", "cut link", "deaf storage", "down storage", "deaf link")
 _WEATHERS = (
     CALM,
     Weather(delay=0.3),
@@ -52,19 +54,21 @@ class World:
         self.dice = random.Random(seed)
         self._loop = asyncio.get_running_loop()
         dice = self.dice
+        self.is_crowded = dice.random() < 0.3  # all clients use one key, and who has it is in trouble
         self.storage = ModelStorage(self._loop.time, closed_first=dice.random() < 0.5)
         self.network = Network(
             self.storage, random.Random(seed + 1), dice.choice(_WEATHERS), contextvars.copy_context()
         )
         self.upstream = Upstream(self.network, random.Random(seed + 2), seed)
+        self.upstream.is_slow = self.is_crowded
         self.oracle = Oracle(seed, self.storage, self.upstream)
-        self.instances = [self.instance() for _ in range(dice.randrange(2, 5))]
-        self._number = 0
+        self.instances: list[Instance] = []
+        for _ in range(dice.randrange(2, 5)):
+            self.instances.append(self.instance())
 
     def instance(self) -> Instance:
         """A new one."""
-        number = len(getattr(self, "instances", ()))
-        return Instance(number, self.network, self.upstream)
+        return Instance(len(self.instances), self.network, self.upstream)
 
     def some(self) -> Instance:
         """One that takes requests; it may be frozen."""
@@ -78,22 +82,33 @@ class World:
                 group.create_task(client.live(TROUBLE))
             for _ in range(self.dice.randrange(0, 5)):
                 group.create_task(self._trouble())
-            await asyncio.sleep(TROUBLE)
+            for _ in range(round(TROUBLE / _LOOK)):
+                await asyncio.sleep(_LOOK)
+                self._check_rates()
             self._heal()
         await self._settle(clients)
         said = tuple("/".join(sorted(known.said)) for known in self.oracle.streams.values())
         requests = sum(each.link.sent for each in self.instances)
         return Report(said, len(self.upstream.calls), requests, self._loop.time())
 
+    def _check_rates(self) -> None:
+        """I8: nobody asks storage without end."""
+        for instance in self.instances:
+            sent = instance.link.sent - instance.link.counted
+            instance.link.counted = instance.link.sent
+            if sent > _MOST_REQUESTS:
+                raise Broken(f"I8: {instance} has sent {sent} requests in {_LOOK:.0f} s")
+
     async def _trouble(self) -> None:
         dice = self.dice
-        await asyncio.sleep(dice.random() * TROUBLE)
+        await asyncio.sleep(dice.random() * TROUBLE * (0.3 if self.is_crowded else 1.0))
         span = dice.choice(_SPANS)
-        until = min(self._loop.time() + span, TROUBLE)
         victim = self.some()
-        kind = dice.choice(
-            ("kill", "freeze", "stop", "deaf link", "cut link", "deaf storage", "down storage", "deaf link")
-        )
+        kind = dice.choice(_TROUBLES)
+        busy = [call.machine for call in self.upstream.calls if call.is_open]
+        if self.is_crowded and isinstance(holder := next(iter(busy), None), Instance):
+            span, victim, kind = max(_SPANS), holder, dice.choice(("deaf link", "cut link", "freeze"))
+        until = min(self._loop.time() + span, TROUBLE)
         if kind in ("kill", "stop"):
             await self._end(victim, kind)
         elif kind == "freeze" and victim.life is Life.UP:
@@ -153,10 +168,6 @@ class World:
             self.oracle.has_ended(each)
             for instance in living:
                 await clients[0].look(each, instance)
-        for instance in self.instances:
-            rate = instance.link.sent / (self._loop.time() - instance.began + 10.0)
-            if rate > _MAIL_RATE:
-                raise Broken(f"{instance} sends {rate:.0f} requests a second")
 
 
 async def _within(until: float, work: list[Coroutine[Any, Any, None]], text: str) -> None:

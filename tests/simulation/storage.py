@@ -69,6 +69,10 @@ class ModelStorage(MemoryStorage):
         parameters = dict(pair.split("=", 1) for pair in query.split("&") if pair)
         return self._answer_read(path, stream, request, parameters)
 
+    def now(self) -> float:
+        """The time by which streams expire."""
+        return self._clock()
+
     def _alive(self, path: str) -> Stored | None:
         lifetime = self._lifetimes.get(path)
         if lifetime is not None and lifetime.until <= self._clock():

@@ -26,7 +26,7 @@ def report(seed: int) -> Report:
     return simulate(seed)
 
 
-@pytest.mark.parametrize("block", range(12))
+@pytest.mark.parametrize("block", range(10))
 def test_every_seed_keeps_the_invariants(block: int) -> None:
     for seed in range(25 * block, 25 * block + 25):
         report(seed)
@@ -44,5 +44,5 @@ def test_the_same_seed_gives_the_same_run() -> None:
 
 
 def test_the_seeds_reach_every_outcome() -> None:
-    seen = {outcome for seed in range(300) for outcome in report(seed).outcomes}
+    seen = {outcome for seed in range(250) for outcome in report(seed).outcomes}
     assert seen >= {"complete", "aborted", "upstream_error", "interrupted", "storage_error"}

@@ -56,7 +56,7 @@ class Plan:
 
 
 class Upstream:
-    """Everything that is called. `calls` in order."""
+    """Everything that is called. `calls` in order; `is_slow`: heads are long in coming."""
 
     def __init__(self, network: Network, dice: random.Random, seed: int) -> None:
         self._network = network
@@ -64,6 +64,7 @@ class Upstream:
         self._seed = seed
         self._loop = asyncio.get_running_loop()
         self.calls: list[Call] = []
+        self.is_slow = False
         self.watch: Callable[[Call], None] = lambda _: None
         """Called with each new call."""
 
@@ -97,7 +98,7 @@ class Upstream:
             return Plan(dice.random(), 500)
         if fate < 0.10:
             return Plan(dice.random(), 0)  # the connection is lost before the head
-        head = dice.choice((0.0, 0.05, 0.5, 3.0, 9.0))
+        head = dice.choice((0.0, 0.05, 0.5, 3.0, 9.0)) if not self.is_slow else dice.choice((3.0, 14.0))
         pace = dice.choice((0.0, 0.01, 0.2, 0.8))
         count = dice.randrange(_PIECES)
         parts = [(dice.random() * pace, dice.randrange(1, 3 * SIZE)) for _ in range(count)]
