@@ -22,6 +22,7 @@ A durable proxy for AI streaming APIs.
 commands:
   python -m proxy [serve]        run the proxy
   python -m proxy store          run the durable-streams store alone
+  python -m proxy store verify   say whether a store holds what was stored in it
   python -m proxy demo           run a proxy, a scripted model and a page that shows them
   python -m proxy fetch URL      send a request through a proxy, like curl
   python -m proxy check-url URL  say whether the proxy may call a URL, and by which pattern
@@ -29,6 +30,7 @@ commands:
 """
 
 _STORE_PLACE = ("port", "host", "uds", "public_url", "max_connections", "data_dir")
+_VERIFY_SETTINGS = ("data_dir",)
 _CHECK_SETTINGS = ("allowlist", "allow_private")
 _TOKEN_SETTINGS = ("secret", "secret_file", "data_dir")
 
@@ -89,6 +91,8 @@ def _serve(arguments: list[str]) -> int:
 
 
 def _store(arguments: list[str]) -> int:
+    if arguments[:1] == ["verify"]:
+        return _verify(arguments[1:])
     from proxy.arguments import add_settings  # noqa: PLC0415  # see the module's docstring
     from proxy.config import GROUPS, Config  # noqa: PLC0415
     from proxy.runtime import run, serve_store  # noqa: PLC0415
@@ -101,6 +105,17 @@ def _store(arguments: list[str]) -> int:
     add_settings(parser, groups, defaults)
     given = vars(parser.parse_all(arguments))
     return run(parser.prog, lambda: Config.from_sources(given, defaults=defaults), serve_store)
+
+
+def _verify(arguments: list[str]) -> int:
+    from proxy.tools import verify  # noqa: PLC0415  # see the module's docstring
+
+    parser = _Parser(
+        prog="python -m proxy store verify",
+        description="Say whether a store holds what was stored in it. It may run meanwhile."
+        " Exit code: 0 it does, 1 it does not, 2 it cannot be checked.",
+    )
+    return _without_server(parser, arguments, _VERIFY_SETTINGS, verify)
 
 
 def _demo(arguments: list[str]) -> int:

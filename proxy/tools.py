@@ -1,16 +1,17 @@
-"""Commands that run no server: `check-url` asks the allowlist, `token` makes a token. Each prints one line."""
+"""Commands that run no server: `check-url` asks the allowlist, `token` makes a token, `store verify` reads a store."""
 
 import argparse
 import time
 
-from proxy.config import Config, ConfigError, found_secrets
+from proxy.config import Config, ConfigError, data_path, found_secrets
 from proxy.config.setting import Setting, parsed_number
 from proxy.policy.addresses import Reach
 from proxy.policy.allowlist import Allowlist
 from proxy.policy.tokens import make_token
+from proxy.store import StoreUnusable, verify_store
 from proxy.wire.url import UrlError, parse_url
 
-__all__ = ["TOKEN_LIFETIME", "check_url", "token"]
+__all__ = ["TOKEN_LIFETIME", "check_url", "token", "verify"]
 
 TOKEN_LIFETIME = Setting("seconds", 3600.0, "Lifetime of the token", unit="s", minimum=1)
 
@@ -19,6 +20,17 @@ _WHERE = {
     Reach.PRIVATE: "at public and private addresses",
     Reach.LITERAL: "at this address",
 }
+
+
+def verify(config: Config, _options: argparse.Namespace) -> int:
+    """Print what is wrong with the store in the data directory, and how far the check has come; 0: nothing, 1: some.
+
+    Raises ConfigError when there is no store that can be checked.
+    """
+    try:
+        return 1 if verify_store(data_path(config.place), lambda line: print(line, flush=True)) else 0
+    except StoreUnusable as error:
+        raise ConfigError(f"--data-dir: {error}") from None
 
 
 def check_url(config: Config, options: argparse.Namespace) -> int:

@@ -9,9 +9,9 @@ from proxy.store.port import StoreUnusable
 from proxy.store.protocol.pages import without_foreign_pages
 from proxy.store.protocol.tokens import with_tokens
 from proxy.store.settings import EngineSettings, StoreSettings
-from proxy.store.store import EmbeddedStore, Store, open_shared_store, open_store
+from proxy.store.store import EmbeddedStore, Store, open_shared_store, open_store, verify_store
 
 __all__ = [
     "EmbeddedStore", "EngineSettings", "Store", "StoreSettings", "StoreUnusable", "open_shared_store", "open_store",
-    "with_tokens", "without_foreign_pages",
+    "verify_store", "with_tokens", "without_foreign_pages",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from proxy.store.port import Engine
 from proxy.store.protocol.service import StreamService
 from proxy.store.settings import EngineSettings, StoreSettings
 
-__all__ = ["EmbeddedStore", "Store", "open_shared_store", "open_store"]
+__all__ = ["EmbeddedStore", "Store", "open_shared_store", "open_store", "verify_store"]
 
 
 class Store:
@@ -76,6 +76,17 @@ def open_store(
     from proxy.store.sqlite.engine import open_engine  # noqa: PLC0415  # see above
 
     return EmbeddedStore(open_engine(directory, settings, wall, ticks), settings, is_public=is_public)
+
+
+def verify_store(directory: Path, say: Callable[[str], None]) -> int:
+    """Check everything that is stored in `directory`, and say what is wrong; the number of faults.
+
+    Raises StoreUnusable when there is no database that can be checked.
+    """
+    from proxy.store.sqlite.engine import DATABASE  # noqa: PLC0415  # as above
+    from proxy.store.sqlite.verify import verify  # noqa: PLC0415  # as above
+
+    return verify(directory / DATABASE, say)
 
 
 def open_shared_store(

@@ -337,19 +337,23 @@ async def test_a_sweep_that_was_not_committed_is_done_again(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("missing", ["position < 300", "position BETWEEN 300 AND 600", "position >= 900"])
-async def test_a_read_that_finds_a_part_missing_gives_nothing(tmp_path: Path, missing: str) -> None:
+@pytest.mark.parametrize("is_removed", [True, False])
+async def test_a_read_that_finds_a_part_missing_gives_nothing(tmp_path: Path, missing: str, is_removed: bool) -> None:
     async with opened(tmp_path, store_settings(tail_bytes=0, step_bytes=500)) as (_, client):
         await client.put("/s")
         for _ in range(10):
             await client.post("/s", b"x" * 100)
         assert len((await client.get("/s")).body) == 1000
-        apsw.Connection(str(tmp_path / "streams.db")).execute(f"DELETE FROM pieces WHERE {missing}")
+        database = apsw.Connection(str(tmp_path / "streams.db"))
+        database.execute(f"DELETE FROM pieces WHERE {missing}")
+        if is_removed:  # the sweep has begun
+            database.execute("UPDATE streams SET path = NULL")
         response = await client.send("GET", "/s")
         if response.status == 200:
             with pytest.raises(BodyError):
                 await read_all(response.body, 1 << 20)
         else:
-            assert response.status == 404
+            assert response.status == (404 if is_removed else 503)
 
 
 async def test_a_stop_that_comes_while_writes_wait_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,11 +27,11 @@ from proxy.store.sqlite.state import Entry
 from proxy.store.sqlite.table import StreamTable
 from proxy.store.sqlite.writing import Value, Write
 
-__all__ = ["SqliteEngine", "open_engine"]
+__all__ = ["DATABASE", "SqliteEngine", "open_engine"]
 
 logger = logging.getLogger(__name__)
 
-_DATABASE = "streams.db"
+DATABASE = "streams.db"
 _REFUSED = (Verdict.FULL, Verdict.FAILED)
 _CLOSING_BYTES = 4096  # an append that closes its stream may bring so much even when the store is full
 _APPENDS_LEAVE = 4  # appends are refused when a quarter is left of the free space that creates need
@@ -45,7 +45,7 @@ class SqliteEngine:
 
         The engine then owns `lock`, and releases it in `aclose`.
         """
-        path = directory / _DATABASE
+        path = directory / DATABASE
         self._settings = settings
         self._clock = clock
         self._recent = RecentPieces(settings.tail_bytes, settings.tails_bytes)
@@ -251,7 +251,7 @@ class SqliteEngine:
             write.forgets = (number, forgotten)
         expires = entry.touch(now)
         if append.close or append.seq is not None or expires is not None:
-            write.state = (int(append.close), append.seq, expires, number)
+            write.state = (int(append.close), append.seq, expires, state.tail if append.close else None, number)
         return write
 
     def has_room(self) -> bool:
@@ -282,7 +282,7 @@ class SqliteEngine:
 
     def keep(self, entry: Entry, expires: int) -> None:
         """Store `expires` (Unix milliseconds) as the time when the stream of `entry` expires."""
-        self._commits.put(Write(entry, state=(0, None, expires, entry.stream.id)))
+        self._commits.put(Write(entry, state=(0, None, expires, None, entry.stream.id)))
 
     async def _sweep(self) -> None:
         """Remove expired streams from time to time, a bounded number in each transaction."""
@@ -321,7 +321,7 @@ def _row(entry: Entry, closed: bool, source: Entry | None) -> tuple[Value, ...]:
         stream.id, stream.path, stream.content_type, stream.created, stream.ttl, stream.expires_at,
         entry.expires_kept, int(closed),
         fork.path if fork else None, fork.offset if fork else None, fork.sub if fork else None,
-        source.stream.id if source else None, entry.start,
+        source.stream.id if source else None, entry.start, entry.next.tail if closed else None,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import apsw
 from proxy.store.model import Fork, Piece, Spec, Stream, Verdict
 from proxy.store.port import Unreadable
 from proxy.store.rules import AppendState
-from proxy.store.sqlite.schema import DUE, open_for_reading
+from proxy.store.sqlite.schema import DUE, checksum, is_cut, open_for_reading
 from proxy.store.sqlite.state import Entry, Segment
 
 __all__ = ["ReadConnection", "ReadThreads"]
@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 _STREAM = """
     SELECT id, path, content_type, created, ttl, expires_at, expires, closed, last_seq,
-           fork_path, fork_offset, fork_sub, source, start, deleted
+           fork_path, fork_offset, fork_sub, source, start, deleted, length
     FROM streams WHERE """
 # From position ?2 to position ?3. The first piece may begin before ?2, because it may contain it.
 _PIECES = """
-    SELECT position, continues, data FROM pieces
+    SELECT position, continues, data, crc FROM pieces
     WHERE stream = ?1 AND position < ?3 AND position >=
         ifnull((SELECT max(position) FROM pieces WHERE stream = ?1 AND position <= ?2), ?2)
     ORDER BY position"""
@@ -40,7 +40,7 @@ class _Row:
     """A row of `streams`."""
 
     id: int
-    path: str
+    path: str | None  # None: removed
     content_type: str
     created: int
     ttl: int | None
@@ -54,6 +54,7 @@ class _Row:
     source: int | None
     start: int
     deleted: int
+    length: int | None
 
 
 class ReadConnection:
@@ -78,6 +79,8 @@ class ReadConnection:
             row = self._row("path = ?", path)
             if row is None:
                 return None
+            if row.path != path:
+                raise Unreadable(f"stream {row.id} is damaged: its path is not the one it is found by")
             fork: Fork | None = None
             if row.fork_path is not None:
                 fork = Fork(row.fork_path, row.fork_offset, row.fork_sub or 0)
@@ -119,6 +122,8 @@ class ReadConnection:
             "SELECT position + length(data) FROM pieces WHERE stream = ? ORDER BY position DESC LIMIT 1", (row.id,)
         ).fetchone()
         tail = row.start if last is None else last[0]
+        if is_cut(row.closed, row.length, tail) and row.path is not None:
+            raise Unreadable(f"stream {row.id} is damaged: it was closed at {row.length}, and ends at {tail}")
         known = self._cursor.execute(
             "SELECT producer, epoch, seq FROM producers WHERE stream = ? ORDER BY touched DESC LIMIT ?",
             (row.id, producers),
@@ -144,6 +149,7 @@ class ReadConnection:
         """What is stored from `position` on, until `size` bytes are reached. The first piece may begin before it.
 
         Returns no piece when one is missing: the sweep deletes the data of a removed stream in steps, from the front.
+        Raises Unreadable for a stream that is damaged.
         """
         found: list[Piece] = []
         following = position
@@ -153,19 +159,28 @@ class ReadConnection:
                     continue
                 for start, _, data in self._rows(segment, following):
                     if start > following or (found and start < following) or start + len(data) <= following:
-                        return []
+                        return self._missing(segment, following)
                     found.append((start, data))
                     following = start + len(data)
                     size -= len(data)
                     if size <= 0:
                         break
                 if size > 0 and following < segment.end:
-                    return []
+                    return self._missing(segment, following)
         return found
+
+    def _missing(self, segment: Segment, position: int) -> list[Piece]:
+        """There is nothing at `position`: nothing to read when the stream was removed, damage otherwise."""
+        self._cursor.execute("SELECT 1 FROM streams WHERE id = ? AND path IS NOT NULL", (segment.stream,))
+        if self._cursor.fetchone() is not None:
+            raise Unreadable(f"stream {segment.stream} is damaged: the piece at {position} is missing")
+        return []
 
     def _rows(self, segment: Segment, position: int) -> Iterator[tuple[int, int, bytes]]:
         """(position, continues, data) of a segment's pieces, the last one cut where the segment ends."""
-        for start, continues, data in self._cursor.execute(_PIECES, (segment.stream, position, segment.end)):
+        for start, continues, data, crc in self._cursor.execute(_PIECES, (segment.stream, position, segment.end)):
+            if crc is not None and crc != checksum(segment.stream, start, continues, data):
+                raise Unreadable(f"stream {segment.stream} is damaged: the piece at {start} is not what was stored")
             left = segment.end - start
             yield start, continues, data if len(data) <= left else data[:left]
 

@@ -4,13 +4,14 @@ One connection writes and checkpoints (`writing`), others only read (`reading`).
 """
 
 import os
+import zlib
 from pathlib import Path
 
 import apsw
 
 from proxy.store.port import StoreUnusable
 
-__all__ = ["DUE", "MIGRATIONS", "open_for_reading", "open_for_writing"]
+__all__ = ["DUE", "MIGRATIONS", "check_version", "checksum", "is_cut", "open_for_reading", "open_for_writing"]
 
 _SAFE = (3, 51, 3)  # older versions may lose committed writes when the write-ahead log is reset
 _APPLICATION_ID = 0x64737472  # "dstr": `file` and sqlite3 recognise the database by it
@@ -57,7 +58,23 @@ MIGRATIONS = (
         PRIMARY KEY (stream, producer)
     ) STRICT, WITHOUT ROWID;
     """,
+    # 2: what tells a damaged stream from a whole one. What was stored before has no checksums.
+    """
+    ALTER TABLE pieces ADD COLUMN crc INTEGER;      -- see `checksum`; NULL: not known
+    ALTER TABLE streams ADD COLUMN length INTEGER;  -- the end of a closed stream; -1: not known
+    UPDATE streams SET length = -1 WHERE closed;
+    """,
 )
+
+
+def checksum(stream: int, position: int, continues: int, data: bytes) -> int:
+    """CRC-32 of a piece and of its place: a flipped bit in any of them is seen, and so is a piece in a wrong place."""
+    return zlib.crc32(data, (stream * 0x9E3779B1 + 2 * position + continues) & 0xFFFFFFFF)
+
+
+def is_cut(closed: int, length: int | None, end: int) -> bool:
+    """Whether a stream that ends at `end` is closed, and not where it was closed."""
+    return bool(closed) and length not in (-1, end)
 
 
 DUE = "SELECT id FROM streams WHERE expires <= max(?1, ?2) AND expires <= iif(ttl IS NULL, ?2, ?1) LIMIT ?3"
@@ -107,16 +124,28 @@ def _prepare(connection: apsw.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")  # a commit returns when it is on disk
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer says when
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
-    if connection.pragma("application_id") not in (0, _APPLICATION_ID):
-        raise StoreUnusable("the database belongs to another application")
-    known = connection.pragma("user_version")
-    if not isinstance(known, int) or known > len(MIGRATIONS):
-        raise StoreUnusable("the database was written by a later version")
+    known = _version(connection)
     for version in range(known, len(MIGRATIONS)):
         connection.execute(
             f"BEGIN IMMEDIATE; {MIGRATIONS[version]};"
             f" PRAGMA user_version = {version + 1}; PRAGMA application_id = {_APPLICATION_ID}; COMMIT"
         )
+
+
+def _version(connection: apsw.Connection) -> int:
+    """The version of the schema. Raises StoreUnusable when the database is not ours, or is a later version's."""
+    if connection.pragma("application_id") not in (0, _APPLICATION_ID):
+        raise StoreUnusable("the database belongs to another application")
+    known = connection.pragma("user_version")
+    if not isinstance(known, int) or known > len(MIGRATIONS):
+        raise StoreUnusable("the database was written by a later version")
+    return known
+
+
+def check_version(connection: apsw.Connection) -> None:
+    """Raise StoreUnusable unless the schema is this version's."""
+    if _version(connection) != len(MIGRATIONS):
+        raise StoreUnusable("the database was written by an earlier version; start the store once to take it over")
 
 
 def open_for_reading(path: Path) -> apsw.Connection:
