@@ -13,7 +13,7 @@ from tests.kit.calls import Client
 from tests.kit.engines import Engine
 from tests.kit.store_settings import engine_settings, store_settings
 
-__all__ = ["Clock", "embedded", "engine_of", "open_any", "opened", "use"]
+__all__ = ["Clock", "embedded", "engine_of", "open_any", "opened", "settled", "use"]
 
 _used: list[Engine] = []  # the server that stores are opened on; none: the embedded engine
 
@@ -75,12 +75,12 @@ async def opened(
     """A store and a client of it, until the block ends."""
     store = open_any(directory, settings or store_settings(), clock or Clock())
     try:
-        yield store, Client(_settled(store))
+        yield store, Client(settled(store))
     finally:
         await store.aclose()
 
 
-def _settled(store: Store) -> Handler:
+def settled(store: Store) -> Handler:
     """The store's handler, which answers when a lifetime that a read renews is stored: then the clock may move."""
     engine = store._engine
     if not isinstance(engine, SharedEngine):

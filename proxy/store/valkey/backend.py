@@ -30,7 +30,7 @@ from proxy.store.valkey.keys import (
     source_of,
     state_of,
 )
-from proxy.store.valkey.resp import Argument, Reply, ServerError
+from proxy.store.valkey.resp import Reply, ServerError
 from proxy.store.valkey.scripts import (
     BOUNDARY,
     COMMIT,
@@ -87,11 +87,11 @@ class ValkeyBackend:
 
     # Commands
 
-    async def _run(self, path: str, script: Script, arguments: Sequence[Argument] = ()) -> Reply:
+    async def _run(self, path: str, script: Script, arguments: Sequence[bytes] = ()) -> Reply:
         """Call a script on the stream at `path`, as often as it takes. Raises Unavailable."""
         return (await self._attempt(path, script, arguments))[0]
 
-    async def _attempt(self, path: str, script: Script, arguments: Sequence[Argument]) -> tuple[Reply, bool]:
+    async def _attempt(self, path: str, script: Script, arguments: Sequence[bytes]) -> tuple[Reply, bool]:
         """As `_run`; also whether an earlier attempt may have been executed."""
         keys = self._namer.of(path)
         command = encoded_command(script.sha, keys, arguments)
@@ -123,11 +123,12 @@ class ValkeyBackend:
         """Create a stream."""
         spec = creation.spec
         fields = creation_fields(creation)
-        arguments: list[Argument] = [
-            creation.token,
-            "" if spec.ttl is None else spec.ttl,
-            "" if spec.expires is None else spec.expires,
-            len(fields),
+        arguments = [
+            creation.token.encode(),
+            b"" if spec.ttl is None else b"%d" % spec.ttl,
+            b"" if spec.expires is None else b"%d" % spec.expires,
+            b" 0 %d %b -" % (creation.tail, b"c" if spec.closed else b""),
+            b"%d" % len(fields),
             *fields,
         ]
         _entries(arguments, creation.pieces, creation.start)
@@ -143,26 +144,27 @@ class ValkeyBackend:
 
     async def commit(self, change: Change) -> Stored | StoredState | None:
         """Store a change."""
-        fields: list[Argument] = []
-        flags = ""
+        pieces, producer, revision = change.pieces, change.producer, change.revision
+        fields: list[bytes] = []
         if change.closes:
-            flags = "c"
-            fields += (b"c", 1)
+            fields += (b"c", b"1")
         if change.seq is not None:
-            fields += (b"q", change.seq)
-        if change.producer is not None:
-            fields += (producer_field(change.producer.id), producer_value(change.producer, change.revision))
-        size = sum(map(len, change.pieces))
-        if change.is_first and size:
-            flags += "f"
-        is_pushed = 0 < size <= _PUSHED_BYTES
-        arguments: list[Argument] = [
-            change.ref.id, change.expected, change.token, change.revision, change.tail, flags,
-            ",".join([str(len(piece)) for piece in change.pieces]) if is_pushed else "-",
-            "" if change.forgets is None else producer_field(change.forgets),
-            len(fields), *fields,
+            fields += (b"q", change.seq.encode("latin-1"))
+        if producer is not None:
+            fields += (producer_field(producer.id), producer_value(producer, revision))
+        size = sum(map(len, pieces))
+        lengths = b"-"
+        if 0 < size <= _PUSHED_BYTES:
+            lengths = b"%d" % size if len(pieces) == 1 else b",".join([b"%d" % len(piece) for piece in pieces])
+        flags = b"c" if change.closes else b""
+        arguments = [
+            b"%d %d %d %b %b" % (change.ref.id, revision, change.tail, flags, lengths),
+            change.expected.encode(), change.token.encode(),
+            b"" if change.forgets is None else producer_field(change.forgets),
+            b"f" if change.is_first and size else b"",
+            b"%d" % len(fields), *fields,
         ]  # fmt: skip
-        _entries(arguments, change.pieces, change.tail - size)
+        _entries(arguments, pieces, change.tail - size)
         script = LAST_WORDS if change.closes and size <= _LAST_WORDS_BYTES else COMMIT
         reply, is_repeated = await self._attempt(change.ref.path, script, arguments)
         if isinstance(reply, int) and not isinstance(reply, bool):
@@ -179,12 +181,12 @@ class ValkeyBackend:
 
     async def touch(self, ref: Ref) -> int | None:
         """A TTL starts again."""
-        reply = await self._run(ref.path, TOUCH, [ref.id])
+        reply = await self._run(ref.path, TOUCH, [b"%d" % ref.id])
         return reply or None if isinstance(reply, int) else None
 
     async def remove(self, ref: Ref) -> Removed:
         """Remove a stream, or mark it."""
-        reply, is_repeated = await self._attempt(ref.path, REMOVE, [ref.id])
+        reply, is_repeated = await self._attempt(ref.path, REMOVE, [b"%d" % ref.id])
         removed = _removed(reply)
         return Removed(done=True) if is_repeated and not removed.done else removed
 
@@ -192,29 +194,30 @@ class ValkeyBackend:
 
     async def hold(self, source: Ref, fork: str, until: int | None) -> Hold | None:
         """Keep a source's bytes for a fork."""
-        reply = await self._run(source.path, HOLD, [source.id, fork, "inf" if until is None else until])
+        last = b"inf" if until is None else b"%d" % until
+        reply = await self._run(source.path, HOLD, [b"%d" % source.id, fork.encode("latin-1"), last])
         if not isinstance(reply, list):
             return None
         return Hold(bool(reply[0]), source_of(reply[1:]))
 
     async def release(self, source: Ref, fork: str) -> Removed:
         """A fork is gone."""
-        return _removed(await self._run(source.path, RELEASE, [source.id, fork]))
+        return _removed(await self._run(source.path, RELEASE, [b"%d" % source.id, fork.encode("latin-1")]))
 
     # Reading
 
     async def pieces(self, ref: Ref, position: int, end: int, size: int) -> list[Piece]:
         """Pieces between two positions."""
-        return _pieces(await self._run(ref.path, PIECES, [ref.id, position, end, size]))
+        return _pieces(await self._run(ref.path, PIECES, [b"%d" % number for number in (ref.id, position, end, size)]))
 
     async def boundary(self, ref: Ref, position: int) -> int | None:
         """Where the next piece ends."""
-        reply = await self._run(ref.path, BOUNDARY, [ref.id, position])
+        reply = await self._run(ref.path, BOUNDARY, [b"%d" % ref.id, b"%d" % position])
         return reply if isinstance(reply, int) else None
 
     async def rest_of_append(self, ref: Ref, position: int) -> list[Piece]:
         """The pieces of one append."""
-        return _pieces(await self._run(ref.path, REST, [ref.id, position]))
+        return _pieces(await self._run(ref.path, REST, [b"%d" % ref.id, b"%d" % position]))
 
     # Following
 
@@ -227,7 +230,7 @@ class ValkeyBackend:
         self._servers.unfollow(self._namer.of(path))
 
 
-def _entries(arguments: list[Argument], pieces: Sequence[bytes], position: int) -> None:
+def _entries(arguments: list[bytes], pieces: Sequence[bytes], position: int) -> None:
     """Add the entries of an append that begins at `position`: ids, each followed by its bytes."""
     continues = 0
     for piece in pieces:

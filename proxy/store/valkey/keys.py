@@ -18,7 +18,7 @@ from typing import NamedTuple
 from proxy.store.model import Fork, ProducerStamp, Spec, Stream, Verdict
 from proxy.store.rules import AppendState
 from proxy.store.shared.backend import Creation, News, Ref, SharedSegment, StoredState
-from proxy.store.valkey.resp import Argument, Reply, encoded
+from proxy.store.valkey.resp import Reply
 
 __all__ = [
     "Namer",
@@ -28,7 +28,6 @@ __all__ = [
     "news_of",
     "producer_field",
     "producer_value",
-    "slot_of",
     "source_of",
     "state_of",
 ]  # fmt: skip
@@ -43,11 +42,7 @@ class StreamKeys(NamedTuple):
     data: bytes
     forks: bytes
     channel: bytes
-
-    @property
-    def slot(self) -> int:
-        """The slot of a cluster that all of them are in."""
-        return slot_of(self.state)
+    encoded: bytes  # all of them as arguments of a script
 
 
 class Namer:
@@ -59,16 +54,20 @@ class Namer:
 
     def _of(self, path: str) -> StreamKeys:
         base = b"%b:{%b}:" % (self._prefix, path.encode("latin-1"))
-        return StreamKeys(base + b"m", base + b"d", base + b"f", base + b"c")
+        state, data, forks, channel = base + b"m", base + b"d", base + b"f", base + b"c"
+        encoded = b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in (state, data, forks, channel)])
+        return StreamKeys(state, data, forks, channel, encoded)
 
     def path_of(self, channel: bytes) -> str:
         """The path of the stream whose channel it is."""
         return channel[len(self._prefix) + 2 : -3].decode("latin-1")
 
 
-def encoded_command(sha: bytes, keys: StreamKeys, arguments: Sequence[Argument]) -> bytes:
+def encoded_command(sha: bytes, keys: StreamKeys, arguments: Sequence[bytes]) -> bytes:
     """The call of the script `sha` on one stream."""
-    return encoded([b"EVALSHA", sha, len(keys), *keys, *arguments])
+    parts = [b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n4\r\n%b" % (len(arguments) + 7, sha, keys.encoded)]
+    parts += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
+    return b"".join(parts)
 
 
 def source_of(reply: Sequence[Reply]) -> Ref | None:
@@ -79,31 +78,31 @@ def source_of(reply: Sequence[Reply]) -> Ref | None:
     return None
 
 
-def creation_fields(creation: Creation) -> list[Argument]:
+def creation_fields(creation: Creation) -> list[bytes]:
     """The fields of a new stream's hash, flat, but for those that the script adds."""
     spec, fork = creation.spec, creation.spec.fork
-    fields: list[Argument] = [b"r", 0, b"n", creation.token, b"t", creation.tail]
+    fields: dict[bytes, str | int] = {}
     if spec.content_type is not None:
-        fields += (b"y", spec.content_type)
+        fields[b"y"] = spec.content_type
     if spec.closed:
-        fields += (b"c", 1)
+        fields[b"c"] = 1
     if spec.ttl is not None:
-        fields += (b"l", spec.ttl)
+        fields[b"l"] = spec.ttl
     if spec.expires_at is not None:
-        fields += (b"a", spec.expires_at)
+        fields[b"a"] = spec.expires_at
     if spec.expires is not None:
-        fields += (b"e", spec.expires)
+        fields[b"e"] = spec.expires
     if fork is not None and fork.offset is not None:
         shared = [[each.ref.path, each.ref.id, each.start, each.end] for each in creation.inherited]
         source = creation.source
-        fields += (b"k", fork.path, b"o", fork.offset, b"u", fork.sub, b"b", creation.start)
-        fields += (b"h", json.dumps([source.id if source else 0, shared]))
-    return fields
+        fields |= {b"k": fork.path, b"o": fork.offset, b"u": fork.sub, b"b": creation.start}
+        fields[b"h"] = json.dumps([source.id if source else 0, shared])
+    return [part for name, value in fields.items() for part in (name, str(value).encode("latin-1"))]
 
 
-def producer_field(producer: str) -> str:
+def producer_field(producer: str) -> bytes:
     """The field of a producer."""
-    return f"p:{producer}"
+    return b"p:%b" % producer.encode("latin-1")
 
 
 def producer_value(producer: ProducerStamp, revision: int) -> bytes:
@@ -133,10 +132,11 @@ def state_of(path: str, reply: Reply) -> StoredState | None:
     expires = fields.get("e")
     spec = Spec(fields.get("y"), None if ttl is None else int(ttl), fields.get("a"), fork=fork)
     stream = Stream.of(number, path, spec, number // 1000)
-    judged = AppendState(stream.media, int(fields["t"]), "c" in fields, fields.get("q"), _producers(fields))
+    _, revision, tail, *_ = fields["s"].split(" ")
+    judged = AppendState(stream.media, int(tail), "c" in fields, fields.get("q"), _producers(fields))
     absence = Verdict.GONE if over else None
     kept = None if expires is None else int(expires)
-    return StoredState(stream, int(fields["r"]), fields["n"], judged, start, inherited, source, kept, absence)
+    return StoredState(stream, int(revision), fields["n"], judged, start, inherited, source, kept, absence)
 
 
 def _producers(fields: dict[str, str]) -> dict[str, tuple[int, int]]:
@@ -152,40 +152,15 @@ def _producers(fields: dict[str, str]) -> dict[str, tuple[int, int]]:
 
 
 def news_of(message: bytes) -> News:
-    """A push: `id revision tail flags lengths`, a line feed, and the bytes."""
+    """A push: `id revision tail flags lengths`, a line feed, and the bytes.
+
+    Flags are c for closed and x for removed; lengths are those of the pieces, or - when they are not pushed.
+    """
     head, _, data = message.partition(b"\n")
     number, revision, tail, flags, lengths = head.split(b" ")
     pieces: list[bytes] = []
     start = 0
-    for length in lengths.split(b",") if lengths else ():
+    for length in lengths.split(b",") if lengths != b"-" else ():
         pieces.append(data[start : start + int(length)])
         start += int(length)
     return News(int(number), int(revision), int(tail), b"c" in flags, b"x" in flags, pieces)
-
-
-_POLYNOMIAL = 0x1021
-
-
-def _crc_table() -> Sequence[int]:
-    table = []
-    for byte in range(256):
-        crc = byte << 8
-        for _ in range(8):
-            crc = (crc << 1 ^ _POLYNOMIAL if crc & 0x8000 else crc << 1) & 0xFFFF
-        table.append(crc)
-    return table
-
-
-_CRC = _crc_table()
-
-
-def slot_of(key: bytes) -> int:
-    """The slot of a key (Redis Cluster specification, key distribution model)."""
-    start = key.find(b"{")
-    end = key.find(b"}", start + 1)
-    if start >= 0 and end > start + 1:
-        key = key[start + 1 : end]
-    crc = 0
-    for byte in key:
-        crc = (crc << 8 & 0xFFFF) ^ _CRC[crc >> 8 ^ byte]
-    return crc % 16384

@@ -24,9 +24,9 @@ class Script:
     sha: bytes
 
 
-# Fields of the hash: i id, r number of the last write, n its token, t tail, c closed, y content type, l TTL in seconds,
-# a and e expiry as spelled and in milliseconds, q Stream-Seq, g removed but held by forks; of a fork: k, o, u what it
-# was made with, b its first own position, h the id of its source and the segments it shares; w means nothing.
+# Fields of the hash: i id, s the head of the push of the last write (see `keys`), n its token, c closed,
+# y content type, l TTL in seconds, a and e expiry as spelled and in milliseconds, q Stream-Seq, g removed but held,
+# w nothing. Of a fork: k, o, u what it was made with, b its first own position, h its source and segments.
 _COMMON = """
 local m, d, f, c = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local call = redis.call
@@ -94,9 +94,6 @@ local function add(first)
   for k = first, #ARGV, 2 do call('XADD', d, ARGV[k], 'b', ARGV[k + 1]) end
 end
 
-local function push(id, revision, tail, flags)
-  call('SPUBLISH', c, id .. ' ' .. revision .. ' ' .. tail .. ' ' .. flags .. ' \\n')
-end
 """
 
 _LOAD = "return state()"
@@ -106,7 +103,7 @@ if look() then confirm() end
 return state()
 """
 
-# 1 token, 2 TTL, 3 expiry, 4 count of what follows for the hash, then entries of the data
+# 1 token, 2 TTL, 3 expiry, 4 head of a push without the id, 5 count of what follows for the hash, then the data
 _CREATE = """
 local over = look()
 if over then
@@ -115,14 +112,14 @@ if over then
   if had[1] == ARGV[1] then return {tonumber(had[2]), tonumber(had[3] or 0)} end
   return {now(), over, call('HGETALL', m)}
 end
-local count = tonumber(ARGV[4])
+local count = tonumber(ARGV[5])
 call('UNLINK', d, f)
-add(5 + count)
+add(6 + count)
 local t = call('TIME')
 local id = t[1] * 1000000 + t[2]
 local expires = ARGV[3]
 if ARGV[2] ~= '' then expires = text(now() + ARGV[2] * 1000) end
-call('HSET', m, 'i', text(id), unpack(ARGV, 5, 4 + count))
+call('HSET', m, 'i', text(id), 'n', ARGV[1], 's', text(id) .. ARGV[4], unpack(ARGV, 6, 5 + count))
 if expires ~= '' then
   call('HSET', m, 'e', expires)
   call('PEXPIREAT', d, expires)
@@ -131,37 +128,36 @@ end
 return {id, tonumber(expires) or 0}
 """
 
-# 1 id, 2 expected token, 3 token, 4 revision, 5 tail, 6 flags (f: the first bytes of its own), 7 lengths of the pieces
-# to push (-: none), 8 a producer to forget, 9 count of what follows for the hash, then entries of the data
+# 1 head of the push, 2 expected token, 3 token, 4 a producer to forget, 5 f: the first bytes of its own, 6 count of
+# what follows for the hash, then entries of the data. A head that ends with - goes without the bytes.
 _COMMIT = """
-local had = call('HMGET', m, 'i', 'n', 'e', 'g', 'l')
-if had[2] == ARGV[3] then
+local had = call('HMGET', m, 'n', 'e', 'l', 'g')
+if had[1] == ARGV[3] then
   confirm()
-  return tonumber(had[3] or 0)
+  return tonumber(had[2] or 0)
 end
-local expires = tonumber(had[3] or 0)
-if had[1] ~= ARGV[1] or had[2] ~= ARGV[2] or had[4] or (had[3] and expires <= now()) then
+local expires = tonumber(had[2] or 0)
+if had[1] ~= ARGV[2] or had[4] or (had[2] and expires <= now()) then
   if look() then confirm() end
   return state()
 end
-local count = tonumber(ARGV[9])
-local first = 10 + count
+local count = tonumber(ARGV[6])
+local first = 7 + count
 add(first)
-if ARGV[8] ~= '' then call('HDEL', m, ARGV[8]) end
-call('HSET', m, 'r', ARGV[4], 'n', ARGV[3], 't', ARGV[5], unpack(ARGV, 10, 9 + count))
-if had[5] then expires = extend(expires, tonumber(had[5])) end
-if string.find(ARGV[6], 'f', 1, true) then
+if ARGV[4] ~= '' then call('HDEL', m, ARGV[4]) end
+call('HSET', m, 's', ARGV[1], 'n', ARGV[3], unpack(ARGV, 7, 6 + count))
+if had[3] then expires = extend(expires, tonumber(had[3])) end
+if ARGV[5] ~= '' then
   local lives = call('PEXPIRETIME', m)
   if lives > 0 then call('PEXPIREAT', d, text(lives)) end
 end
-local head = ARGV[1] .. ' ' .. ARGV[4] .. ' ' .. ARGV[5] .. ' ' .. ARGV[6] .. ' '
-if ARGV[7] == '-' then
-  call('SPUBLISH', c, head .. '\\n')
-elseif #ARGV == first + 1 then
-  call('SPUBLISH', c, head .. ARGV[7] .. '\\n' .. ARGV[first + 1])
+if #ARGV == first + 1 and string.byte(ARGV[1], -1) ~= 45 then
+  call('SPUBLISH', c, ARGV[1] .. '\\n' .. ARGV[first + 1])
 else
-  local parts = {head, ARGV[7], '\\n'}
-  for k = first + 1, #ARGV, 2 do parts[#parts + 1] = ARGV[k] end
+  local parts = {ARGV[1], '\\n'}
+  if string.byte(ARGV[1], -1) ~= 45 then
+    for k = first + 1, #ARGV, 2 do parts[#parts + 1] = ARGV[k] end
+  end
   call('SPUBLISH', c, table.concat(parts))
 end
 return expires
@@ -175,9 +171,9 @@ return tonumber(had[2] or 0)
 """
 
 _REMOVE = """
-local had = call('HMGET', m, 'i', 'g', 'h', 'k', 'r', 't')
+local had = call('HMGET', m, 'i', 'g', 'h', 'k')
 if had[1] ~= ARGV[1] or had[2] or look() ~= 0 then return {0} end
-push(had[1], had[5], had[6], 'x')
+call('SPUBLISH', c, had[1] .. ' 0 0 x -\\n')
 if has_forks() then
   call('HSET', m, 'g', 1)
   call('HDEL', m, 'e')
