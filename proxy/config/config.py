@@ -64,41 +64,41 @@ class AccessSettings:
     """Who may do what."""
 
     allowlist: tuple[str, ...]  # patterns of upstream URLs that may be called
-    allow_private: tuple[str, ...]  # patterns of those that may have a private address
+    allow_private: tuple[str, ...]  # patterns of upstream URLs that may also have a private address
     secret: tuple[str, ...] = field(repr=False)  # service secrets from the environment or from Python
     secret_file: str  # file of service secrets, one a line; empty for none
     cors_origin: tuple[str, ...]  # browser origins that may read responses; empty for any
-    cors_max_age_seconds: int  # that a browser may remember a preflight
+    cors_max_age_seconds: int  # how long a browser may remember a preflight
 
 
 @dataclass(frozen=True, slots=True)
 class StorageSettings:
     """Which storage is used, and how it is asked."""
 
-    durable_streams_url: str  # of a durable-streams server, or unix:PATH; empty for the embedded store
+    durable_streams_url: str  # URL of a durable-streams server, or unix:PATH; empty for the embedded store
     durable_streams_token: str = field(repr=False)  # bearer token for it; empty for none
-    storage_timeout_seconds: float  # for one request, except live reads
-    storage_quick_retries: int  # at once, of a repeatable request whose connection was lost
+    storage_timeout_seconds: float  # time-out of one request to storage, except live reads
+    storage_quick_retries: int  # retries without a pause of a repeatable request whose connection was lost
 
 
 @dataclass(frozen=True, slots=True)
 class EgressSettings:
     """The proxy through which upstreams are called."""
 
-    egress_proxy: str  # its URL; empty for none
+    egress_proxy: str  # URL of the egress proxy; empty for none
     egress_credentials: str = field(repr=False)  # user and password, joined by a colon; empty for none
-    egress_credentials_file: str  # file that holds them instead; empty for none
+    egress_credentials_file: str  # file that holds the egress credentials; empty for none
     no_proxy: tuple[str, ...]  # hosts, addresses and networks that are called directly
-    max_upstream_head_bytes: int  # of the response to a CONNECT
+    max_upstream_head_bytes: int  # largest head of a response to CONNECT
 
 
 @dataclass(frozen=True, slots=True)
 class StopSettings:
     """How a stop goes, in seconds."""
 
-    drain_timeout_seconds: float  # for transfers to end by themselves
-    flush_timeout_seconds: float  # for storing what was received and closing the streams of those that did not
-    reader_grace_seconds: float  # for readers to receive the end of their streams
+    drain_timeout_seconds: float  # time that transfers get to end by themselves
+    flush_timeout_seconds: float  # time to store what the other transfers have received, and to close their streams
+    reader_grace_seconds: float  # time that readers get to receive the end of their streams
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ class DialLimits:
     timeout: float
     attempt_delay: float
     origins: int
-    liveness: Liveness  # of every TCP connection
+    liveness: Liveness  # when the peer of a TCP connection counts as gone
 
 
 class Dialler:

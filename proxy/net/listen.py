@@ -26,8 +26,8 @@ _HANDSHAKE = b"\x16"  # the type of a record (RFC 8446 section 5.1)
 class AcceptSettings:
     """What happens when descriptors or memory run out; times in seconds."""
 
-    accept_retry_seconds: float  # before the next accept
-    accept_report_seconds: float  # between two log lines about it
+    accept_retry_seconds: float  # pause before the next accept
+    accept_report_seconds: float  # pause between two log lines about failed accepts
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ _USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux (RFC 5482)
 class Liveness:
     """When a silent peer counts as gone; times in whole seconds."""
 
-    tcp_keepalive_seconds: int  # of silence, after which the peer is probed
-    tcp_probe_seconds: int  # between two probes without an answer
-    tcp_probes: int  # without an answer, after which the peer is gone
-    tcp_user_timeout_seconds: int  # that what was sent may stay unacknowledged
+    tcp_keepalive_seconds: int  # silence after which the peer is probed
+    tcp_probe_seconds: int  # pause between two probes without an answer
+    tcp_probes: int  # probes without an answer after which the peer is gone
+    tcp_user_timeout_seconds: int  # how long sent bytes may stay unacknowledged
 
 
 def watch_peer(opened: socket.socket, liveness: Liveness) -> None:

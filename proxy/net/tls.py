@@ -35,12 +35,12 @@ class TlsSettings:
     """TLS for clients: files as PEM, times in seconds."""
 
     tls_cert: tuple[str, ...]  # files of certificates, each with its chain; empty: no TLS
-    tls_key: tuple[str, ...]  # files of their private keys, in the same order
-    tls_min_version: str  # 1.2 or 1.3
+    tls_key: tuple[str, ...]  # files of the private keys, in the order of `tls_cert`
+    tls_min_version: str  # oldest version of TLS that is accepted: 1.2 or 1.3
     tls_client_ca: str  # file of the authorities of client certificates; empty: clients need none
-    tls_handshake_seconds: float  # until an unfinished handshake is given up
-    tls_close_seconds: float  # for a client to take the rest and to answer the end of TLS; the sweep is stricter
-    certificate_warning_days: int  # of remaining lifetime, at which a certificate is warned about
+    tls_handshake_seconds: float  # longest time of a handshake
+    tls_close_seconds: float  # time for a client to take the rest and to answer the end of TLS; the sweep is stricter
+    certificate_warning_days: int  # remaining lifetime of a certificate, in days, at which a warning is logged
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ class ClockSettings:
     """How clocks are compared; times in seconds."""
 
     clock_skew_seconds: float  # largest difference that is not reported
-    clock_check_seconds: float  # between two comparisons
+    clock_check_seconds: float  # pause between two comparisons
 
 
 class Clocks:

@@ -143,7 +143,7 @@ class RecordSettings:
     record_ttl_seconds: int  # lifetime of a record in storage, longer than its stream's
     record_cache: int  # records remembered in memory
     max_record_bytes: int  # largest record that is read
-    record_refresh_seconds: float  # after which a remembered record is read again, which also renews its lifetime
+    record_refresh_seconds: float  # age at which a remembered record is read again, which also renews its lifetime
 
 
 @dataclass(slots=True)

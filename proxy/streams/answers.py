@@ -68,7 +68,7 @@ class StorageError(Exception):
 class Metadata:
     """What storage says about a stream.
 
-    is_closed: nothing will be appended any more.
+    is_closed: nothing more will be appended.
     content_type: the stream's media type, None when storage named none.
     next_offset: the token to read on at, None when storage named none.
     is_up_to_date: a read reached the end as it was when storage answered.

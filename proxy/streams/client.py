@@ -43,7 +43,7 @@ class Endpoint:
     root: bytes  # with its final slash: the path that stream names are appended to
     headers: Headers  # fields for every request
     timeout: float  # seconds for the head of a response, and for a small body
-    quick_retries: int  # at once, of a repeatable request whose connection was lost
+    quick_retries: int  # retries without a pause of a repeatable request whose connection was lost
     place: str  # URL of the streams for messages, with its final slash and without credentials
 
 

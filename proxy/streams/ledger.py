@@ -38,8 +38,8 @@ class LedgerSettings:
     """Bounds of ledgers."""
 
     ledger_ttl_seconds: int  # lifetime of a ledger, from its last read or write
-    max_ledger_bytes: int  # size of a ledger that is read; a larger one can be neither read nor extended
-    retry: RetryPolicy  # of appends
+    max_ledger_bytes: int  # largest ledger; a larger one can be neither read nor extended
+    retry: RetryPolicy  # retries of appends
 
 
 class Ledger:

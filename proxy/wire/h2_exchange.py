@@ -14,9 +14,9 @@ __all__ = ["CodecSettings", "H2Exchange"]
 class CodecSettings:
     """Bounds of one connection."""
 
-    head: HeadLimits  # of each head; a field block is refused unread when it is larger than `head_bytes` encoded
-    window_bytes: int  # of one exchange that the peer may send before credit is returned
-    exchanges: int  # that the peer may have in progress
+    head: HeadLimits  # bounds of each head; a field block is refused unread when it is larger than `head_bytes` encoded
+    window_bytes: int  # bytes of one exchange that the peer may send before credit is returned
+    exchanges: int  # most exchanges that the peer may have in progress
 
 
 class H2Exchange:
