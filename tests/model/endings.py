@@ -208,7 +208,7 @@ class Endings:
             yield "?Endings.record", changed(state, "readers", which, "-")
 
     def _said(self, state: State, which: int, outcome: str) -> State:
-        """A reader is told an outcome: it is what everybody was told, and true."""
+        """A reader gets an outcome. It must be the one that every other reader got, and true."""
         said, stream = state.said[which] | {outcome}, state.streams[which]
         if len(said) > 1:
             raise Wrong(f"contradiction: {' and '.join(sorted(said))}")

@@ -168,7 +168,7 @@ class Protocol(Endings):
         yield from self._send(state, "Transfer._make", op, then, lambda state: self._undone(state, which))
 
     def _settle(self, state: State, which: int, call: Call) -> Iterator[Step]:
-        """`Claim.keep`. A caller whose request fails is told so, and it is settled in the background: finish."""
+        """`Claim.keep`. A caller whose request fails gets an error; the claim is settled in the background: finish."""
 
         def then(state: State, result: str) -> State:
             state = self._to(state, which, step="over")
