@@ -2,19 +2,26 @@
 
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from proxy.config import ConfigError
 from proxy.server import create_proxy_server
+from tests.conformance.caller import Caller
 from tests.kit.certificates import Authority
+from tests.kit.nginx import Nginx, needs_nginx
 from tests.kit.peers import RawClient
 from tests.kit.proxy_process import ProxyProcess, run_proxy
-from tests.kit.scripts import fixed
+from tests.kit.scripts import chunked, fixed
 from tests.kit.upstream import Upstream
+from tests.kit.waiting import SOON
 
 SECRET = "a-secret-of-more-than-thirty-two-bytes-in-all"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -179,6 +186,82 @@ def test_the_store_alone_speaks_tls_too(authority: Authority, tmp_path: Path) ->
         peer.send(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nContent-Type: text/plain\r\n\r\n")
         made = peer.response(to=b"PUT")
         assert (made.status, made.get("location")) == (201, "https://localhost/a")
+
+
+# nginx, whose connections end after three requests
+
+
+@needs_nginx
+def test_streams_are_whole_behind_an_nginx_that_speaks_tls_on_both_sides(authority: Authority, tmp_path: Path) -> None:
+    pair = authority.pair("nginx")
+    (tmp_path / "data").mkdir(mode=0o700)
+    args = [*authority.pair("behind").flags, "--data-dir", str(tmp_path / "data"), "--allow", "http://localhost:*/**"]
+    with Upstream() as upstream, ProxyProcess(args, env={"PROXY_SECRET": SECRET}) as proxy:
+        server = (
+            f"ssl_certificate {pair.certificate}; ssl_certificate_key {pair.key}; location / {{"
+            f" proxy_pass https://localhost:{proxy.port}; proxy_http_version 1.1; proxy_buffering off;"
+            f" proxy_ssl_trusted_certificate {authority.ca_file}; proxy_ssl_verify on; proxy_ssl_name localhost; }}"
+        )
+        with Nginx(tmp_path, server) as front:
+            caller = Caller(front.url, SECRET, tls=authority.client)
+            for number in range(5):
+                body = bytes([number]) * 100_000
+                assert caller.create(upstream.serve(chunked(body)).url).whole().data == body
+            caller.http.close()
+
+
+@needs_nginx
+def test_an_nginx_that_demands_a_certificate_and_closes_often_is_called(authority: Authority, tmp_path: Path) -> None:
+    pair, mine = authority.pair("upstream"), authority.pair("client", "proxy.example")
+    both = tmp_path / "both.pem"
+    both.touch(0o600)
+    both.write_bytes(mine.certificate.read_bytes() + mine.key.read_bytes())
+    (tmp_path / "data").mkdir(mode=0o700)
+    text = "nginx" * 500
+    server = (
+        f"ssl_certificate {pair.certificate}; ssl_certificate_key {pair.key}; "
+        f" default_type text/plain; location / {{ return 200 {text}; }}"
+        f" ssl_client_certificate {authority.ca_file}; ssl_verify_client on;"
+    )
+    with Nginx(tmp_path, server) as upstream:
+        args = ["--ca-file", str(authority.ca_file), "--allow", "https://localhost:*/**", "--upstream-cert"]
+        args += [f"{upstream.url}={both}", "--data-dir", str(tmp_path / "data"), "--port", "0"]
+        with ProxyProcess(args, env={"PROXY_SECRET": SECRET}) as proxy:
+            caller = Caller(proxy.url, SECRET)
+            for _ in range(8):
+                stream = caller.create(f"{upstream.url}/body", "GET")
+                assert stream.whole().data.decode() == text
+            refused = caller.post(f"{upstream.url.replace('localhost', '127.0.0.1')}/body", "GET")
+            assert refused.status_code == 403  # another origin, which the allowlist does not name
+            caller.http.close()
+
+
+def test_a_502_says_that_the_upstreams_certificate_has_expired(authority: Authority, tmp_path: Path) -> None:
+    expired = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    expired.load_cert_chain(*authority.pair("expired", days=-1))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=_handshakes, args=(listening, expired), daemon=True)
+        thread.start()
+        url = f"https://localhost:{listening.getsockname()[1]}"
+        args = ["--ca-file", str(authority.ca_file), "--allow", f"{url}/**", "--allow-private", f"{url}/**"]
+        with ProxyProcess([*args, "--data-dir", str(tmp_path)], env={"PROXY_SECRET": SECRET}) as proxy:
+            caller = Caller(proxy.url, SECRET)
+            answer = caller.post(f"{url}/", "GET")
+            message = answer.json()["error"]["message"]
+            assert answer.status_code == 502
+            assert message == "the TLS handshake with the upstream failed: its certificate has expired"
+            caller.http.close()
+        listening.shutdown(socket.SHUT_RDWR)  # ends the accept
+        thread.join(SOON)
+
+
+def _handshakes(listening: socket.socket, context: ssl.SSLContext) -> None:
+    """Answer handshakes until the socket is closed."""
+    with suppress(OSError):
+        while True:
+            accepted, _ = listening.accept()
+            with suppress(OSError), accepted, context.wrap_socket(accepted, server_side=True):
+                pass
 
 
 # Starts that are refused

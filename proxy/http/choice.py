@@ -84,7 +84,7 @@ class NewConnection(ServerConnection):
     def spare(self) -> None:
         """See ServerConnection."""
         self.set_busy()
-        self.close()
+        self.leave()
 
     def finish(self) -> None:
         """See ServerConnection."""

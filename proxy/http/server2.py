@@ -220,11 +220,10 @@ class Http2Connection(ServerConnection):
             self._close()
 
     def spare(self) -> None:
-        """See ServerConnection. Over TLS a client's answer to the end of TLS is not waited for: the place is needed."""
+        """See ServerConnection."""
         self.codec.go_away()
         self._close()
-        if self.is_tls:
-            self._loop.call_soon(self.cut)  # in the loop's next turn, when the end of TLS has been sent
+        self.leave()
 
     def finish(self) -> None:
         """See ServerConnection."""

@@ -286,6 +286,12 @@ class Connection(asyncio.Protocol):
         self.is_closing = True
         self.transport.close()
 
+    def leave(self) -> None:
+        """Close; over TLS without the peer's answer to the end of TLS. For a peer that has nothing left to take."""
+        self.close()
+        if self.is_tls:
+            self._loop.call_soon(self.cut)  # in the loop's next turn, when the end of TLS has been sent
+
     def cut(self) -> None:
         """Close at once; what is queued is dropped."""
         self.is_closing = True

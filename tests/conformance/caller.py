@@ -211,17 +211,18 @@ class LiveRead:
 
 
 class Caller:
-    """Somebody who has the service secret of the proxy at `url`."""
+    """Somebody who has the service secret of the proxy at `url`; `tls` verifies it, by default as the system does."""
 
-    def __init__(self, url: str, secret: str) -> None:
+    def __init__(self, url: str, secret: str, *, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls or ssl.create_default_context()
         self.url = url.rstrip("/")
         self.secret = secret
         self.bearer = {"Authorization": f"Bearer {secret}"}
-        self.http = httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False, verify=self._tls)
 
     def raw(self) -> RawClient:
         """A raw connection to the proxy."""
-        return RawClient(self.url, tls=ssl.create_default_context() if self.url.startswith("https:") else None)
+        return RawClient(self.url, tls=self._tls if self.url.startswith("https:") else None)
 
     def post(
         self,

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conformance.caller import Caller
+from tests.kit.certificates import Authority
 from tests.kit.npm_storage import NpmStorage
 from tests.kit.proxy_process import ProxyProcess
 from tests.kit.upstream import Upstream
 
 
-@pytest.fixture(scope="session")
-def caller() -> Iterator[Caller]:
-    """Who calls the proxy, with its service secret."""
+@pytest.fixture(scope="session", params=["plain", pytest.param("TLS", marks=pytest.mark.slow)])
+def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+    """Who calls the proxy, with its service secret; over TLS, too, with `-m slow`."""
     if url := os.environ.get("PROXY_CONFORMANCE_URL"):
         caller = Caller(url, os.environ["PROXY_CONFORMANCE_SECRET"])
         yield caller
@@ -30,8 +31,13 @@ def caller() -> Iterator[Caller]:
             "--error-body-timeout-seconds",
             "1",
         ]
-        with ProxyProcess(args, env={"PROXY_SECRET": secret}) as proxy:
-            caller = Caller(proxy.url, secret)
+        authority = Authority(tmp_path_factory.mktemp("authority")) if request.param == "TLS" else None
+        if authority is not None:
+            args += authority.pair("proxy").flags
+        with pytest.MonkeyPatch.context() as patch, ProxyProcess(args, env={"PROXY_SECRET": secret}) as proxy:
+            if authority is not None:
+                patch.setenv("SSL_CERT_FILE", str(authority.ca_file))  # for the Python client
+            caller = Caller(proxy.url, secret, tls=None if authority is None else authority.client)
             yield caller
             caller.http.close()
             assert "Traceback" not in proxy.output, proxy.output

@@ -89,6 +89,27 @@ async def test_of_many_connections_that_are_due_together_few_are_judged_in_one_t
         assert max(judged.values()) == 4
 
 
+@pytest.mark.over_tls
+@pytest.mark.parametrize("protocol", [None, "http/1.1"])
+async def test_a_silent_connection_is_closed_even_if_its_client_never_answers_that(protocol: str | None) -> None:
+    """Over TLS an end asks for an answer, which this client does not give; nor need it have agreed on a protocol."""
+
+    def connected(port: int) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", port), SOON)
+        tls = carrier.client()
+        if tls is None:
+            return client
+        tls.set_alpn_protocols([protocol] if protocol else [])
+        return tls.wrap_socket(client, server_hostname="127.0.0.1")
+
+    async with serving(echo, head_timeout_seconds=SHORT, close_grace_seconds=SHORT) as served:
+        client = await asyncio.to_thread(connected, served.port)
+        assert await asyncio.to_thread(client.recv, 1) == b""
+        async with asyncio.timeout(SOON):
+            await served.all_gone()
+        client.close()
+
+
 async def test_a_head_that_drips_is_refused_when_its_time_is_up() -> None:
     async with serving(echo, head_timeout_seconds=SHORT) as served:
         peer = await served.connect()
