@@ -29,7 +29,15 @@ class Unread:
         await asyncio.to_thread(self._client.sendall, data)
 
     async def take(self, count: int) -> bytes:
-        return await asyncio.to_thread(self._client.recv, count)
+        """So many bytes, or fewer at the end. Over TLS one call of the socket gives one record at most."""
+
+        def taken() -> bytes:
+            data = b""
+            while len(data) < count and (more := self._client.recv(count - len(data))):
+                data += more
+            return data
+
+        return await asyncio.to_thread(taken)
 
     def close(self) -> None:
         self._client.close()
