@@ -8,7 +8,7 @@ const home = new URL('../../../proxy/static/', import.meta.url)
 const read = (name) => readFileSync(new URL(name, home), 'utf8')
 const pkg = JSON.parse(read('package.json'))
 
-for (const name of ['client', 'chat', 'vercel', 'tanstack'])
+for (const name of ['client', 'chat', 'sdk', 'vercel', 'tanstack'])
   test(`${name}.d.ts declares exactly what ${name}.js exports`, async () => {
     const declared = [...read(`${name}.d.ts`).matchAll(/^export (?:function|class|const) (\w+)/gm)].map(
       ([, found]) => found,
