@@ -29,7 +29,12 @@ _METHODS = (b"GET", b"POST", b"PUT", b"PATCH", b"DELETE")
 _NO_STORE: Field = (b"cache-control", b"no-store")
 _REPLAY: Field = (b"idempotent-replay", b"true")
 # The credential for the upstream is part of a key's scope, so that no caller gets an answer that another has paid for.
-_UPSTREAM_CREDENTIALS = (b"upstream-authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+_UPSTREAM_CREDENTIALS = (
+    b"upstream-authorization", b"x-api-key", b"api-key", b"x-goog-api-key",
+    b"apikey", b"x-apikey", b"xi-api-key", b"ocp-apim-subscription-key", b"x-functions-key", b"x-rapidapi-key",
+    b"x-auth-token", b"x-access-token", b"x-token", b"private-token", b"x-serverless-authorization",
+    b"cf-aig-authorization", b"helicone-auth", b"x-portkey-api-key", b"x-portkey-virtual-key", b"x-litellm-api-key",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,10 @@ SCOPES: list[dict[str, str]] = [
     {"authorization": bearer(""), "x_api_key": "Bearer one"},
     {"authorization": bearer(""), "api_key": "Bearer one"},
     {"authorization": bearer(""), "x_goog_api_key": "Bearer one"},
+    {"authorization": bearer(""), "xi_api_key": "Bearer one"},
+    {"authorization": bearer(""), "ocp_apim_subscription_key": "Bearer one"},
+    {"authorization": bearer(""), "x_auth_token": "Bearer one"},
+    {"authorization": bearer(""), "cf_aig_authorization": "Bearer one"},
 ]
 
 
