@@ -41,8 +41,8 @@ class Headers:
     _encoded: bytes | None
     _joined: Mapping[bytes, bytes] | None
     _parent: "Headers | None"
-    _raw: bytes | list[Field] | None
-    """As received or given: the field lines, or the fields with their names in any case; None: as `_fields`."""
+    _raw: bytes | list[Field]
+    """As received or given: the field lines, or the fields with their names in any case."""
 
     def __init__(self, items: Iterable[Field] = ()) -> None:
         fields = [(name.lower(), value) for name, value in items]
@@ -51,9 +51,8 @@ class Headers:
                 raise ValueError("not a header name")
             if not is_field_value(value):
                 raise ValueError(f"not a header value: {name.decode()}")
-        self._fields = fields
+        self._fields = self._raw = fields
         self._parent = None
-        self._raw = None
         self._encoded = None
         self._joined = None
 
@@ -72,9 +71,8 @@ class Headers:
     def trusted(cls, items: list[Field]) -> "Headers":
         """Fields that are known to be valid and lower-case (a parser's, or literals): taken as they are."""
         self = cls.__new__(cls)
-        self._fields = items
+        self._fields = self._raw = items
         self._parent = None
-        self._raw = None
         self._encoded = None
         self._joined = None
         return self
@@ -100,7 +98,7 @@ class Headers:
         raw = self._raw
         if isinstance(raw, bytes):
             raw = self._raw = _LINE.findall(raw)
-        return self._items if raw is None else raw
+        return raw
 
     def _all(self) -> list[Field]:
         return self._items if self._parent is None else self._parent._all() + self._items
@@ -129,6 +127,8 @@ class Headers:
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of `name` (lower case), or None."""
+        if self._fields is None and isinstance(self._raw, bytes):
+            return _value_in(self._raw, name)
         if self._parent is not None and (value := self._parent.get(name)) is not None:
             return value
         for field, value in self._items:
@@ -168,3 +168,12 @@ class Headers:
             own = b"".join([b"%b: %b\r\n" % field for field in self._own_spelled()])
             self._encoded = own if self._parent is None else self._parent.encode() + own
         return self._encoded
+
+
+def _value_in(lines: bytes, name: bytes) -> bytes | None:
+    """The first value of `name` in field lines, which stay unread: storage's answer to an append is asked for one."""
+    begin = (b"\n" + lines.lower()).find(b"\n" + name + b": ")  # in `lines`: one byte was put in front
+    if begin < 0:
+        return None
+    begin += len(name) + 2
+    return lines[begin : lines.index(b"\r", begin)]

@@ -133,3 +133,16 @@ def test_names_are_found_in_lower_case_and_written_as_they_were_spelled(
         assert headers.plus(*lower).as_spelled() == one + lower
         assert headers.plus(*lower).encode().startswith(lines)
     assert Headers(one).as_spelled() == list(Headers(one))
+
+
+_NAMES = st.sampled_from([b"a", b"A", b"b", b"a-b", b"b-a", b"A-b"])
+_VALUES = st.sampled_from([b"", b"1", b"a: 2", b"b: x", b"x a: 3", b"\xff"])
+
+
+@given(st.lists(st.tuples(_NAMES, _VALUES)))
+def test_a_field_is_found_in_unread_lines_as_in_read_ones(fields: list[tuple[bytes, bytes]]) -> None:
+    lines = b"".join(b"%b: %b\r\n" % field for field in fields)
+    read = Headers(fields)
+    for name in (b"a", b"b", b"a-b", b"b-a", b"c"):
+        assert Headers.unread(lines).get(name) == read.get(name)
+        assert Headers.unread(lines).plus((b"c", b"4")).get(name) == read.plus((b"c", b"4")).get(name)
