@@ -8,9 +8,10 @@ from pathlib import Path
 
 from bench.process import PROXY_CORE, Child, free_port
 
-__all__ = ["Missing", "start_nginx"]
+__all__ = ["Missing", "start_nginx", "start_nginx_tls"]
 
 _CONFIG = Path(__file__).with_name("nginx.conf")
+_TLS_CONFIG = Path(__file__).with_name("nginx_tls.conf")
 
 
 class Missing(Exception):
@@ -34,11 +35,20 @@ def find_nginx() -> str:
 
 def start_nginx(upstream_port: int) -> tuple[Child, int]:
     """One worker that relays to 127.0.0.1:`upstream_port`; the process and its port."""
+    directory = Path(tempfile.mkdtemp(prefix="bench-nginx-"))
+    return _started(directory, _CONFIG.read_text().replace("UPSTREAM", str(upstream_port)))
+
+
+def start_nginx_tls(directory: Path, certificate: Path, key: Path) -> tuple[Child, int]:
+    """One worker that serves the files of `directory` over TLS; the process and its port."""
+    config = _TLS_CONFIG.read_text().replace("CERT", str(certificate)).replace("KEY", str(key))
+    return _started(directory, config.replace("ROOT", str(directory)))
+
+
+def _started(directory: Path, config: str) -> tuple[Child, int]:
     nginx = find_nginx()
     port = free_port()
-    directory = Path(tempfile.mkdtemp(prefix="bench-nginx-"))
-    config = _CONFIG.read_text().replace("LISTEN", str(port)).replace("UPSTREAM", str(upstream_port))
-    (directory / "nginx.conf").write_text(config)
+    (directory / "nginx.conf").write_text(config.replace("LISTEN", str(port)))
     child = Child([nginx, "-p", f"{directory}/", "-e", "stderr", "-c", "nginx.conf"], directory, {}, PROXY_CORE)
     child.wait_for_port(port)
     return child, port
