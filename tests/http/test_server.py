@@ -514,6 +514,31 @@ async def test_a_half_closed_client_counts_as_gone_after_the_grace() -> None:
         assert await peer.rest() == b""
 
 
+@pytest.mark.plain_only  # it brings its own certificates
+async def test_over_tls_a_client_that_ends_its_side_ends_the_exchange(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loops close the transport then. They complain when they are asked not to."""
+    certificates = Certificates.make(tmp_path)
+    cancelled = asyncio.Event()
+
+    async def handler(_: Request) -> Response:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    async with serving(handler, tls=ServerTls(lambda: certificates.server, LONG, LONG, b"")) as served:
+        peer = await served.connect(GET % b"", tls=certificates.client)
+        await until(lambda: len(served.server.exchanges) == 1)
+        peer.close()
+        async with asyncio.timeout(SOON):
+            await cancelled.wait()
+            await served.all_gone()
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("sent", [b"GET / HT", POST % 10 + b"half"])
 @pytest.mark.plain_only
 async def test_half_a_request_before_the_end_is_refused(echoing: Served, sent: bytes) -> None:

@@ -176,6 +176,30 @@ async def test_over_tls_there_is_no_half_close(tmp_path: Path) -> None:
         assert await peer.exactly(4) == b"more"
 
 
+class _Written:
+    """A transport that notes what it is given."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.sizes: list[int] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+    def writelines(self, buffers: list[bytes]) -> None:
+        self.sizes += map(len, buffers)
+        self._transport.writelines(buffers)
+
+
+async def test_over_tls_short_buffers_are_joined_to_records_and_arrive_in_order(tmp_path: Path) -> None:
+    buffers = [bytes([number]) * size for number, size in enumerate([5, 9, 16_000, 500, 3, 100_000, 1, 1])]
+    async with connected(Certificates.make(tmp_path)) as (connection, peer):
+        connection.transport = written = _Written(connection.transport)  # type: ignore[assignment]  # as one
+        connection.write(buffers)
+        assert await peer.exactly(sum(map(len, buffers))) == b"".join(buffers)
+        assert written.sizes == [16_014, 503, 100_000, 2]
+
+
 async def test_a_connection_is_quiet_until_something_can_be_read() -> None:
     async with connected(None) as (connection, peer):
         assert connection.is_quiet()
