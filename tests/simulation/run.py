@@ -188,6 +188,10 @@ def simulate(seed: int) -> Report:
             return await World(seed).run()
         finally:
             loop.exhume()
+            while tasks := asyncio.all_tasks() - {asyncio.current_task()}:  # one may start another when it is cancelled
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
 
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
