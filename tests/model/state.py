@@ -20,6 +20,7 @@ class Bounds(NamedTuple):
     readers: whether the streams are read. deletes: whether they may be deleted.
     crashes, freezes: of instances. expiries: of leases of instances that run.
     late: requests that are lost, heard without an answer, or held and heard later, while their sender repeats them.
+    closed_first: storage looks whether a stream is closed before it looks at the producer, as the npm server does.
     """
 
     creates: int = 2
@@ -30,6 +31,7 @@ class Bounds(NamedTuple):
     freezes: int = 0
     expiries: int = 0
     late: int = 0
+    closed_first: bool = False
 
 
 class Lock(NamedTuple):
@@ -97,11 +99,13 @@ class State(NamedTuple):
     named: frozenset[int] = frozenset()  # the streams that a caller was answered with
     late: frozenset[Op] = frozenset()  # requests on their way, whose senders do not wait any more
     left: tuple[int, int, int, int] = (0, 0, 0, 0)  # crashes, freezes, expiries, late requests that may still happen
+    closed_first: bool = False  # storage's order of checks
 
 
 def initial(bounds: Bounds) -> State:
     """Where every run begins."""
-    return State(left=(bounds.crashes, bounds.freezes, bounds.expiries, bounds.late))
+    left = (bounds.crashes, bounds.freezes, bounds.expiries, bounds.late)
+    return State(left=left, closed_first=bounds.closed_first)
 
 
 def changed(state: State, field: str, index: int, value: object) -> State:

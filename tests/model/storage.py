@@ -64,6 +64,8 @@ def _append(state: State, op: Op) -> tuple[State, str]:
     stream = state.streams[which]
     if stream is None:
         return state, "gone"
+    if state.closed_first and stream.closed is not None:
+        return state, "duplicate" if (epoch, seq) == (stream.closed, stream.seq) else "closed"
     last = stream.seq if epoch <= stream.epoch else -1
     if epoch < stream.epoch:
         return state, "fenced"

@@ -2,9 +2,11 @@
 
 import functools
 import importlib
+import re
 
 import pytest
 
+from tests.doc_tables import ROOT
 from tests.model.protocol import Protocol
 from tests.model.search import Found, search
 from tests.model.state import Bounds, initial
@@ -15,6 +17,7 @@ ALL = {
     "a claim, when a lease runs out and a request is late": CLAIMS._replace(crashes=0, late=1, expiries=1),
     "a claim, when an instance dies and a request is late": CLAIMS._replace(late=1),
     "an ending, when two requests are late": ENDING._replace(late=2),
+    "an ending on storage of another kind": ENDING._replace(crashes=0, expiries=1, late=1, closed_first=True),
     "an ending and a delete, when a request is late": ENDING._replace(late=1, deletes=True),
     "two creates to their ends, when an instance dies": Bounds(),
     "two creates to their ends, when an instance freezes": Bounds(crashes=0, freezes=1),
@@ -79,13 +82,24 @@ def test_a_planted_mistake_is_found(bug: str) -> None:
     assert found(BUGS[bug], bug).wrong
 
 
+def steps() -> set[str]:
+    """The model's steps that are not faults, without those of the world outside."""
+    names = {name for bounds in ALL.values() for name in found(bounds).steps if name[0] != "!"}
+    return {name.lstrip("?") for name in names} - OUTSIDE
+
+
 def test_every_step_has_a_name_of_the_code() -> None:
     modules = [importlib.import_module(f"proxy.{name}") for name in CODE]
-    names = {name for bounds in ALL.values() for name in found(bounds).steps if name[0] != "!"}
-    names = {name.lstrip("?") for name in names} - OUTSIDE
+    names = steps()
     assert len(names) > 20
     for name in names:
         first, *rest = name.split(".")
         owners = [getattr(module, first) for module in modules if hasattr(module, first)]
         assert owners, name
         assert all(hasattr(owner, each) for owner in owners[:1] for each in rest), name
+
+
+def test_the_picture_of_the_model_has_its_steps() -> None:
+    page = (ROOT / "docs" / "internals" / "model.md").read_text()
+    drawn = set(re.findall(r"^ +\S+ --> \w+: (\S+)$", page, re.MULTILINE))
+    assert drawn | {"Lease._renew", "pump"} == steps() | {"Member._cancel_licensed"}
