@@ -211,14 +211,19 @@ class LiveRead:
 
 
 class Caller:
-    """Somebody who has the service secret of the proxy at `url`; `tls` verifies it, by default as the system does."""
+    """Somebody who has the service secret of the proxy at `url`; `tls` verifies it, by default as the system does.
 
-    def __init__(self, url: str, secret: str, *, tls: ssl.SSLContext | None = None) -> None:
+    With `http2` it speaks HTTP/2 only, without TLS by prior knowledge. Raw connections are always of HTTP/1.1.
+    """
+
+    def __init__(self, url: str, secret: str, *, tls: ssl.SSLContext | None = None, http2: bool = False) -> None:
         self._tls = tls or ssl.create_default_context()
         self.url = url.rstrip("/")
         self.secret = secret
         self.bearer = {"Authorization": f"Bearer {secret}"}
-        self.http = httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False, verify=self._tls)
+        self.http = httpx.Client(
+            base_url=self.url, timeout=SECONDS, trust_env=False, verify=self._tls, http1=not http2, http2=http2
+        )
 
     def raw(self) -> RawClient:
         """A raw connection to the proxy."""

@@ -69,6 +69,7 @@ def test_repeated_headers_stay_repeated_and_in_order(caller: Caller, upstream: U
     assert kept == [(name.lower(), value) for name, value in fields]
 
 
+@pytest.mark.http1_only
 @pytest.mark.parametrize("more", [[], [("X-Odd", "a\tb")]], ids=["a plain head", "an unusual head"])
 def test_names_go_upstream_as_they_were_spelled(
     caller: Caller, upstream: Upstream, more: list[tuple[str, str]]
@@ -129,6 +130,7 @@ def test_what_belongs_to_this_hop_stops_here(caller: Caller, upstream: Upstream,
     assert value not in _sent(caller, upstream, (name, value)).get_all(name)
 
 
+@pytest.mark.http1_only
 @pytest.mark.parametrize("connection", ["X-Hop", "x-hop, close", "keep-alive ,X-HOP", "close,,x-hop,"])
 def test_a_header_that_connection_names_stops_here(caller: Caller, upstream: Upstream, connection: str) -> None:
     seen = _sent(caller, upstream, ("Connection", connection), ("X-Hop", "1"), ("X-Stays", "2"))
