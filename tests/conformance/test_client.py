@@ -32,6 +32,8 @@ from tests.kit.relay import Cut, Relay, Way
 from tests.kit.scripts import GATE, HANG, RESET, chunked, echo, fixed, sse, until_close
 from tests.kit.upstream import Upstream
 
+pytestmark = pytest.mark.http1_only  # the client chooses its version by itself
+
 QUICK = Retry(reads=8, first_delay=0.01, max_delay=0.1)
 PATIENT = Timeouts(answer=15, data=15)  # seconds: a test may fail, but never hang
 Connect = Callable[..., DurableFetch]

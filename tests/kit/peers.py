@@ -53,6 +53,8 @@ class RawClient:
         self._timeout = timeout
         plain = socket.create_connection((parts.hostname, parts.port or (443 if tls else 80)), timeout)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            tls.set_alpn_protocols(["http/1.1"])  # another client of the same context may have said otherwise
         self._socket = tls.wrap_socket(plain, server_hostname=parts.hostname) if tls is not None else plain
         self._buffer = b""
         self.end = End.OPEN
