@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.certificates import Authority
 from tests.kit.engines import Engine, redis_binary, valkey_binary
 from tests.kit.event_loops import python_path
+from tests.kit.ports import free_port
 from tests.kit.proxy_process import ProxyProcess, run_proxy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +116,22 @@ def test_passwords_are_taken_from_the_environment_or_a_file_and_shown_nowhere(tm
         argument = run_proxy(["--store-url", f"redis://proxy:hidden@{at}"], env=environment)
         assert (argument.returncode, "hidden" in argument.stderr) == (2, False)
         assert "PROXY_STORE_PASSWORD" in argument.stderr
+
+
+def test_a_server_is_spoken_to_over_tls_when_its_certificate_is_trusted(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.pair("server")
+    port = free_port()
+    options = (
+        "--tls-port", str(port), "--tls-cert-file", str(pair.certificate), "--tls-key-file", str(pair.key),
+        "--tls-ca-cert-file", str(authority.ca_file), "--tls-auth-clients", "no",
+    )  # fmt: skip
+    url = ["--store-url", f"rediss://localhost:{port}"]
+    with Engine(binary_of("redis"), tmp_path / "engine", *options):
+        with ProxyProcess([*url, "--ca-file", str(authority.ca_file), *ALLOW], env={"PROXY_SECRET": SECRET}) as proxy:
+            assert "Storage is Redis" in proxy.output
+        strange = run_proxy(["--port", "0", *url], env={"PROXY_SECRET": SECRET})
+        assert (strange.returncode, "certificate" in strange.stderr.lower()) == (2, True), strange.stderr
 
 
 @pytest.mark.parametrize(

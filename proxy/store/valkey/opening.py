@@ -12,13 +12,14 @@ from proxy.store.settings import EngineSettings, StoreSettings
 from proxy.store.shared.engine import SharedEngine
 from proxy.store.valkey.backend import ValkeyBackend
 from proxy.store.valkey.check import Facts, checked, facts_of, promise
+from proxy.store.valkey.cluster import ClusterServers
 from proxy.store.valkey.connection import Lost
 from proxy.store.valkey.dial import EngineDialler, Refused
 from proxy.store.valkey.keys import Namer
 from proxy.store.valkey.place import EnginePlace, Kind, PlaceError, parse_place
 from proxy.store.valkey.resp import ServerError
 from proxy.store.valkey.sentinel import primary_of
-from proxy.store.valkey.servers import OneServer
+from proxy.store.valkey.servers import OneServer, Servers
 
 __all__ = ["open_engine"]
 
@@ -34,7 +35,8 @@ def open_engine(
     facts = _in_thread(lambda: _examined(place, engine, tls))
     dialler = EngineDialler(place, engine, tls)
     namer = Namer(engine.prefix)
-    servers = OneServer(dialler, engine, namer)
+    is_cluster = place.kind is Kind.CLUSTER
+    servers: Servers = (ClusterServers if is_cluster else OneServer)(dialler, engine, namer)
     return SharedEngine(ValkeyBackend(servers, namer, engine), settings), promise(facts, engine.replicas)
 
 
@@ -50,8 +52,6 @@ def _place(engine: EngineSettings) -> EnginePlace:
         place = parse_place(url)
     except PlaceError as error:
         raise StoreUnusable(f"the URL {error}") from None
-    if place.kind is Kind.CLUSTER:
-        raise StoreUnusable("a cluster cannot be used yet")
     return replace(place, password=engine.password) if engine.password else place
 
 

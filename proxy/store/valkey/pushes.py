@@ -40,7 +40,7 @@ class _Channel:
 class Pushes:
     """Subscriptions on one server, which `opener` connects to. `listener` hears the news."""
 
-    def __init__(  # each is a part of its own
+    def __init__(
         self,
         name: str,
         settings: EngineSettings,
@@ -53,6 +53,7 @@ class Pushes:
         self._namer = namer
         self._listener = listener
         self._channels: dict[bytes, _Channel] = {}
+        self.moved: Callable[[], None] | None = None  # called when a channel may be at another member of a cluster
         self._link = EngineLink(name, settings, lambda: opener(self._pushed, self._lost), self._connected, check)
 
     async def follow(self, channel: bytes) -> None:
@@ -76,7 +77,8 @@ class Pushes:
 
     def _connected(self, connection: EngineConnection) -> None:
         channels = iter(list(self._channels))
-        for run in _runs(channels):
+        at_once = _AT_ONCE if self.moved is None else 1  # a command of a cluster takes channels of one slot
+        for run in _runs(channels, at_once):
             connection.tell(encoded(["SSUBSCRIBE", *run]))
             for channel in run:
                 self._channels[channel].asked = 1
@@ -85,6 +87,13 @@ class Pushes:
         for channel in self._channels.values():
             channel.asked = 0
             channel.confirmed.clear()
+        if self.moved is not None and self._channels:
+            self.moved()
+
+    def is_followed(self, channel: bytes) -> bool:
+        """Whether news of the channel come."""
+        followed = self._channels.get(channel)
+        return followed is not None and followed.confirmed.is_set()
 
     def _pushed(self, push: Push) -> None:
         match push:
@@ -93,6 +102,15 @@ class Pushes:
                     self._listener.heard(self._namer.path_of(channel), news_of(message))
             case [b"ssubscribe", bytes() as channel, _]:
                 self._confirmed(channel)
+            case [b"sunsubscribe", bytes() as channel, _]:
+                self._ended(channel)
+
+    def _ended(self, name: bytes) -> None:
+        """Nothing comes any more: we asked for that, or the slot has moved to another member."""
+        channel = self._channels.get(name)
+        if channel is not None and channel.asked <= 0 and self.moved is not None:
+            channel.confirmed.clear()
+            self.moved()
 
     def _confirmed(self, name: bytes) -> None:
         channel = self._channels.get(name)
@@ -111,6 +129,6 @@ class Pushes:
         await self._link.aclose()
 
 
-def _runs(channels: Iterator[bytes]) -> Iterator[list[bytes]]:
-    while run := list(islice(channels, _AT_ONCE)):
+def _runs(channels: Iterator[bytes], count: int) -> Iterator[list[bytes]]:
+    while run := list(islice(channels, count)):
         yield run

@@ -18,7 +18,7 @@ from proxy.store.valkey.pushes import Pushes
 from proxy.store.valkey.resp import Push, Reply, ServerError
 from proxy.store.valkey.sentinel import primary_of
 
-__all__ = ["OneServer", "Servers"]
+__all__ = ["OneServer", "Servers", "react"]
 
 # The server cannot do it now, and has done nothing. It, or another one, may be able to in a moment.
 _LATER = frozenset({"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "UNKILLABLE"})
@@ -46,6 +46,23 @@ class Servers(Protocol):
 
     async def aclose(self) -> None:
         """Close every connection."""
+
+
+async def react(error: ServerError, connection: EngineConnection, until: float, settings: EngineSettings) -> None:
+    """Do what `error` asks for, before another attempt until the loop's time `until`.
+
+    Raises ServerError when another attempt is in vain, Unavailable when there is no time for one, Lost.
+    """
+    if error.code == "NOSCRIPT":
+        await load_scripts(connection)
+        return
+    if error.code in _DEMOTED:
+        connection.abort("the server was demoted to a replica")
+    elif error.code not in _LATER:
+        raise error
+    if asyncio.get_running_loop().time() + settings.reconnect_seconds >= until:
+        raise Unavailable(f"the engine refuses: {error}")
+    await asyncio.sleep(settings.reconnect_seconds)
 
 
 class OneServer:
@@ -106,7 +123,7 @@ class OneServer:
             is_uncertain = is_uncertain or isinstance(error, Lost)
             try:
                 if isinstance(error, ServerError) and connection is not None:
-                    await self._react(error, connection, until)
+                    await react(error, connection, until, self._settings)
                 connection = await link.ready(until)
                 return await connection.call(command), is_uncertain
             except Lost as failure:
@@ -117,20 +134,6 @@ class OneServer:
                 error = failure
             if self._loop.time() >= until:
                 raise Unavailable(f"the engine does not answer: {error}")
-
-    async def _react(self, error: ServerError, connection: EngineConnection, until: float) -> None:
-        """Do what `error` asks for, before another attempt. Raises ServerError when another one is in vain."""
-        if error.code == "NOSCRIPT":
-            await load_scripts(connection)
-            return
-        if error.code in _DEMOTED:
-            connection.abort("the server was demoted to a replica")
-        elif error.code not in _LATER:
-            raise error
-        pause = self._settings.reconnect_seconds
-        if self._loop.time() + pause >= until:
-            raise Unavailable(f"the engine refuses: {error}")
-        await asyncio.sleep(pause)
 
     def listen(self, listener: NewsListener) -> None:
         """Open the connection for pushes."""
