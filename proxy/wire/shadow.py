@@ -54,8 +54,22 @@ _REPEATED = frozenset((
 _FieldTuple = tuple[bytes | str, bytes | str] | tuple[bytes | str, bytes | str, bool | None]
 
 
+_INDEXED = 0x80  # first byte of a field that the table holds (RFC 7541 section 6.1)
+
+_KNOWN_FIELDS = 64
+_KNOWN_BYTES = 128
+"""Encoded fields that are remembered, and the size of the largest."""
+
+
 class _Encoder(Encoder):
-    """hpack's, without Huffman coding, whose cost grows with the square of a value's length, and with a small table."""
+    """hpack's, without Huffman coding, whose cost grows with the square of a value's length, and with a small table.
+
+    How a field was encoded stays right until the table changes. The same fields come again in most heads.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[tuple[Field, bool], bytes] = {}
 
     @property
     def header_table_size(self) -> int:
@@ -67,6 +81,7 @@ class _Encoder(Encoder):
         size = min(value, _TABLE_BYTES)
         if size != self.header_table.maxsize:  # hpack would forget a change that is followed by none
             self.header_table.maxsize = size
+            self._known.clear()
             smallest = min([size, *self.table_size_changes])  # this and the last are to be said (RFC 7541 section 4.2)
             self.table_size_changes = [size] if size == smallest else [smallest, size]
 
@@ -77,6 +92,19 @@ class _Encoder(Encoder):
     ) -> bytes:
         """See hpack."""
         return super().encode(headers, huffman=False)
+
+    def add(self, to_add: Field, sensitive: bool, huffman: bool = False) -> bytes:  # hpack's own signature
+        """See hpack."""
+        known = self._known.get((to_add, sensitive))
+        if known is not None:
+            return known
+        encoded = super().add(to_add, sensitive, huffman)
+        is_added = not sensitive and encoded[0] < _INDEXED
+        if is_added or len(self._known) == _KNOWN_FIELDS:
+            self._known.clear()
+        if not is_added and len(encoded) <= _KNOWN_BYTES:
+            self._known[to_add, sensitive] = encoded
+        return encoded
 
 
 class _Decoder(Decoder):

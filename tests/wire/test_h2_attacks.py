@@ -23,7 +23,21 @@ from proxy.wire.frames import (
 from proxy.wire.h2_events import DataReceived, ExchangeReset, RequestReceived, RequestRefused
 from proxy.wire.h2_exchange import CodecSettings
 from proxy.wire.headers import Headers
-from tests.wire.h2_kit import GET, LIMITS, OPENING, POST, Fields, client, data, feed, h2_side, heads, sent_by, server
+from tests.wire.h2_kit import (
+    GET,
+    LIMITS,
+    OPENING,
+    POST,
+    Fields,
+    client,
+    data,
+    feed,
+    h2_side,
+    heads,
+    sent_by,
+    server,
+    tell_h2,
+)
 
 HOST = Headers([(b"host", b"h")])
 BEGUN = heads(1, POST, ended=False)
@@ -382,7 +396,10 @@ def test_the_table_of_a_peer_is_used_up_to_a_bound_and_changes_are_announced() -
         for stream in range(1, 2 * len(sizes) + 30, 2):
             headers = Headers([(b"content-type", b"t/%d" % stream), (b"x-secret", b"s")])
             codec.send_head(stream, 200, headers, 0, ended=True)
-        peer.receive_data(b"".join(codec.take_output()))
+        story = tell_h2({}, peer.receive_data(b"".join(codec.take_output())))
+        for stream, seen in story.items():
+            fields = [(b":status", b"200"), (b"content-length", b"0"), (b"content-type", b"t/%d" % stream)]
+            assert seen.heads == [[*fields, (b"x-secret", b"s")]]
 
 
 def test_what_varies_and_what_is_secret_is_never_indexed() -> None:
