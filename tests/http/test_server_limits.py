@@ -602,9 +602,9 @@ async def test_a_head_that_begins_makes_its_connection_the_last_to_be_closed_for
         await until(lambda: len(served.server.connections) == 1)
         second = await served.connect()
         await until(lambda: len(served.server.connections) == 2)
-        silent = list(served.server.idle)
+        later = next(reversed(served.server.idle))
         first.send(b"GET /first HTTP/1.1\r\n")
-        await until(lambda: next(reversed(served.server.idle)) not in silent)
+        await until(lambda: next(reversed(served.server.idle)) is not later)
         peer = await served.connect(GET % b"new")
         assert (await peer.response()).body == b"/new "
         assert await second.rest() == b""
