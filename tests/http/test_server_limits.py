@@ -294,7 +294,7 @@ async def test_a_reader_that_takes_a_little_is_kept() -> None:
         return Response(200, Headers(), Endless())
 
     loop = asyncio.get_running_loop()
-    async with serving(handler, reader_timeout_seconds=10 * SHORT) as served:
+    async with serving(handler, max_reader_bytes=8 << 20, reader_timeout_seconds=10 * SHORT) as served:
         client = await _unread(served, GET % b"", receive_buffer=64 << 10)
         await until(lambda: any(each.is_write_paused for each in served.server.connections))
         end = loop.time() + 25 * SHORT
