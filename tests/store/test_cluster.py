@@ -27,18 +27,18 @@ class Cluster:
 
     def __init__(self, binary: str, directory: Path, stack: ExitStack) -> None:
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0")
+        buses = [str(free_port()) for _ in range(4)]
         self.members = [
-            stack.enter_context(
-                Engine(binary, directory / f"{number}", *options, "--cluster-port", str(free_port()), has_port=True)
-            )
-            for number in range(4)
+            stack.enter_context(Engine(binary, directory / bus, *options, "--cluster-port", bus, has_port=True))
+            for bus in buses
         ]
         first = self.members[0]
         for number, member in enumerate(self.members[:3]):
             begin, end = SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1
             assert member.ask("CLUSTER", "ADDSLOTSRANGE", str(begin), str(end)) == b"+OK\r\n"
-        for member in self.members[1:]:
-            first.ask("CLUSTER", "MEET", "127.0.0.1", str(member.port))
+        for member, bus in zip(self.members, buses, strict=True):
+            if member is not first:
+                assert first.ask("CLUSTER", "MEET", "127.0.0.1", str(member.port), bus) == b"+OK\r\n"
 
     @property
     def url(self) -> str:
