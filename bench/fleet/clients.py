@@ -181,13 +181,10 @@ class Clients:
             answer = await instance.caller.ask("PATCH", f"{seen.target}&action=abort")
         except NoAnswer:
             return
-        if answer.status != 204:
-            return
-        await asyncio.sleep(_SETTLE_SECONDS)
-        if call.ended is not None:
-            if was_calm and self._fleet.is_calm and call.was_cut:
-                self.findings.aborts.append(call.ended - began)
-        elif not await self._is_closed(seen):
+        await asyncio.sleep(_SETTLE_SECONDS if answer.status == 204 else LEASE_SECONDS + 1.0)
+        if was_calm and self._fleet.is_calm and call.was_cut and call.ended is not None:
+            self.findings.aborts.append(call.ended - began)
+        if answer.status == 204 and call.ended is None and not await self._is_closed(seen):
             self.findings.found("contradicted", f"{seen.plan.number}: abort was 204, and it goes on")
 
     async def _is_closed(self, seen: _Seen) -> bool:

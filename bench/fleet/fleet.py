@@ -137,8 +137,8 @@ class Fleet:
 
     @property
     def is_calm(self) -> bool:
-        """Whether nothing has been wrong for longer than a death takes to be noticed."""
-        return time.monotonic() - self.calm_since > 2.0
+        """Whether nothing is wrong, and no mailbox waits at a connection any more that had gone deaf."""
+        return time.monotonic() - self.calm_since > LEASE_SECONDS + 1.0
 
     def any_up(self, *, but: int = -1) -> Instance:
         """One that runs, if there is one."""
@@ -149,7 +149,7 @@ class Fleet:
         """One fault after the other, with calm between, for so long."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            await asyncio.sleep(self._dice.uniform(6.0, 12.0))
+            await asyncio.sleep(self._dice.uniform(6.0, 24.0))
             self.calm_since = float("inf")
             await self._one()
             self.calm_since = time.monotonic()
