@@ -111,7 +111,9 @@ async def _left(reader: asyncio.StreamReader) -> None:
 
 async def _send(plan: Plan, writer: asyncio.StreamWriter) -> None:
     await asyncio.sleep(plan.head)
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     for index in range(plan.pieces):
         piece = _piece(plan.number, index)
         writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
