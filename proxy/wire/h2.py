@@ -417,7 +417,7 @@ class H2Codec(ABC):
         """PING (section 6.7). h2 answers it."""
         if frame.stream:
             raise ConnectionFault("a connection's frame names a stream")
-        self._toil.count()
+        self._toil.count_costly()
         if frame.flags & ACK:
             self._receive_pong(bytes(frame.payload))
         else:

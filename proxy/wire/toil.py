@@ -9,7 +9,7 @@ cannot run out of it, however long it lives, and one that does not is ended afte
 __all__ = ["Toil"]
 
 _ALLOWANCE = 1_000
-_COSTLY = 3
+_COSTLY = 4
 _FOR_DATA = 10
 _FOR_ANSWER = 20
 
@@ -27,7 +27,7 @@ class Toil:
         self.left -= 1
 
     def count_costly(self) -> None:
-        """A frame moved nothing and was work: a head that leads nowhere, settings, a reset."""
+        """A frame moved nothing and was work: a head that leads nowhere, settings, a ping, a reset."""
         self.left -= _COSTLY
 
     def moved(self) -> None:
