@@ -28,7 +28,7 @@ def upstream() -> Iterator[Upstream]:
         yield upstream
 
 
-@pytest.fixture(scope="module", params=["npm", "store", "valkey"])
+@pytest.fixture(scope="module", params=["npm", "store", pytest.param("valkey", marks=pytest.mark.slow)])
 def storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a storage that every instance uses."""
     if request.param == "npm":
