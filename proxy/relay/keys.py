@@ -232,6 +232,7 @@ class Keys:
         async def undo() -> bool:
             if isinstance(lock.state, Settled) and lock.state.token == stream_id:
                 return True  # it had been settled before: its stream stays
+            self._transfers.abort(stream_id, Cut.SHUTDOWN)  # first: once the key is free, another call may begin
             if not await lock.release(stream_id):
                 return False
             self.withdraw(stream_id)
