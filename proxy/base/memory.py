@@ -46,8 +46,8 @@ def seek_cycles_seldom(settings: MemorySettings) -> None:
     """Let Python's cycle collector leave out all objects that are there now, and look at later ones less often.
 
     Call it after the start. What the start has made lives as long as the process, and requests leave no cycles: their
-    objects are freed by reference counts. By default a look at everything stops the event loop for up to 100 ms,
-    several times in 5,000 creates, and what looks cost in all is 3 to 8 % of the CPU time of small streams.
+    objects are freed by reference counts. By default a look at everything stops the event loop for tens of
+    milliseconds, several times in 5,000 creates, and finds nothing.
     """
     gc.collect()
     gc.freeze()
