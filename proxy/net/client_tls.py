@@ -8,8 +8,8 @@ from proxy.wire.url import UrlError, parse_url
 
 __all__ = ["ClientContexts", "Contexts", "client_context", "handshake_fault", "origin_and_file"]
 
-Contexts = Callable[[str, int], ssl.SSLContext]
-"""The context for a handshake with a host's port that begins now."""
+Contexts = Callable[[str, int, bool], ssl.SSLContext]
+"""The context for a handshake with a host's port that begins now; the last argument: whether HTTP/2 is offered."""
 
 # Codes of OpenSSL's X509_verify_cert_error.
 _VERIFIED = {
@@ -25,8 +25,12 @@ _VERIFIED = {
 }
 
 
+_Offered = dict[bool, ssl.SSLContext]
+"""The same context twice: True: it offers HTTP/2 beside HTTP/1.1, False: HTTP/1.1 alone."""
+
+
 class ClientContexts:
-    """Contexts that verify origins; one for each origin with a client certificate, and one for all others."""
+    """Contexts that verify origins; those of each origin with a client certificate, and those of all others."""
 
     def __init__(self, ca_file: str, certificates: Sequence[str]) -> None:
         """`ca_file`: authorities to trust beside the system's, empty for none. `certificates`: each ORIGIN=FILE.
@@ -37,27 +41,29 @@ class ClientContexts:
         self._certificates = [origin_and_file(text) for text in certificates]
         self.prepared()()
 
-    def __call__(self, host: str, port: int) -> ssl.SSLContext:
+    def __call__(self, host: str, port: int, http2: bool) -> ssl.SSLContext:
         """See `Contexts`."""
-        return self._by_origin.get((host, port), self._common)
+        return self._by_origin.get((host, port), self._common)[http2]
 
     def prepared(self) -> Callable[[], None]:
         """Read the files again; the function that puts them into use. Raises TlsError; nothing has changed then."""
-        common = self._context()
-        by_origin: dict[tuple[str, int], ssl.SSLContext] = {}
+        common = self._contexts()
+        by_origin: dict[tuple[str, int], _Offered] = {}
         for origin, file in self._certificates:
-            context = by_origin[origin] = self._context()
-            load_pair(context, file, file)
+            by_origin[origin] = self._contexts()
+            for context in by_origin[origin].values():
+                load_pair(context, file, file)
 
         def use() -> None:
             self._common, self._by_origin = common, by_origin
 
         return use
 
-    def _context(self) -> ssl.SSLContext:
-        context = client_context(self._ca_file)
-        context.set_alpn_protocols(["http/1.1"])
-        return context
+    def _contexts(self) -> _Offered:
+        contexts = {http2: client_context(self._ca_file) for http2 in (False, True)}
+        contexts[False].set_alpn_protocols(["http/1.1"])
+        contexts[True].set_alpn_protocols(["h2", "http/1.1"])
+        return contexts
 
 
 def client_context(ca_file: str) -> ssl.SSLContext:

@@ -62,7 +62,8 @@ class Address(NamedTuple):
     """Where to connect: a host and port, or a Unix socket's path in `uds`.
 
     `guard` is asked about every address that the host resolves to; None: nothing is forbidden. Two addresses with
-    different guards are two origins, so a connection that one guard allowed never serves the other.
+    different guards are two origins, so a connection that one guard allowed never serves the other. `http2`: the TLS
+    handshake offers HTTP/2 beside HTTP/1.1.
     """
 
     host: str
@@ -70,6 +71,7 @@ class Address(NamedTuple):
     tls: bool = False
     guard: Guard | None = None
     uds: str = ""
+    http2: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,9 @@ class Dialler:
     ) -> ConnectionT:
         """Make a connection of a socket, after its TLS handshake. Closes the socket when it cannot."""
         loop = asyncio.get_running_loop()
-        tls, name = (self._tls(address.host, address.port), address.host) if address.tls else (None, None)
+        tls, name = None, None
+        if address.tls:
+            tls, name = self._tls(address.host, address.port, address.http2), address.host
         try:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             watch_peer(opened, self._limits.liveness)
