@@ -4,6 +4,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from proxy.handlers.router import Router
 from proxy.handlers.routes import Gate, Route
 from proxy.handlers.static import StaticFiles
 from proxy.http.client1 import Http1Client
+from proxy.http.client2 import Http2Client
 from proxy.http.pool import Pool
 from proxy.net.client_tls import ClientContexts
 from proxy.net.dial import Address, Dialler
@@ -182,8 +184,9 @@ def _pools(config: Config, tls: ClientContexts, egress: Egress | None) -> _Pools
     # A resolver for each: names of upstreams never keep storage's name waiting.
     to_upstreams = Dialler(tls, Resolver(config.resolver), config.dial, egress=egress)
     to_storage = Dialler(tls, Resolver(config.resolver), config.dial)
+    http2 = partial(Http2Client, settings=config.upstream_http2) if config.place.upstream_http == "auto" else None
     return _Pools(
-        Pool("upstream", to_upstreams, config.upstream_pool, Http1Client),
+        Pool("upstream", to_upstreams, config.upstream_pool, Http1Client, http2),
         Pool("storage", to_storage, config.storage_pool, Http1Client),
     )
 

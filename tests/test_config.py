@@ -27,6 +27,7 @@ SAMPLES: dict[str, tuple[str, Value]] = {
     "tls_cert": ("a.pem", ("a.pem",)),
     "tls_key": ("a.key", ("a.key",)),
     "upstream_cert": ("https://a.example=a.pem", ("https://a.example=a.pem",)),
+    "upstream_http": ("1.1", "1.1"),
     "tls_min_version": ("1.3", "1.3"),
     "public_url": ("https://proxy.example/base", "https://proxy.example/base"),
     "durable_streams_url": ("http://storage:4437", "http://storage:4437"),

@@ -35,6 +35,8 @@ def check(values: Mapping[str, Value]) -> None:
     _check_url("--egress-proxy", str(values["egress_proxy"]))
     if values["egress_proxy"] and not re.fullmatch(r"http://[^/]+/?", str(values["egress_proxy"])):
         raise ConfigError("--egress-proxy must be http://HOST:PORT")
+    if values["upstream_http"] not in ("auto", "1.1"):
+        raise ConfigError(f"--upstream-http must be auto or 1.1, not {values['upstream_http']!r}")
     _check_sizes(values)
     _check_times(values)
 

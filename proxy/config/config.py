@@ -21,6 +21,7 @@ from proxy.handlers.events import EventSettings
 from proxy.handlers.heartbeat import HeartbeatSettings
 from proxy.handlers.read import ReadSettings
 from proxy.handlers.uploads import UploadLimits
+from proxy.http.client2 import Http2Settings
 from proxy.http.pool import PoolSettings
 from proxy.http.server import ServerSettings
 from proxy.net.bind import ListenSettings
@@ -57,6 +58,7 @@ class PlaceSettings:
     data_dir: str  # directory of the embedded store and of a secret that was made
     ca_file: str  # more certificate authorities to trust; empty for none
     upstream_cert: tuple[str, ...]  # client certificates for origins, each ORIGIN=FILE
+    upstream_http: str  # HTTP version towards upstreams: auto or 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,11 @@ class Config:
         ),
     ]
     egress: EgressSettings
-    upstream_pool: Annotated[PoolSettings, _From(prefix="upstream_", head="response_head", is_careful=True)]
+    upstream_pool: Annotated[
+        PoolSettings,
+        _From(prefix="upstream_", head="response_head", origins="remembered_hosts", is_careful=True),
+    ]
+    upstream_http2: Http2Settings
     storage_pool: Annotated[
         PoolSettings,
         _From(
@@ -176,6 +182,7 @@ class Config:
             head="response_head",
             pause_bytes="max_reader_bytes",
             connections_per_origin="storage_connections",
+            origins="remembered_hosts",
             is_careful=False,
         ),
     ]

@@ -71,6 +71,8 @@ FIXED = (
     Fixed("swept_pause_seconds", 0.001, "s", "Pause before the time limits of the next ones are checked"),
     Fixed("pipelined_pause_seconds", 0.002, "s", "Pause before the next of them begin"),
     Fixed("exchanges_per_connection", 100, "requests", "Requests that one HTTP/2 connection may have in progress"),
+    Fixed("ping_seconds", 30.0, "s", "Silence of an upstream's busy HTTP/2 connection after which a PING is sent"),
+    Fixed("pong_seconds", 10.0, "s", "Maximum wait for a sign of life after that PING; then the connection is closed"),
     Fixed("tcp_probe_seconds", 5, "s", "Interval of keep-alive probes that are not answered"),
     Fixed("tcp_probes", 3, "probes", "Keep-alive probes without an answer, after which a connection is lost"),
     Fixed(

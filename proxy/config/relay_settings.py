@@ -57,6 +57,19 @@ UPSTREAMS = Group(
             minimum=1,
         ),
         Setting(
+            "upstream_http",
+            "auto",
+            "HTTP version towards upstreams: auto (HTTP/2 with https upstreams that speak it) or 1.1",
+            unit="version",
+        ),
+        Setting(
+            "upstream_exchanges",
+            100,
+            "Maximum number of exchanges at once on one HTTP/2 connection to an upstream; the upstream may allow fewer",
+            unit="exchanges",
+            minimum=1,
+        ),
+        Setting(
             "pool_timeout_seconds",
             5.0,
             "Maximum wait for a free connection to an upstream or to storage, when all are in use",

@@ -36,6 +36,9 @@ class ConnectionOwner(Protocol):
     def released(self, connection: "ClientConnection") -> None:
         """An exchange has ended, and the connection is open: it has room for another."""
 
+    def settled(self, connection: "ClientConnection") -> None:
+        """The connection's capacity has become known, or has grown."""
+
     def gone(self, connection: "ClientConnection") -> None:
         """The connection is closed, and its exchanges with it."""
 
@@ -45,14 +48,15 @@ class ClientConnection(Connection, ABC):
 
     `capacity`: how many exchanges it can carry at once, as far as is known. `lent`: how many exchanges it was lent out
     for that have not ended. Its pool counts them, beginning before they do. There is room for another while `lent` is
-    less than `capacity`. `deadline`: when the first response head is overdue, in the loop's time. `idle_since`: when
-    `lent` became 0, in the loop's time.
+    less than `capacity`. `is_settled`: whether the capacity is known; until then it is 1. `deadline`: when something is
+    overdue, in the loop's time. `idle_since`: when `lent` became 0, in the loop's time.
     """
 
-    def __init__(self, owner: ConnectionOwner, capacity: int) -> None:
+    def __init__(self, owner: ConnectionOwner, capacity: int, *, is_settled: bool) -> None:
         super().__init__()
         self._owner = owner
         self.capacity = capacity
+        self.is_settled = is_settled
         self.lent = 0
         self.deadline = NEVER
         self.idle_since = 0.0
@@ -69,9 +73,15 @@ class ClientConnection(Connection, ABC):
         body was cut. Then, and when cancelled, the exchange has ended, and `released` or `gone` was called.
         """
 
+    def retire(self) -> None:
+        """Take no more exchanges. A connection without any is closed."""
+        self.capacity = 0
+        if not self.lent:
+            self.cut()
+
     @abstractmethod
-    def overdue(self) -> None:
-        """The deadline has passed. Called by the pool's sweep."""
+    def overdue(self) -> bool:
+        """The deadline has passed. Whether a response's head is late. Called by the pool's sweep."""
 
 
 class Exchange:

@@ -26,7 +26,7 @@ class Http1Client(ClientConnection):
     """A connection to an origin that speaks HTTP/1.1."""
 
     def __init__(self, owner: ConnectionOwner, limits: ClientLimits) -> None:
-        super().__init__(owner, capacity=1)
+        super().__init__(owner, capacity=1, is_settled=True)
         self._limits = limits
         self._codec = ClientCodec(limits.head)
         self._is_spent = False  # not to be used again, even if the exchange ends cleanly
@@ -202,9 +202,10 @@ class Http1Client(ClientConnection):
         self._exchange = None
         self.cut()
 
-    def overdue(self) -> None:
+    def overdue(self) -> bool:
         """See ClientConnection."""
         self._broken(Fault.TIMEOUT, Cut.IDLE)
+        return True
 
 
 def _pieces(parts: tuple[Buffer, ...], size: int) -> Iterator[Buffer]:

@@ -59,6 +59,9 @@ class Fault(Enum):
     RESET = "the connection was lost before the response"
     TIMEOUT = "the response did not come in time"
     PROTOCOL = "the response was not valid HTTP"
+    REFUSED = "the request was refused before it was acted on"
+    LEAVING = "the connection took no more requests"
+    VERSION = "the request must be made over HTTP/1.1"
 
 
 class ExchangeError(Exception):
@@ -77,3 +80,8 @@ class ExchangeError(Exception):
     def is_loss(self) -> bool:
         """Whether the connection was lost during the exchange. That happens to idle connections: a new one may work."""
         return self.fault is Fault.RESET
+
+    @property
+    def is_unprocessed(self) -> bool:
+        """Whether the peer certainly did not act on the request: it may be sent again, once, on another connection."""
+        return self.fault in (Fault.REFUSED, Fault.LEAVING, Fault.VERSION)

@@ -4,8 +4,18 @@ A connection has a *place* from before it is opened until its socket is closed; 
 exchange needs *room* on a connection: one at a time on HTTP/1.1, `capacity` of them in general. A request gets it from
 
 1. a connection of its origin that has room: the one that was used last, so that the others become idle and expire;
-2. a new connection, while there are places;
-3. otherwise it waits, first come first served in its origin.
+2. a connection that is being opened, if that will probably have room for it and for those that wait before it;
+3. a new connection, while there are places;
+4. otherwise it waits, first come first served in its origin.
+
+How much room a connection of an origin will have is what its last one had, once its version and settings were known.
+Nothing is known of an https origin that is asked for the first time, as long as HTTP/2 is offered. Then everyone waits
+for the first connection, because it may have room for all; when it cannot be opened, all of them fail with it.
+
+A request that its origin certainly did not act on is sent once more, on another connection (RFC 9113 section 8.7). A
+connection that refused one takes no more. If the origin asked for HTTP/1.1, it is never offered HTTP/2 again. If the
+origin was leaving the connection, the second attempt has a connection of its own, as long as there are places: another
+shared one could be left just so, by an origin that leaves each after a few requests.
 
 Who gets what becomes free, always in constant time:
 
@@ -18,13 +28,18 @@ Who gets what becomes free, always in constant time:
 """
 
 import asyncio
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from proxy.base.tasks import Tasks
 from proxy.http.client import ClientConnection, ClientLimits, ConnectionOwner
+from proxy.http.kept import KeptBody
 from proxy.http.message import ExchangeError, Fault, Handler, Request, Response
+from proxy.http.opening import Opening
+from proxy.http.origin import Known, Origin
 from proxy.http.pipe import Budget, PipeLimits
 from proxy.net.dial import Address, DialError, DialFailure, Dialler
 from proxy.wire.events import HeadLimits
@@ -42,6 +57,9 @@ _FAILURES = {
 }
 
 
+_PLAIN = Known(1, offers_http2=False)
+"""Of every origin that HTTP/2 is not offered to."""
+
 Connect = Callable[[ConnectionOwner, ClientLimits], ClientConnection]
 """Makes a connection that speaks one HTTP version, before its socket is opened."""
 
@@ -56,6 +74,7 @@ class PoolSettings:
     request_piece_bytes: int  # most bytes of a request body that are written at once; more are written piece by piece
     connections: int  # most connections to all origins
     connections_per_origin: int  # most connections to one origin
+    origins: int  # origins of which is remembered how many exchanges a connection of them carries
     pool_timeout_seconds: float  # longest wait of a request for a connection
     idle_seconds: float  # how long an idle connection is kept for reuse
     sweep_seconds: float  # pause between two searches for connections that were idle too long
@@ -64,48 +83,29 @@ class PoolSettings:
     is_careful: bool
 
 
-class _Origin:
-    """What the pool knows of one origin, and the owner of its connections."""
-
-    __slots__ = ("_pool", "address", "places", "ready", "waiters")
-
-    def __init__(self, pool: "Pool", address: Address) -> None:
-        self._pool = pool
-        self.address = address
-        self.ready: OrderedDict[ClientConnection, None] = OrderedDict()  # with room; the last one is lent first
-        self.places = 0  # how many connections are open or being opened
-        self.waiters: deque[asyncio.Future[ClientConnection | None]] = deque()
-
-    @property
-    def has_waiter(self) -> bool:
-        return any(not waiter.done() for waiter in self.waiters)
-
-    def released(self, connection: ClientConnection) -> None:
-        """See ConnectionOwner."""
-        self._pool.released(self, connection)
-
-    def gone(self, connection: ClientConnection) -> None:
-        """See ConnectionOwner."""
-        self._pool.gone(self, connection)
-
-
 class Pool:
     """Client connections to any number of origins. Start it inside a running loop; `aclose` closes every socket."""
 
-    def __init__(self, name: str, dialler: Dialler, limits: PoolSettings, connect: Connect) -> None:
+    def __init__(
+        self, name: str, dialler: Dialler, limits: PoolSettings, connect: Connect, connect2: Connect | None = None
+    ) -> None:
+        """`connect2` makes connections that speak HTTP/2. Without it, HTTP/2 is offered to no origin."""
         self._loop = asyncio.get_running_loop()
         self._dialler = dialler
         self._limits = limits
         self._connect = connect
+        self._connect2 = connect2
         self.bodies = PipeLimits(limits.pause_bytes, Budget(limits.max_waiting_bytes_total))
         self._client_limits = ClientLimits(
             limits.head, self.bodies, limits.request_piece_bytes, keeps_redirected=not limits.is_careful
         )
-        self._origins: dict[Address, _Origin] = {}
-        self._connections: dict[ClientConnection, _Origin] = {}
-        self._idle: OrderedDict[ClientConnection, _Origin] = OrderedDict()  # without an exchange, longest idle first
+        self._origins: dict[Address, Origin] = {}
+        self._known: OrderedDict[tuple[str, int], Known] = OrderedDict()  # by host and port, the oldest first
+        self._connections: dict[ClientConnection, Origin] = {}
+        self._unsettled: set[ClientConnection] = set()
+        self._idle: OrderedDict[ClientConnection, Origin] = OrderedDict()  # without an exchange, longest idle first
         self._places = 0
-        self._starved: deque[_Origin] = deque()  # origins with a waiter that the total bound holds back
+        self._starved: deque[Origin] = deque()  # origins with a waiter that the total bound holds back
         self._is_closed = False
         self._all_gone = asyncio.Event()
         self._tasks = Tasks(f"pool {name}")
@@ -118,14 +118,39 @@ class Pool:
         """
 
         def handle(request: Request) -> Coroutine[None, None, Response]:
+            if self._connect2 is not None and address.tls:
+                return self._exchange_kept(address, request)
             connection = self._ready(address)
             return connection.exchange(request) if connection is not None else self._exchange(address, request)
 
         return handle
 
-    async def _exchange(self, address: Address, request: Request) -> Response:
-        connection = await self._acquire(address)
+    async def _exchange(self, address: Address, request: Request, *, is_apart: bool = False) -> Response:
+        """`is_apart`: on a new connection, if there is a place for one."""
+        connection = None if is_apart else self._ready(address)
+        connection = connection or await self._acquire(address, is_apart=is_apart)
         return await connection.exchange(request)
+
+    async def _exchange_kept(self, address: Address, request: Request) -> Response:
+        """An exchange that is begun once more when the origin certainly did not act on it, within the same time-out."""
+        kept = await KeptBody.of(request.body)
+        begin = self._loop.time()
+        try:
+            try:
+                response = await self._exchange(address, replace(request, body=kept.outgoing()))
+            except ExchangeError as error:
+                if not error.is_unprocessed:
+                    raise
+                if error.fault is Fault.VERSION:
+                    self._offer_http1(self._known_of(address))
+                left = None if request.timeout is None else begin + request.timeout - self._loop.time()
+                again = replace(request, body=kept.outgoing(), timeout=left)
+                response = await self._exchange(address, again, is_apart=error.fault is Fault.LEAVING)
+        except BaseException:
+            kept.close()
+            raise
+        kept.answered()
+        return response
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -137,6 +162,8 @@ class Pool:
         origin = self._origins.get(address)
         while origin is not None and origin.ready:
             connection = origin.ready.popitem()[0]
+            if connection.lent >= connection.capacity:  # it has shrunk
+                continue
             self._idle.pop(connection, None)
             connection.lent += 1
             if connection.is_fit(look=self._limits.is_careful):
@@ -152,7 +179,7 @@ class Pool:
         if not connection.lent:
             connection.cut()
 
-    async def _acquire(self, address: Address) -> ClientConnection:
+    async def _acquire(self, address: Address, *, is_apart: bool = False) -> ClientConnection:
         """Lend a new connection, or one that another exchange no longer needs."""
         origin = self._origin(address)
         give_up = self._loop.time() + self._limits.pool_timeout_seconds
@@ -165,7 +192,7 @@ class Pool:
                     return lent
                 self._unfit(lent)
                 lent = self._ready(address)
-            elif origin.places < self._limits.connections_per_origin and self._places < self._limits.connections:
+            elif self._has_place(origin) and (is_apart or not origin.covers(len(origin.waiters) + 1)):
                 self._take_place(origin)
                 return await self._open(origin)
             else:
@@ -176,11 +203,33 @@ class Pool:
                     address
                 )  # the origin may have been forgotten meanwhile, when its last connection was lost
 
-    def _origin(self, address: Address) -> _Origin:
+    def _origin(self, address: Address) -> Origin:
         origin = self._origins.get(address)
         if origin is None:
-            origin = self._origins[address] = _Origin(self, address)
+            origin = self._origins[address] = Origin(self, address, self._known_of(address))
         return origin
+
+    def _known_of(self, address: Address) -> Known:
+        if self._connect2 is None or not address.tls:
+            return _PLAIN
+        place = address.host, address.port
+        known = self._known.get(place)
+        if known is None:
+            known = self._known[place] = Known(math.inf, offers_http2=True)
+            if len(self._known) > self._limits.origins:
+                self._known.popitem(last=False)
+        self._known.move_to_end(place)
+        return known
+
+    def _offer_http1(self, known: Known) -> None:
+        """An origin has asked for HTTP/1.1: its connections that speak HTTP/2 take no more exchanges."""
+        known.carries, known.offers_http2 = 1, False
+        for connection, origin in list(self._connections.items()):
+            if origin.known is known:
+                connection.retire()
+
+    def _has_place(self, origin: Origin) -> bool:
+        return origin.places < self._limits.connections_per_origin and self._places < self._limits.connections
 
     def _close_longest_idle(self) -> None:
         """Close the connection that has been idle for longest. The first starved origin gets its place."""
@@ -191,11 +240,12 @@ class Pool:
         self._idle.pop(connection).ready.pop(connection, None)
         connection.cut()
 
-    def _take_place(self, origin: _Origin) -> None:
+    def _take_place(self, origin: Origin) -> None:
         origin.places += 1
+        origin.opening += 1
         self._places += 1
 
-    async def _open(self, origin: _Origin) -> ClientConnection:
+    async def _open(self, origin: Origin) -> ClientConnection:
         """Open a connection on a place that is already taken, and lend it.
 
         Raises ExchangeError; then, and when cancelled, the place is free again.
@@ -203,33 +253,51 @@ class Pool:
         try:
             if self._is_closed:
                 raise DialError(DialFailure.CONNECT)
-            connection = await self._dialler.dial(lambda: self._connect(origin, self._client_limits), origin.address)
+            connection = await self._dial(origin)
             if self._is_closed or not connection.is_fit(look=False):
                 connection.cut()
                 raise DialError(DialFailure.CONNECT)
         except DialError as error:
+            if origin.known.carries == math.inf:
+                for waiter in origin.waiters:
+                    _give_up(waiter, _FAILURES[error.failure], error.detail)
+            origin.opening -= 1
             self._leave_place(origin)
             raise ExchangeError(_FAILURES[error.failure], sent=False, detail=error.detail) from None
         except BaseException:
+            origin.opening -= 1
             self._leave_place(origin)
             raise
         self._connections[connection] = origin
+        self._unsettled.add(connection)
         connection.lent += 1
-        self._share(origin, connection)
+        self.settled(origin, connection)
         return connection
 
-    async def _wait(self, origin: _Origin, give_up: float) -> ClientConnection | None:
+    async def _dial(self, origin: Origin) -> ClientConnection:
+        """A new connection that speaks what the origin has agreed to. Raises DialError."""
+        address = origin.address
+        http1 = partial(self._connect, origin, self._client_limits)
+        if self._connect2 is None or not origin.known.offers_http2:
+            return await self._dialler.dial(http1, address)
+        http2 = partial(self._connect2, origin, self._client_limits)
+        opening = await self._dialler.dial(lambda: Opening(http1, http2), address._replace(http2=True))
+        if opening.speaker is None:
+            raise DialError(DialFailure.CONNECT)
+        return opening.speaker
+
+    async def _wait(self, origin: Origin, give_up: float) -> ClientConnection | None:
         """Wait for a connection, which is then lent to this call; or for a place, then the result is None.
 
         Raises ExchangeError at the loop's time `give_up`. A cancelled call gives back what it got.
         """
         waiter: asyncio.Future[ClientConnection | None] = self._loop.create_future()
         origin.waiters.append(waiter)
-        if origin.places < self._limits.connections_per_origin:
+        if origin.places < self._limits.connections_per_origin and origin.wants_place:
             self._starved.append(origin)
             if self._idle:
                 self._close_longest_idle()
-        timer = self._loop.call_at(give_up, _give_up, waiter)
+        timer = self._loop.call_at(give_up, _give_up, waiter, Fault.BUSY)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -242,8 +310,9 @@ class Pool:
                 origin.waiters.remove(waiter)
             self._forget_unused(origin)
 
-    def _hand_back(self, origin: _Origin, connection: ClientConnection | None) -> None:
+    def _hand_back(self, origin: Origin, connection: ClientConnection | None) -> None:
         if connection is None:
+            origin.opening -= 1
             self._leave_place(origin)
         elif connection.is_fit(look=False):
             self.released(origin, connection)
@@ -252,7 +321,7 @@ class Pool:
 
     # Taking back
 
-    def released(self, origin: _Origin, connection: ClientConnection) -> None:
+    def released(self, origin: Origin, connection: ClientConnection) -> None:
         """See ConnectionOwner. The room goes to the first waiter; without one it is kept."""
         connection.lent -= 1
         if not self._is_closed:
@@ -260,7 +329,7 @@ class Pool:
         elif not connection.lent:
             connection.cut()
 
-    def _share(self, origin: _Origin, connection: ClientConnection) -> None:
+    def _share(self, origin: Origin, connection: ClientConnection) -> None:
         """Lend the connection's room to its origin's waiters. The rest is ready for later requests."""
         while origin.waiters and connection.lent < connection.capacity and self._serve(origin, connection):
             connection.lent += 1
@@ -273,39 +342,62 @@ class Pool:
         if connection.lent < connection.capacity:
             origin.ready[connection] = None
 
-    def gone(self, origin: _Origin, connection: ClientConnection) -> None:
+    def settled(self, origin: Origin, connection: ClientConnection) -> None:
+        """See ConnectionOwner. Those that waited for this connection use it; those that it has no room for open others.
+
+        A connection that is not in the pool yet is looked at when it is.
+        """
+        if connection not in self._connections or self._is_closed:
+            return
+        if connection.is_settled and connection in self._unsettled:
+            self._unsettled.discard(connection)
+            origin.opening -= 1
+            if origin.known is not _PLAIN and connection.capacity:
+                origin.known.carries = connection.capacity
+        self._share(origin, connection)
+        self._spread(origin)
+
+    def _spread(self, origin: Origin) -> None:
+        """Let waiters that no connection will have room for open others."""
+        while self._has_place(origin) and origin.wants_place and self._serve(origin, None):
+            self._take_place(origin)
+
+    def gone(self, origin: Origin, connection: ClientConnection) -> None:
         """See ConnectionOwner. The place is free."""
         if connection in self._connections:
             del self._connections[connection]
+            if connection in self._unsettled:
+                self._unsettled.discard(connection)
+                origin.opening -= 1
             self._idle.pop(connection, None)
             origin.ready.pop(connection, None)
             self._leave_place(origin)
         if not self._connections:
             self._all_gone.set()
 
-    def _leave_place(self, origin: _Origin) -> None:
+    def _leave_place(self, origin: Origin) -> None:
         """A place is free: the first waiter for one takes it."""
         origin.places -= 1
         self._places -= 1
-        heir = origin if origin.has_waiter else self._next_starved()
+        heir = origin if origin.wants_place else self._next_starved()
         if heir is not None and self._serve(heir, None):
             self._take_place(heir)
         self._forget_unused(origin)
 
-    def _forget_unused(self, origin: _Origin) -> None:
+    def _forget_unused(self, origin: Origin) -> None:
         if not origin.places and not origin.waiters and self._origins.get(origin.address) is origin:
             del self._origins[origin.address]
 
-    def _next_starved(self) -> _Origin | None:
+    def _next_starved(self) -> Origin | None:
         """The first origin that only the total bound holds back."""
         while self._starved:
             origin = self._starved[0]
-            if origin.places < self._limits.connections_per_origin and origin.has_waiter:
+            if origin.places < self._limits.connections_per_origin and origin.wants_place:
                 return origin
             self._starved.popleft()
         return None
 
-    def _serve(self, origin: _Origin, connection: ClientConnection | None) -> bool:
+    def _serve(self, origin: Origin, connection: ClientConnection | None) -> bool:
         """Give the first waiter a connection, or (None) a place. False when there is no waiter."""
         while origin.waiters:
             waiter = origin.waiters.popleft()
@@ -336,11 +428,12 @@ class Pool:
         would work (after a fail-over, or when a gateway has forgotten an address), and a request that is sent again
         would try one after the other of them.
         """
-        late: set[_Origin] = set()
+        late: set[Origin] = set()
         for connection in [each for each in self._connections if each.deadline <= now]:
             if not (is_late and connection.has_unread()):
-                late.add(self._connections[connection])
-                connection.overdue()
+                origin = self._connections[connection]
+                if connection.overdue():
+                    late.add(origin)
         if late:
             for connection in [each for each, origin in self._idle.items() if origin in late]:
                 self._close_idle(connection)
@@ -351,7 +444,7 @@ class Pool:
         await self._tasks.aclose()
         for origin in list(self._origins.values()):
             for waiter in origin.waiters:
-                _give_up(waiter)
+                _give_up(waiter, Fault.BUSY)
         while self._connections:
             self._all_gone.clear()
             for connection in list(self._connections):
@@ -359,9 +452,9 @@ class Pool:
             await self._all_gone.wait()
 
 
-def _give_up(waiter: "asyncio.Future[ClientConnection | None]") -> None:
+def _give_up(waiter: "asyncio.Future[ClientConnection | None]", fault: Fault, detail: str = "") -> None:
     if not waiter.done():
-        waiter.set_exception(ExchangeError(Fault.BUSY, sent=False))
+        waiter.set_exception(ExchangeError(fault, sent=False, detail=detail))
 
 
 def _is_served(waiter: "asyncio.Future[ClientConnection | None]") -> bool:

@@ -33,6 +33,9 @@ _MESSAGES = {
     Fault.TLS: "the TLS handshake with the upstream failed",
     Fault.RESET: "the upstream closed the connection without an answer",
     Fault.PROTOCOL: "the upstream's answer was not valid HTTP",
+    Fault.REFUSED: "the upstream refused the request, without acting on it",
+    Fault.LEAVING: "the upstream closed two connections, one after the other, without acting on the request",
+    Fault.VERSION: "the upstream asked for HTTP/1.1, and then spoke HTTP/2",
 }
 _FORBIDDEN = (
     "the upstream's host has a private or special address (--allow-private allows private ones), or is the proxy itself"

@@ -33,6 +33,11 @@ class H2ClientCodec(H2Codec):
         return max(limit - self.exchanges, 0)
 
     @property
+    def has_settings(self) -> bool:
+        """Whether the peer's SETTINGS are here."""
+        return self._has_settings
+
+    @property
     def is_spent(self) -> bool:
         """Whether no exchange will ever begin any more: the connection is to be closed after the last one."""
         return self.failed is not None or self.peer_last is not None or self.last > 2 * MAX_EXCHANGES

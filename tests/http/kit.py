@@ -167,6 +167,7 @@ def pool_limits(**changed: object) -> PoolSettings:
         request_piece_bytes=16 << 10,
         connections=10,
         connections_per_origin=10,
+        origins=100,
         pool_timeout_seconds=LONG,
         idle_seconds=LONG,
         sweep_seconds=0.01,

@@ -500,6 +500,9 @@ class Nobody:
     def released(self, connection: ClientConnection) -> None:
         pass
 
+    def settled(self, connection: ClientConnection) -> None:
+        pass
+
     def gone(self, connection: ClientConnection) -> None:
         pass
 

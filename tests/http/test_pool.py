@@ -382,7 +382,7 @@ class Shared(ClientConnection):
     made: ClassVar["list[Shared]"] = []
 
     def __init__(self, owner: ConnectionOwner, _: ClientLimits) -> None:
-        super().__init__(owner, capacity=3)
+        super().__init__(owner, capacity=3, is_settled=True)
         self.running: list[asyncio.Future[Response]] = []
         self.made.append(self)
 
@@ -399,7 +399,7 @@ class Shared(ClientConnection):
             if not self.is_closing:
                 self._owner.released(self)
 
-    def overdue(self) -> None:
+    def overdue(self) -> bool:
         raise AssertionError
 
     def lost(self) -> None:

@@ -33,7 +33,7 @@ http {{
     scgi_temp_path scgi;
     keepalive_requests 3;
     server {{
-        listen 127.0.0.1:{port} ssl;
+        listen 127.0.0.1:{port} {listen};
         {server}
     }}
 }}
@@ -43,14 +43,15 @@ http {{
 class Nginx:
     """A server of nginx over TLS on a free port, each of whose connections carries 3 requests.
 
-    `server` is what its block holds besides. Files are made in `directory`.
+    `server` is what its block holds besides; `http2`: it speaks HTTP/2, too. Files are made in `directory`.
     """
 
-    def __init__(self, directory: Path, server: str) -> None:
+    def __init__(self, directory: Path, server: str, *, http2: bool = False) -> None:
         assert _COMMAND is not None
         self.port = free_port()
         self.url = f"https://localhost:{self.port}"
-        (directory / "nginx.conf").write_text(_CONFIG.format(port=self.port, server=server))
+        listen = "ssl http2" if http2 else "ssl"
+        (directory / "nginx.conf").write_text(_CONFIG.format(port=self.port, listen=listen, server=server))
         self._process = subprocess.Popen(
             [_COMMAND, "-p", f"{directory}/", "-e", "stderr", "-c", "nginx.conf"], stdin=subprocess.DEVNULL
         )
