@@ -236,6 +236,32 @@ def test_an_nginx_that_demands_a_certificate_and_closes_often_is_called(authorit
             caller.http.close()
 
 
+@needs_nginx
+@pytest.mark.parametrize("version", ["auto", "1.1"])
+def test_an_nginx_that_says_goaway_every_three_requests_is_called_over_http2(
+    authority: Authority, tmp_path: Path, version: str
+) -> None:
+    pair = authority.pair("upstream")
+    (tmp_path / "data").mkdir(mode=0o700)
+    text = "nginx" * 500
+    server = (
+        f"ssl_certificate {pair.certificate}; ssl_certificate_key {pair.key}; "
+        f' default_type text/plain; location / {{ return 200 "$server_protocol {text}"; }}'
+    )
+    with Nginx(tmp_path, server, http2=True) as upstream:
+        args = ["--ca-file", str(authority.ca_file), "--allow", "https://localhost:*/**", "--upstream-http", version]
+        args += ["--data-dir", str(tmp_path / "data")]
+        with ProxyProcess(args, env={"PROXY_SECRET": SECRET}) as proxy:
+            caller = Caller(proxy.url, SECRET)
+            spoken = "HTTP/2.0" if version == "auto" else "HTTP/1.1"
+            for method in ("GET", "POST") * 4:
+                stream = caller.create(f"{upstream.url}/body", method)
+                assert stream.whole().data.decode() == f"{spoken} {text}"
+            caller.http.close()
+            assert "Traceback" not in proxy.output
+            assert proxy.stop() == 0
+
+
 def test_a_502_says_that_the_upstreams_certificate_has_expired(authority: Authority, tmp_path: Path) -> None:
     expired = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     expired.load_cert_chain(*authority.pair("expired", days=-1))
