@@ -535,6 +535,49 @@ async def test_a_requests_body_is_closed_once_its_response_has_come_and_it_was_s
         assert closed == [b"now"]
 
 
+async def test_a_flood_ends_its_connection_alone(certificates: Certificates) -> None:
+    async def flood(served: H2Origin) -> None:
+        await served.request()
+        served.peer.send((b"\0\0\x08\6\0\0\0\0\0" + bytes(8)) * 2000)  # PING
+        await served.until(lambda: served.gone)
+
+    async with (
+        origin2(flood, certificates.server) as (_, hostile),
+        origin2(answers, certificates.server) as (_, good),
+        pooling2(certificates) as pool,
+    ):
+        found = await together(fault(pool, hostile), ask(pool, good))
+        assert found == [Fault.PROTOCOL, b"/ "]
+
+
+@pytest.mark.parametrize("last", [0, 1])
+async def test_a_goaway_during_an_upload_ends_it_only_when_it_says_so(certificates: Certificates, last: int) -> None:
+    async def script(served: H2Origin) -> None:
+        if begun:
+            served.gives_credit = True
+            asked = await served.request()
+            served.answer(1, b"again %d" % len(asked.body))
+            await served.until(lambda: False)
+        begun.append(served)
+        served.gives_credit = False
+        await served.until(lambda: 1 in served.asked and len(served.asked[1].body) > 0)
+        served.goaway(last)
+        served.gives_credit = True
+        received = len(served.asked[1].body)
+        served.h2.increment_flow_control_window(received)
+        served.h2.increment_flow_control_window(received, 1)
+        served.flush()
+        asked = await served.request()
+        served.answer(1, b"first %d" % len(asked.body))
+        await served.until(lambda: False)
+
+    begun: list[H2Origin] = []
+    async with origin2(script, certificates.server) as (served, address), pooling2(certificates) as pool:
+        expected = b"first 300000" if last else b"again 300000"
+        assert await ask(pool, address, post(bytes(300_000))) == expected
+        assert len(served.peers) == 2 - last
+
+
 async def test_a_large_request_waits_for_the_origins_credit_and_delays_no_other(certificates: Certificates) -> None:
     body = bytes(300_000)
 

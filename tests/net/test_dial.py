@@ -196,6 +196,16 @@ async def test_a_certificate_of_an_authority_in_the_ca_file_is_trusted(certifica
         await close(connection)
 
 
+@pytest.mark.parametrize("http2", [False, True])
+async def test_http2_is_offered_only_when_the_address_says_so(certificates: Certificates, http2: bool) -> None:
+    certificates.server.set_alpn_protocols(["h2", "http/1.1"])
+    async with accepting(tls=certificates.server) as port:
+        dial = make_dialler(contexts=ClientContexts(str(certificates.ca_file), ()))
+        connection = await dial.dial(Connection, Address("localhost", port, tls=True, http2=http2))
+        assert connection.agreed_protocol == ("h2" if http2 else "http/1.1")
+        await close(connection)
+
+
 async def test_an_unknown_authority_is_a_tls_failure(certificates: Certificates) -> None:
     async with accepting(tls=certificates.server) as port:
         assert await failure(make_dialler(), Address("localhost", port, tls=True)) is DialFailure.TLS
