@@ -190,7 +190,7 @@ class Http2Client(ClientConnection):
             self._asked = None
             self.deadline = min(self.deadline, self._heard + self._settings.ping_seconds)
         for event in self.codec.receive(data):
-            self._on(event)
+            self._on(event, len(data))
         if self.codec.failed is not None:
             self._fail(self.codec.failed.fault)
             return
@@ -198,7 +198,8 @@ class Http2Client(ClientConnection):
         self._close_if_over()
         self.write_soon()
 
-    def _on(self, event: Event) -> None:
+    def _on(self, event: Event, read: int) -> None:
+        """One event of a read of so many bytes."""
         match event:
             case ResponseReceived(stream, head, ended):
                 if (call := self._calls.get(stream)) is not None and call.is_awaited:
@@ -209,7 +210,7 @@ class Http2Client(ClientConnection):
             case DataReceived(stream, parts, ended):
                 if (call := self._calls.get(stream)) is not None:
                     if parts and call.pipe is not None:
-                        call.pipe.feed(parts)
+                        call.pipe.feed(_apart(parts, read))
                     if ended:
                         call.end()
                         self.forget(call)
@@ -323,6 +324,15 @@ class Http2Client(ClientConnection):
         self.codec.ping(_PING)
         self._write()
         return now + settings.pong_seconds
+
+
+def _apart(parts: list[Buffer], read: int) -> list[Buffer]:
+    """`parts` of a read of so many bytes; copied when they are the smaller part of it.
+
+    A slice keeps its whole read in memory, however long its taker waits. The bodies of other exchanges in the same read
+    are gone by then, and nobody would count what is left of it.
+    """
+    return parts if 2 * sum(map(len, parts)) >= read else [bytes(part) for part in parts]
 
 
 def _pieces(parts: tuple[Buffer, ...], size: int) -> Iterator[Buffer]:

@@ -20,6 +20,7 @@ from proxy.http.client2 import Http2Client, Http2Settings
 from proxy.http.message import ExchangeError, Fault, Request, Response
 from proxy.http.pool import Pool
 from proxy.net.dial import Address
+from proxy.wire.events import Buffer
 from proxy.wire.headers import Headers
 from tests.http.kit import carrier, dialler, echo, pool_limits, serving
 from tests.kit.certificates import Authority, Certificates
@@ -175,6 +176,32 @@ async def test_a_stalled_reader_holds_up_no_other(certificates: Certificates) ->
         first, second = await asyncio.gather(pool.at(address)(get()), pool.at(address)(get()))
         assert len(await read_all(second.body, size)) == size
         assert sent[0] <= 65_535 + 16_384  # its window and what was read before it was paused
+        first.body.close()
+
+
+async def test_a_body_that_waits_keeps_no_other_in_memory(certificates: Certificates) -> None:
+    """Both bodies come in the same reads, as large pieces."""
+
+    async def script(served: H2Origin) -> None:
+        await served.until(lambda: 1 in served.asked and 3 in served.asked)
+        for stream in (1, 3):
+            served.head(stream)
+        for stream in (3, 3, 1, 3, 1, 3, 1, 3):
+            served.h2.send_data(stream, bytes(3000))
+        served.flush()
+        served.body(1, b"", ended=True)
+        served.body(3, b"", ended=True)
+        await served.until(lambda: False)
+
+    async with origin2(script, certificates.server) as (_, address), pooling2(certificates) as pool:
+        first, second = await asyncio.gather(pool.at(address)(get()), pool.at(address)(get()))
+        assert len(await read_all(second.body, 100_000)) == 3000 * 5
+        kept: list[Buffer] = []
+        while parts := await first.body.take():
+            kept += parts
+        assert sum(map(len, kept)) == 9000
+        behind = {id(owner): len(owner) for part in kept if isinstance(owner := getattr(part, "obj", part), bytes)}
+        assert sum(behind.values()) <= 2 * 9000
         first.body.close()
 
 
