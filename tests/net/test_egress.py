@@ -4,9 +4,11 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from proxy.net.client_tls import ClientContexts
 from proxy.net.connection import Connection
 from proxy.net.dial import Address, DialError, DialFailure
 from proxy.net.egress import Bypass, Egress
@@ -80,6 +82,20 @@ async def test_a_host_is_reached_through_the_tunnel_and_its_name_is_not_resolved
         b"CONNECT upstream.example:8443 HTTP/1.1\r\nHost: upstream.example:8443\r\n"
         b"Proxy-Authorization: Basic dXNlcjpwYXNz\r\n\r\n"
     ]
+
+
+async def test_http2_is_agreed_on_within_the_tunnel(tmp_path: Path) -> None:
+    certificates = Certificates.make(tmp_path, "upstream.example")
+    certificates.server.set_alpn_protocols(["h2", "http/1.1"])
+    async with (
+        origin(greet, ssl=certificates.server) as (_, address),
+        egress_proxy(b"HTTP/1.1 200 OK\r\n\r\n", target=(address.host, address.port)) as (egress, _),
+    ):
+        dial = make_dialler(contexts=ClientContexts(str(certificates.ca_file), ()), egress=egress)
+        connection = await dial.dial(Connection, Address("upstream.example", 8443, tls=True, http2=True))
+        assert connection.agreed_protocol == "h2"
+        connection.cut()
+        await until(lambda: connection.is_lost)
 
 
 async def test_an_address_that_is_forbidden_is_not_asked_for_through_the_tunnel() -> None:
