@@ -25,6 +25,7 @@ from functools import partial
 
 import anyio
 
+from proxy.base.latch import Latch
 from proxy.base.tasks import Tasks
 from proxy.http.body import Body, Cut
 from proxy.relay.pump import Pace, Stopped, Waiting, pump
@@ -103,13 +104,13 @@ class Transfer:
         self.waiting = Waiting()
         self.started = asyncio.get_running_loop().time()
         self.state = State.MAKING
-        self.established = asyncio.Event()
+        self.established = Latch()
         self.failure: StorageError | None = None
-        self.ended = asyncio.Event()
+        self.ended = Latch()
         self._desk = desk
         self._entered = entered
         self._is_unwanted = False  # the stream is to be removed
-        self._dismissed = asyncio.Event()  # the end is tried once, and not retried
+        self._dismissed = Latch()  # the end is tried once, and not retried
 
     def abort(self, cut: Cut = Cut.ABORTED) -> None:
         """End the body. What has arrived is still stored, then the stream is closed. The first cut counts."""
