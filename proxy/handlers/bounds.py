@@ -50,6 +50,8 @@ class Counted:
 class _Place:
     """One reader's place, left once."""
 
+    __slots__ = ("_counted", "_stream_id")
+
     def __init__(self, counted: Counted, stream_id: str) -> None:
         self._counted: Counted | None = counted
         self._stream_id = stream_id

@@ -175,6 +175,8 @@ class PulledBody(ABC):
 class BodyWrapper:
     """A body that passes another body on. A subclass overrides what it changes."""
 
+    __slots__ = ("_body",)
+
     def __init__(self, body: Body) -> None:
         self._body = body
 
@@ -208,6 +210,8 @@ class BodyWrapper:
 class TimeoutBody(BodyWrapper):
     """A body with a time-out in seconds for each `take`. When it passes, the body within is closed."""
 
+    __slots__ = ("_timeout",)
+
     def __init__(self, body: Body, timeout: float) -> None:
         super().__init__(body)
         self._timeout = timeout
@@ -232,6 +236,8 @@ class TimeoutBody(BodyWrapper):
 
 class ReleasingBody(BodyWrapper):
     """A body that calls `release` at every call of `close`, so `release` must allow repetition."""
+
+    __slots__ = ("_release",)
 
     def __init__(self, body: Body, release: Callable[[], None]) -> None:
         super().__init__(body)

@@ -52,6 +52,8 @@ class ClientConnection(Connection, ABC):
     overdue, in the loop's time. `idle_since`: when `lent` became 0, in the loop's time.
     """
 
+    __slots__ = ("_owner", "capacity", "deadline", "idle_since", "is_settled", "lent")
+
     def __init__(self, owner: ConnectionOwner, capacity: int, *, is_settled: bool) -> None:
         super().__init__()
         self._owner = owner
@@ -91,10 +93,10 @@ class Exchange:
     and while the body arrives.
     """
 
-    __slots__ = ("_max_bytes", "deadline", "pipe", "response")
+    __slots__ = ("_max_bytes", "_response", "deadline", "pipe")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, request: Request) -> None:
-        self.response: asyncio.Future[Response] = loop.create_future()
+        self._response: asyncio.Future[Response] | None = loop.create_future()
         self.deadline = NEVER if request.timeout is None else loop.time() + request.timeout
         self.pipe: Pipe | None = None
         self._max_bytes = request.max_response_bytes
@@ -102,7 +104,14 @@ class Exchange:
     @property
     def is_awaited(self) -> bool:
         """Whether the caller waits for the response's head. A cancelled one does not, even before its task has run."""
-        return not self.response.done()
+        return self._response is not None and not self._response.done()
+
+    async def response(self) -> Response:
+        """The response, once its head is here. To be asked for once: its fields are not kept while its body arrives."""
+        assert self._response is not None  # noqa: S101  # says what the docstring asks for
+        response = await self._response
+        self._response = None
+        return response
 
     def answered(
         self, source: Source, limits: PipeLimits, head: ResponseHead, parts: list[Buffer], *, is_whole: bool
@@ -116,7 +125,8 @@ class Exchange:
             self.pipe = pipe
             if parts:
                 pipe.feed(parts)
-        self.response.set_result(Response(head.status, head.headers, body))
+        if self._response is not None:
+            self._response.set_result(Response(head.status, head.headers, body))
 
     def end(self) -> None:
         """The response's body is whole."""
@@ -126,15 +136,16 @@ class Exchange:
 
     def fail(self, fault: Fault, cut: Cut, detail: str = "") -> None:
         """There will be no response (`fault`), or no more of its body (`cut`). Harmless after the end."""
-        if self.is_awaited:
-            self.response.set_exception(ExchangeError(fault, sent=True, detail=detail))
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(ExchangeError(fault, sent=True, detail=detail))
         if self.pipe is not None:
             pipe, self.pipe = self.pipe, None
             pipe.fail(cut)
 
     def abandoned(self) -> bool:
         """The caller was cancelled or failed. True when the response had just arrived; then its body is closed."""
-        has_come = self.response.done() and not self.response.cancelled() and self.response.exception() is None
-        if has_come:
-            self.response.result().body.close()
-        return has_come
+        response = self._response
+        if response is None or not response.done() or response.cancelled() or response.exception() is not None:
+            return False
+        response.result().body.close()
+        return True

@@ -25,6 +25,8 @@ __all__ = ["Http1Client"]
 class Http1Client(ClientConnection):
     """A connection to an origin that speaks HTTP/1.1."""
 
+    __slots__ = ("_codec", "_exchange", "_is_spent", "_limits", "_outgoing", "_pieces", "_sending")
+
     def __init__(self, owner: ConnectionOwner, limits: ClientLimits) -> None:
         super().__init__(owner, capacity=1, is_settled=True)
         self._limits = limits
@@ -58,7 +60,7 @@ class Http1Client(ClientConnection):
             else:
                 self.write([head])
                 await self._send(body, parts, exchange)
-            return await exchange.response
+            return await exchange.response()
         except BaseException:
             if not exchange.abandoned():
                 self._exchange = None

@@ -132,7 +132,7 @@ class Http2Client(ClientConnection):
             raise ExchangeError(Fault.LEAVING, sent=False)
         call = self._begin(request)
         try:
-            return await call.response
+            return await call.response()
         except BaseException:
             if not call.abandoned():
                 self.forget(call)

@@ -64,6 +64,8 @@ class ServerConnection(Connection, ABC):
     `deadline` is in the loop's time. Only the connection knows what is overdue then.
     """
 
+    __slots__ = ("_server", "deadline")
+
     def __init__(self, server: "HttpServer") -> None:
         super().__init__()
         self._server = server

@@ -49,6 +49,12 @@ class Http1Connection(ServerConnection):
     `_body` is the request's body that the handler has. `_pipe` is the same while the body arrives.
     """
 
+    __slots__ = (
+        "_answer", "_body", "_codec", "_grace_end", "_has_eof", "_has_left", "_head", "_held", "_ignorable",
+        "_is_chunked", "_is_unframed", "_limits", "_patience_end", "_phase", "_pipe", "_refusal", "_response_head",
+        "_taken", "_task",
+    )  # fmt: skip
+
     def __init__(self, server: HttpServer) -> None:
         super().__init__(server)
         self._limits = server.limits
