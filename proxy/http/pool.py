@@ -199,9 +199,8 @@ class Pool:
                 lent = await self._wait(origin, give_up)
                 if lent is None:
                     return await self._open(origin)
-                origin = self._origin(
-                    address
-                )  # the origin may have been forgotten meanwhile, when its last connection was lost
+                # The origin may have been forgotten meanwhile, when its last connection was lost.
+                origin = self._origin(address)
 
     def _origin(self, address: Address) -> Origin:
         origin = self._origins.get(address)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from proxy.store.model import Append, Fork, ProducerStamp, Result, Spec, Stream, Verdict, View, media_type
 
-__all__ = ["AppendState", "accept", "fork_refusal", "inherited_spec", "is_same", "judge"]
+__all__ = ["AppendState", "accept", "fork_offset", "inherited_spec", "is_same", "judge"]
 
 
 @dataclass(slots=True)
@@ -109,15 +109,15 @@ def is_same(view: View, spec: Spec) -> bool:
     )
 
 
-def fork_refusal(source: View, spec: Spec, fork: Fork) -> Verdict | None:
-    """Why `source` cannot be forked with `spec` and `fork`; None when it can."""
+def fork_offset(source: View, spec: Spec, fork: Fork) -> int | Verdict:
+    """The offset at which a fork of `source` with `spec` begins; or why it cannot be made."""
     if source.absence is not None:
         return Verdict.SOURCE_GONE
     if spec.content_type is not None and media_type(spec.content_type) != source.stream.media:
         return Verdict.SOURCE_TYPE
     if fork.offset is not None and fork.offset > source.tail:
         return Verdict.BAD_FORK
-    return None
+    return source.tail if fork.offset is None else fork.offset
 
 
 def inherited_spec(source: Stream, expires: int | None, spec: Spec) -> Spec:

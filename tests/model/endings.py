@@ -4,6 +4,7 @@ A transfer that is to end, whether by an abort here, by mail, or because its ups
 are one step here.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 from tests.model.search import Step, Wrong
@@ -16,7 +17,7 @@ Then = Callable[[State, str], State]
 _STOPPED = ("fenced", "closed", "gone", "gap")
 
 
-class Endings:
+class Endings(ABC):
     """How streams end, within `bounds`, with some `bugs`."""
 
     def __init__(self, bounds: Bounds, bugs: frozenset[str] = frozenset()) -> None:
@@ -146,8 +147,9 @@ class Endings:
 
     # Finders, who may give up after each request, as one that dies does
 
+    @abstractmethod
     def _is_gone(self, state: State, which: int) -> bool:
-        raise NotImplementedError
+        """Whether a finder counts the owner `which` as dead."""
 
     def _find(self, state: State, which: int) -> Iterator[Step]:
         step, stream = state.finders[which], state.streams[which]

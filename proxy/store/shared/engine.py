@@ -16,7 +16,7 @@ from proxy.base.tasks import Tasks
 from proxy.store.model import JSON_TYPE, Append, Content, Result, Spec, Stream, Verdict, media_type
 from proxy.store.port import Unreadable
 from proxy.store.recent import RecentPieces
-from proxy.store.rules import accept, fork_refusal, inherited_spec, is_same, judge
+from proxy.store.rules import accept, fork_offset, inherited_spec, is_same, judge
 from proxy.store.settings import StoreSettings
 from proxy.store.shared.backend import Backend, Change, Creation, Stored, StoredState, Unavailable
 from proxy.store.shared.bytes import SharedBytes
@@ -171,10 +171,9 @@ class SharedEngine:
         if source is None or spec.fork is None:
             return Verdict.SOURCE_MISSING
         view = source.look()
-        refused = fork_refusal(view, spec, spec.fork)
-        if refused is not None:
-            return refused
-        offset = view.tail if spec.fork.offset is None else spec.fork.offset
+        offset = fork_offset(view, spec, spec.fork)
+        if isinstance(offset, Verdict):
+            return offset
         segments = source.segments(view.tail)
         place = await self.bytes.place(segments, offset, spec.fork.sub, is_json=source.stream.is_json)
         return Verdict.BAD_FORK if place is None else (place, offset)

@@ -15,7 +15,7 @@ from proxy.base.tasks import Tasks
 from proxy.store.model import JSON_TYPE, Append, Content, Piece, Result, Spec, Stream, Verdict, media_type
 from proxy.store.port import StoreUnusable, Unreadable
 from proxy.store.recent import RecentPieces
-from proxy.store.rules import accept, fork_refusal, inherited_spec, is_same, judge
+from proxy.store.rules import accept, fork_offset, inherited_spec, is_same, judge
 from proxy.store.settings import StoreSettings
 from proxy.store.sqlite.clock import StoreClock
 from proxy.store.sqlite.commits import Commits
@@ -192,10 +192,9 @@ class SqliteEngine:
         if source is None or spec.fork is None:
             return Verdict.SOURCE_MISSING
         view = source.look()
-        refused = fork_refusal(view, spec, spec.fork)
-        if refused is not None:
-            return refused
-        offset = view.tail if spec.fork.offset is None else spec.fork.offset
+        offset = fork_offset(view, spec, spec.fork)
+        if isinstance(offset, Verdict):
+            return offset
         branch = Branch(source.segments(view.tail), offset, spec.fork.sub, source.stream.is_json)
         place = await branch.resolve(self.threads)
         return Verdict.BAD_FORK if place is None else (place, offset)
