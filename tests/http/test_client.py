@@ -1,6 +1,7 @@
 """One exchange at a time over a pool of one connection: framing, losses, deadlines, back-pressure."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -525,3 +526,18 @@ async def test_an_idle_connection_that_is_reset_can_be_asked_about_in_every_turn
                 assert not (connection.is_fit(look=True) and connection.transport.is_closing())
                 await asyncio.sleep(0)
         assert not connection.is_fit(look=False)
+
+
+async def test_a_connection_keeps_no_response_while_its_body_arrives() -> None:
+    async def script(peer: Peer) -> None:
+        await request_of(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await asyncio.Event().wait()
+
+    async with origin(script) as (_, address), pooling() as pool:
+        response = await pool.at(address)(get())
+        assert await response.body.take() == (b"ok",)
+        await asyncio.sleep(0)  # in the turn that brought it, the loop holds it, too
+        held = sys.getrefcount(response)
+        assert held == 2  # by this test and by the call
+        response.body.close()
